@@ -1,0 +1,248 @@
+"""The one settings tree: a pool file (YAML) and, over it, environment variables.
+
+`REKINDLE_DETECTION__SUSPECT_AFTER_S=2` overrides `detection.suspect_after_s`. Every duration is in seconds
+and says so in its name; every size is in MiB. Relations between settings are checked here, once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+
+from libs.config.yamlfile import BadInputError, load
+from libs.model import VmPolicy
+
+ENVIRONMENT_PREFIX = "REKINDLE_"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+URI = re.compile(r"(qemu|test|ch|xen)(\+(unix|ssh|tls|tcp|libssh2?))?://[^\s]*")
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is no name: letters, digits, - and _ only, 63 at most (an address belongs in uri)"
+        )
+    return value
+
+
+def _uri(value: str) -> str:
+    if not URI.fullmatch(value):
+        raise ValueError(f"{value!r} is no libvirt URI, such as qemu+ssh://root@host/system")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Uri = Annotated[str, AfterValidator(_uri)]
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and an unknown field is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Secret(Section):
+    """Where a secret lies. Never the secret itself: pool files get copied and shown."""
+
+    file: Path | None = None
+    env: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.file is None) == (self.env is None):
+            raise ValueError("give either file or env")
+        return self
+
+    def read(self) -> str:
+        """The secret. Raises BadInputError naming the place, never the content."""
+        if self.env is not None:
+            if self.env not in os.environ:
+                raise BadInputError(f"environment variable {self.env} is not set")
+            return os.environ[self.env]
+        assert self.file is not None
+        try:
+            return self.file.read_text().strip()
+        except OSError as error:
+            raise BadInputError(f"{self.file}: cannot be read: {error.strerror}") from error
+
+
+class FenceDevice(Section):
+    """One fence agent with its parameters, as the agent's own metadata names them."""
+
+    agent: str = Field(min_length=1, description="name (fence_ipmilan) or absolute path of the agent")
+    level: int = Field(
+        1, ge=1, le=9, description="tried in this order; all devices of one level must succeed"
+    )
+    options: dict[str, str | int | bool] = {}
+    secrets: dict[str, Secret] = {}
+    timeout_s: PositiveFloat = Field(20.0, description="for one call of the agent; then it is killed whole")
+
+    @model_validator(mode="after")
+    def _no_action(self) -> Self:
+        for key in ("action", "option"):
+            if key in self.options:
+                raise ValueError(f"options.{key}: the action is ours to choose")
+        both = sorted(set(self.options) & set(self.secrets))
+        if both:
+            raise ValueError(f"{both[0]} is given both as option and as secret")
+        return self
+
+
+class HostEntry(Section):
+    """One host of the pool."""
+
+    name: Name
+    uri: Uri = Field(description="its libvirt, as the management machine reaches it")
+    agent: bool = Field(False, description="true where the host runs its own heartbeat agent")
+    local_uri: Uri = Field("qemu:///system", description="its libvirt, as its own agent reaches it")
+    boot_id_path: Path = Path("/proc/sys/kernel/random/boot_id")
+    memory_mib: int | None = Field(None, gt=0, description="instead of what libvirt reports")
+    memory_reserved_mib: int = Field(512, ge=0, description="kept for the host itself")
+    cpus: int | None = Field(None, gt=0, description="instead of what libvirt reports")
+    labels: dict[str, str] = {}
+    fencing: tuple[FenceDevice, ...] = ()
+
+
+class BusSettings(Section):
+    """Where NATS is. Without url an embedded server is started."""
+
+    url: str | None = Field(None, description="nats://[token@]host:port, several separated by commas")
+    url_file: Path | None = Field(None, description="the same in a file, as it holds a secret")
+    listen: str = Field("127.0.0.1", description="address of the embedded server")
+    port: int = Field(0, ge=0, le=65535, description="0: a free one, chosen once")
+    replicas: Literal[1, 3, 5] = 1
+
+
+class Heartbeats(Section):
+    interval_s: PositiveFloat = 0.5
+    inventory_every_s: PositiveFloat = Field(5.0, description="a full inventory at least this often")
+
+
+class Detection(Section):
+    """From silence to verdict. See docs/OPERATING.md for the cost of both directions of each."""
+
+    suspect_after_s: PositiveFloat = Field(1.5, description="silence that starts questions; only asks")
+    ask_every_s: PositiveFloat = 1.0
+    ask_timeout_s: PositiveFloat = 0.9
+    votes_min: int = Field(2, ge=1, description="peers that must say that they cannot see the suspect")
+    confirm_witnessed_s: PositiveFloat = Field(2.5, description="silence on all channels, with enough votes")
+    confirm_silence_s: PositiveFloat = Field(8.0, description="the same without enough votes")
+    quiet_after_start_s: float = Field(60.0, ge=0, description="after a start, for hosts not heard since")
+    deaf_period_s: PositiveFloat = Field(2.0, description="no verdict for so long after we were deaf")
+
+
+class FencingSettings(Section):
+    status_spacing_s: float = Field(0.5, gt=0, description="between the two readings of off")
+    retry_first_s: PositiveFloat = 1.0
+    retry_max_s: PositiveFloat = 30.0
+
+
+class Restart(Section):
+    parallel_per_host: int = Field(4, ge=1)
+    parallel: int = Field(16, ge=1)
+    start_timeout_s: PositiveFloat = 30.0
+    retry_first_s: PositiveFloat = 1.0
+    retry_max_s: PositiveFloat = 60.0
+    crash_budget: int = Field(3, ge=0, description="restarts in place of one VM within crash_window_s")
+    crash_window_s: PositiveFloat = 3600.0
+
+
+class Alerts(Section):
+    webhook_url: str | None = Field(None, pattern=r"^https?://.+")
+    webhook_timeout_s: PositiveFloat = 5.0
+
+
+class Logging(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    form: Literal["auto", "json", "text"] = "auto"
+
+
+class Settings(Section):
+    """Everything about one pool."""
+
+    pool: Name = "pool"
+    data_dir: Path = Path("/var/lib/rekindle")
+    hosts: tuple[HostEntry, ...] = Field(min_length=1)
+    bus: BusSettings = BusSettings()
+    heartbeats: Heartbeats = Heartbeats()
+    detection: Detection = Detection()
+    fencing: FencingSettings = FencingSettings()
+    restart: Restart = Restart()
+    vm_defaults: VmPolicy = VmPolicy()
+    alerts: Alerts = Alerts()
+    logging: Logging = Logging()
+
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        names = [host.name for host in self.hosts]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"hosts: two hosts are called {name}")
+        beat, detect = self.heartbeats.interval_s, self.detection
+        if detect.suspect_after_s < 3 * beat:
+            raise ValueError(
+                f"detection.suspect_after_s ({detect.suspect_after_s} s) is shorter than three heartbeats "
+                f"(3 x heartbeats.interval_s = {3 * beat} s): one lost packet would be a suspicion"
+            )
+        if detect.confirm_silence_s < detect.confirm_witnessed_s:
+            raise ValueError(
+                f"detection.confirm_silence_s ({detect.confirm_silence_s} s) is shorter than "
+                f"confirm_witnessed_s ({detect.confirm_witnessed_s} s): less evidence must wait longer"
+            )
+        if detect.confirm_witnessed_s < detect.ask_timeout_s:
+            raise ValueError(
+                f"detection.confirm_witnessed_s ({detect.confirm_witnessed_s} s) is shorter than "
+                f"ask_timeout_s ({detect.ask_timeout_s} s): nobody could answer in time"
+            )
+        return self
+
+    def host(self, name: str) -> HostEntry:
+        """The entry of one host. Raises BadInputError where the pool has none of this name."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise BadInputError(
+            f"hosts: no host is called {name}; there are {', '.join(h.name for h in self.hosts)}"
+        )
+
+    def nats_directory(self) -> Path:
+        return self.data_dir / "nats"
+
+    def servers(self) -> list[str]:
+        """Addresses of the bus. Raises BadInputError where the embedded server has never been started."""
+        if self.bus.url is not None:
+            return [part.strip() for part in self.bus.url.split(",")]
+        path = self.bus.url_file or self.nats_directory() / "url"
+        try:
+            return [part.strip() for part in path.read_text().split(",")]
+        except OSError as error:
+            raise BadInputError(
+                f"{path}: the address of the bus cannot be read ({error.strerror}): is `rekindle up` running, "
+                "with the same pool file and as this user?"
+            ) from error
+
+
+def _environment(environ: dict[str, str]) -> dict[str, Any]:
+    """`REKINDLE_A__B=x` as {"a": {"b": x}}, the value read as YAML. Only names of settings count."""
+    tree: dict[str, Any] = {}
+    for key, text in sorted(environ.items()):
+        if not key.startswith(ENVIRONMENT_PREFIX):
+            continue
+        path = key.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if path[0] not in Settings.model_fields:
+            continue
+        at = tree
+        for step in path[:-1]:
+            at = at.setdefault(step, {})
+        at[path[-1]] = yaml.safe_load(text)
+    return tree
+
+
+def load_settings(path: Path) -> Settings:
+    """Read the pool file. Raises BadInputError."""
+    return load(path, Settings, _environment(dict(os.environ)))

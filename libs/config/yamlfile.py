@@ -1,0 +1,128 @@
+"""YAML files read so that a mistake can be shown with file, line, field and reason."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class BadInputError(Exception):
+    """What a person gave us cannot be used. The message names file, field and reason; exit status 2."""
+
+
+class _UniqueLoader(yaml.SafeLoader):
+    """A key given twice is a mistake, not the last one's victory."""
+
+
+def _mapping(loader: _UniqueLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{key!r} is given twice", key_node.start_mark
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
+    """The file as plain data and as nodes with positions. Raises BadInputError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path}: is no UTF-8 text: {error.reason}") from error
+    try:
+        data = yaml.load(text, Loader=_UniqueLoader)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise BadInputError(f"{path}: {line}{error.problem}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise BadInputError(f"{path}: line 1: the file must be a mapping of fields")
+    return data, node
+
+
+def line_of(node: yaml.Node | None, where: tuple[int | str, ...]) -> int | None:
+    """The line of a field, or of the nearest of its parents that stands in the file."""
+    line = None
+    for step in where:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+            if found is None:
+                return line
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+        # a union's tag stands in `where` and not in the file
+    return line
+
+
+def explain(path: Path, node: yaml.Node | None, error: ValidationError, model: type[BaseModel]) -> str:
+    """One line a mistake: file, line, field, reason."""
+    lines = []
+    for problem in error.errors():
+        where = tuple(problem["loc"])
+        field = ".".join(str(step) for step in where) or "the file"
+        line = line_of(node, where)
+        at = f"line {line}: " if line else ""
+        lines.append(f"{path}: {at}{field}: {_reason(problem, model)}")
+    return "\n".join(lines)
+
+
+def _reason(problem: Any, model: type[BaseModel]) -> str:
+    if problem["type"] == "extra_forbidden":
+        name = str(problem["loc"][-1])
+        near = difflib.get_close_matches(name, sorted(_field_names(model)), n=1, cutoff=0.6)
+        return "unknown field" + (f" (did you mean {near[0]}?)" if near else "")
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    given = problem.get("input")
+    shown = "" if isinstance(given, dict | list) or given is None else f", not {given!r}"
+    return f"{problem['msg']}{shown}"
+
+
+def _field_names(model: type[BaseModel], seen: set[type] | None = None) -> set[str]:
+    """Every field name of a tree of models: a misspelled field is near one of them."""
+    seen = set() if seen is None else seen
+    if model in seen:
+        return set()
+    seen.add(model)
+    names = set(model.model_fields)
+    for field in model.model_fields.values():
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                names |= _field_names(part, seen)
+    return names
+
+
+def load(path: Path, model: type[M], overlay: dict[str, Any] | None = None) -> M:
+    """Read a file into a model, with values from elsewhere laid over it. Raises BadInputError."""
+    data, node = read(path)
+    try:
+        return model.model_validate(_merge(data, overlay or {}))
+    except ValidationError as error:
+        raise BadInputError(explain(path, node, error, model)) from error
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

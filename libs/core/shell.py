@@ -1,0 +1,399 @@
+"""The one loop that runs every decider: hear, step, write down what is owed, perform, acknowledge.
+
+The order is the contract. A step's records and debts are in the store before any effect begins; a fact is
+acknowledged after that, and after the facts that it caused are published. After a crash the debts are
+performed again, each under its key. Long acts run side by side and never hold up the loop; their outcome
+comes back as an input. Timers fire only when the inbox is drained, so that what was heard counts first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import structlog
+from pydantic import BaseModel, TypeAdapter
+
+from libs.core.decider import (
+    Act,
+    BusChanged,
+    Decider,
+    Effect,
+    Expired,
+    Input,
+    Outcome,
+    Paused,
+    Publish,
+    Request,
+    Send,
+    Step,
+    TableRead,
+)
+from libs.core.ledger import DeposedError, Ledger
+from libs.core.ports import Bus, Clock, Delivery, Lease, Store, Subscription, UnavailableError
+from libs.events.facts import Fact
+from libs.events.signals import Heartbeat, InventorySeen
+
+S = TypeVar("S")
+Perform = Callable[[Any], Awaitable[Outcome]]
+
+PULSE_S = 0.1
+PAUSE_NOTICED_S = 0.6
+RETRY_S = 0.2
+LEASE_LOOK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A bucket that a decider wants to read: at start and every `every_s`."""
+
+    name: str
+    store: Store
+    prefix: str
+    model: type[BaseModel]
+    every_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """All that a shell is given. Only a service's __main__ and the simulator make one."""
+
+    service: str
+    bus: Bus
+    clock: Clock
+    store: Store | None = None
+    lease: Lease | None = None
+    signals: Sequence[str] = ()
+    kinds: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    perform: Perform | None = None
+    requests: TypeAdapter[Any] = field(default_factory=lambda: TypeAdapter(Request))
+    parallel_acts: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    event: Input
+    at: float
+    delivery: Delivery | None = None
+    settles: tuple[str, str] | None = None
+    """Record and key of the owed act whose outcome this is."""
+
+
+class Shell(Generic[S]):
+    """Runs one decider. `run` returns only by cancellation or by a programmer's error."""
+
+    def __init__(self, decider: Decider[S], wiring: Wiring) -> None:
+        self._decider, self._w = decider, wiring
+        self._log = structlog.get_logger().bind(service=wiring.service)
+        self._inbox: deque[_Item] = deque()
+        self._parked: list[_Item] = []  # outcomes that came while our validity had run out
+        self._bell = asyncio.Event()
+        self._state = decider.initial(wiring.clock.monotonic())
+        self._ledger = (
+            Ledger(wiring.service, wiring.store, decider.record_type, wiring.requests)
+            if wiring.store
+            else None
+        )
+        self._token: int | None = None
+        self._consumption: Subscription | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._chains: dict[str, asyncio.Task[None]] = {}
+        self._settled: list[tuple[str, str]] = []
+        self._slots = asyncio.Semaphore(wiring.parallel_acts)
+        self._crash: asyncio.Future[None] | None = None
+
+    # -- what comes in
+
+    def hear(
+        self,
+        event: Input,
+        delivery: Delivery | None = None,
+        settles: tuple[str, str] | None = None,
+        *,
+        first: bool = False,
+    ) -> None:
+        item = _Item(event, self._w.clock.monotonic(), delivery, settles)
+        if first:
+            self._inbox.appendleft(item)
+        else:
+            self._inbox.append(item)
+        self._bell.set()
+
+    async def _pulse(self) -> None:
+        """Notice our own standing still: a pulse that comes late says for how long nobody here listened."""
+        clock = self._w.clock
+        before = clock.monotonic()
+        while True:
+            await asyncio.sleep(PULSE_S)
+            now = clock.monotonic()
+            if now - before - PULSE_S > PAUSE_NOTICED_S:
+                self.hear(Paused(now - before - PULSE_S), first=True)
+            before = now
+
+    async def _read_table(self, table: Table) -> None:
+        while True:
+            try:
+                rows = await table.store.scan(table.prefix)
+                models = tuple(table.model.model_validate_json(row.value) for row in rows)
+                self.hear(TableRead(table.name, models))
+                await asyncio.sleep(table.every_s)
+            except UnavailableError as error:
+                self._log.info("table unreadable", table=table.name, reason=str(error))
+                await asyncio.sleep(RETRY_S * 5)
+
+    # -- the loop
+
+    async def run(self) -> None:
+        """Hear, step, owe, perform, acknowledge; for ever."""
+        self._crash = asyncio.get_running_loop().create_future()
+        forget = self._w.bus.on_change(lambda connected: self.hear(BusChanged(connected)))
+        if self._w.lease is not None:
+            self._w.lease.on_change(self._bell.set)
+        listening = await self._w.bus.listen(self._w.signals, self.hear) if self._w.signals else None
+        side = [self._spawn("pulse", self._pulse())]
+        side += [self._spawn(f"table {table.name}", self._read_table(table)) for table in self._w.tables]
+        try:
+            while True:
+                if self._crash.done():
+                    self._crash.result()
+                await self._lead_or_follow()
+                item = await self._next()
+                if item is not None:
+                    await self._take(item)
+        finally:
+            forget()
+            for task in [*side, *self._tasks.values()]:
+                task.cancel()
+            if listening is not None:
+                await listening.stop()
+
+    async def _lead_or_follow(self) -> None:
+        """Take up leadership under a new token: read the records, resume, perform what is still owed."""
+        lease = self._w.lease
+        token = 1 if lease is None else (lease.token if lease.held() else None)
+        if token is None:
+            return
+        if token == self._token:
+            self._inbox.extend(self._parked)
+            self._parked.clear()
+            return
+        for task in self._tasks.values():
+            task.cancel()
+        self._tasks.clear()
+        self._chains.clear()
+        self._settled.clear()
+        self._parked.clear()
+        now = self._w.clock.monotonic()
+        if self._ledger is not None:
+            try:
+                await self._ledger.load()
+            except UnavailableError as error:
+                self._log.warning("records unreadable, trying again", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+                return
+            now = self._w.clock.monotonic()
+            step = self._decider.resume(self._state, self._ledger.records, now)
+        else:
+            step = Step(self._state)
+        self._token = token
+        self._log.info("leading", token=token, owed=len(self._ledger.owed()) if self._ledger else 0)
+        owed = self._ledger.owed() if self._ledger is not None else []
+        self._perform_all(owed)
+        await self._commit(step)
+        if self._w.kinds and self._consumption is None:
+            self._consumption = await self._w.bus.consume(
+                self._w.service, self._w.kinds, lambda delivery: self.hear(delivery.fact, delivery)
+            )
+
+    def _leading(self) -> bool:
+        lease = self._w.lease
+        return self._token is not None and (lease is None or (lease.held() and lease.token == self._token))
+
+    async def _next(self) -> _Item | None:
+        """The next input; None where the deadline came, or where leadership or a crash must be looked at."""
+        if self._inbox:
+            return self._inbox.popleft()
+        if self._settled and self._ledger is not None and self._leading():
+            done, self._settled = self._settled, []
+            await self._persist(lambda ledger: ledger.settle(done))
+            return None
+        self._bell.clear()
+        leading = self._leading()
+        wake_at = self._decider.wake_at(self._state) if leading else None
+        now = self._w.clock.monotonic()
+        idle_s = None if self._w.lease is None else LEASE_LOOK_S
+        wait_s = idle_s if wake_at is None else max(0.0, wake_at - now)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._bell.wait()
+        except TimeoutError:
+            if leading and wake_at is not None and not self._inbox:
+                await self._wake(wake_at)
+        return None
+
+    async def _wake(self, wake_at: float) -> None:
+        now = max(wake_at, self._w.clock.monotonic())  # a timer may fire a hair early
+        await self._commit(self._decider.step(self._state, None, now))
+        again = self._decider.wake_at(self._state)
+        assert again is None or again > now, f"{self._w.service}: wake_at {again} is not ahead of {now}"
+
+    async def _take(self, item: _Item) -> None:
+        if not self._leading():
+            if item.delivery is not None:
+                await self._give_back(item.delivery)
+            elif isinstance(item.event, Outcome):
+                self._parked.append(item)
+            else:
+                # a follower only watches: what it would do about it is the leader's to do
+                self._state = self._decider.step(self._state, item.event, item.at).state
+            return
+        if not isinstance(item.event, (Heartbeat, InventorySeen, TableRead)):
+            self._log.debug("heard", what=_name(item.event))
+        step = self._decider.step(self._state, item.event, item.at)
+        publishing = await self._commit(step, item.settles)
+        if item.delivery is not None:
+            self._spawn("ack", self._acknowledge(item.delivery, publishing))
+
+    async def _give_back(self, delivery: Delivery) -> None:
+        try:
+            await delivery.nak(1.0)
+        except UnavailableError:
+            return  # it comes again by itself when its time to acknowledge is over
+
+    # -- what goes out
+
+    async def _commit(
+        self, step: Step[S], settles: tuple[str, str] | None = None
+    ) -> list[asyncio.Task[None]]:
+        """Write the step down, then begin its effects. Returns the publications that it began."""
+        owed = [e for e in step.effects if not isinstance(e, Send) and e.record is not None]
+        self._state = step.state
+        if self._ledger is not None:
+            records = self._decider.records(step.state)
+            if owed or settles or records is not self._ledger.records:
+                written = await self._persist(lambda ledger: ledger.commit(records, owed, settles))
+                if not written:
+                    return []
+        return self._perform_all(step.effects)
+
+    async def _persist(self, write: Callable[[Ledger], Awaitable[None]]) -> bool:
+        """Write until it is known to be written. False where another leads now: the step is void."""
+        assert self._ledger is not None
+        while True:
+            try:
+                if self._leading():
+                    await write(self._ledger)
+                    return True
+                if self._w.lease is not None and self._w.lease.token not in (None, self._token):
+                    self._step_down("leadership was lost while writing")
+                    return False
+                await asyncio.sleep(RETRY_S)  # our validity ran out; it may come back under the same token
+            except UnavailableError as error:
+                self._log.warning("store does not answer, trying again", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+            except DeposedError as error:
+                self._step_down(str(error))
+                return False
+
+    def _step_down(self, reason: str) -> None:
+        self._log.warning("stepping down", reason=reason)
+        self._token = None
+
+    def _perform_all(self, effects: Sequence[Effect]) -> list[asyncio.Task[None]]:
+        publishing: list[asyncio.Task[None]] = []
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._spawn("send", self._w.bus.send(effect.topic, effect.signal))
+            elif effect.key not in self._tasks:
+                if isinstance(effect, Publish):
+                    # facts of one record leave in the order in which they were decided
+                    before = self._chains.get(effect.record)
+                    task = self._spawn(effect.key, self._publish(effect, before), keep=True)
+                    self._chains[effect.record] = task
+                    publishing.append(task)
+                else:
+                    self._spawn(effect.key, self._act(effect), keep=True)
+        return publishing
+
+    async def _publish(self, effect: Publish, before: asyncio.Task[None] | None) -> None:
+        if before is not None and not before.done():
+            await asyncio.wait([before])
+        while True:
+            try:
+                await self._w.bus.publish(effect.fact)
+                break
+            except UnavailableError as error:
+                self._log.warning("fact not stored yet", key=effect.key, reason=str(error))
+        self._log.info("fact", key=effect.key, **_gist(effect.fact))
+        if self._chains.get(effect.record) is asyncio.current_task():
+            del self._chains[effect.record]
+        self._done(effect.record, effect.key)
+
+    async def _act(self, effect: Act) -> None:
+        assert self._w.perform is not None, f"{self._w.service} has no hands"
+        request: Request = effect.request
+        async with self._slots:
+            await self._until_leading()
+            # what is not owed is routine: questions, readings
+            tell = self._log.debug if effect.record is None else self._log.info
+            tell("act", key=effect.key, kind=request.kind)
+            try:
+                async with asyncio.timeout(request.deadline_s):
+                    outcome = await self._w.perform(request)
+            except TimeoutError:
+                outcome = Expired(
+                    key=effect.key, request=request.kind, reason=f"no end in {request.deadline_s} s"
+                )
+            except UnavailableError as error:
+                outcome = Expired(key=effect.key, request=request.kind, reason=str(error))
+        # first forget that it runs: the decider's answer may be the same act once more
+        self._tasks.pop(effect.key, None)
+        tell("outcome", key=effect.key, what=_name(outcome), reason=getattr(outcome, "reason", ""))
+        self.hear(outcome, settles=None if effect.record is None else (effect.record, effect.key))
+
+    async def _until_leading(self) -> None:
+        """Right before a side effect. Under another token this task is cancelled and the debt taken over."""
+        while not self._leading():  # noqa: ASYNC110  validity runs out by time, which sets no event
+            await asyncio.sleep(RETRY_S)
+
+    def _done(self, record: str, key: str) -> None:
+        self._tasks.pop(key, None)
+        self._settled.append((record, key))
+        self._bell.set()
+
+    async def _acknowledge(self, delivery: Delivery, publishing: Sequence[asyncio.Task[None]]) -> None:
+        if publishing:
+            await asyncio.wait(publishing)
+        try:
+            await delivery.ack()
+        except UnavailableError as error:
+            self._log.info("not acknowledged, it will come again", reason=str(error))
+
+    def _spawn(self, name: str, work: Awaitable[None], *, keep: bool = False) -> asyncio.Task[None]:
+        """A task whose unforeseen error is the service's crash: it is restarted, not carried on."""
+        task = asyncio.ensure_future(work)
+        if keep:
+            self._tasks[name] = task
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if self._crash is not None and not self._crash.done():
+            self._crash.set_exception(error)
+            self._bell.set()
+
+
+def _name(event: Input) -> str:
+    return event.kind if isinstance(event, Fact) else type(event).__name__
+
+
+def _gist(fact: Fact) -> dict[str, Any]:
+    """What a log line says of a fact: everything small in it."""
+    body = fact.model_dump(mode="json", exclude={"kind", "vms", "report"}, exclude_defaults=True)
+    return {"what": fact.kind, **body}

@@ -1,0 +1,425 @@
+"""Every fact that is kept on the bus: past tense, frozen, one union discriminated by `kind`.
+
+Each says who it is about, which incident it belongs to, what caused it and by which rule. `key` names the
+fact itself: a repeat has the same key and is dropped by the server and by every consumer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter
+
+from libs.model import (
+    FenceProof,
+    HostState,
+    Incarnation,
+    StopReason,
+    Value,
+    VmPolicy,
+    VmReport,
+)
+
+
+class Fact(Value):
+    """What all facts share. `about` is the last token of the subject: [A-Za-z0-9_-] only."""
+
+    VERSION: ClassVar[int] = 1
+    kind: str
+    cause: str = Field("", description="key of the fact or signal that led here")
+    rule: str = Field("", description="the rule that decided")
+
+    @property
+    def key(self) -> str:
+        """Deterministic: the same fact always has the same key."""
+        raise NotImplementedError(f"{type(self).__name__} names no key")
+
+    @property
+    def about(self) -> str:
+        """The host, VM or incident that this is about."""
+        raise NotImplementedError(f"{type(self).__name__} names no subject")
+
+
+class Evidence(Value):
+    """One channel's word on a host, kept in the verdict: who was asked, what came, how old."""
+
+    channel: str
+    said: str
+    age_s: float | None = Field(None, description="age at the moment of the verdict; None = never answered")
+    detail: str = ""
+
+
+class HostFact(Fact):
+    """A fact about one incarnation of one host."""
+
+    at: Incarnation
+
+    @property
+    def about(self) -> str:
+        return self.at.host
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.at.host}/{self.at.boot}"
+
+
+class HostJoined(HostFact):
+    """An incarnation was heard for the first time, or came back after a verdict."""
+
+    kind: Literal["host.joined"] = "host.joined"
+    epoch: int = 0
+
+    @property
+    def key(self) -> str:
+        return f"{super().key}/{self.epoch}"
+
+
+class SuspicionFact(HostFact):
+    """Numbered within one host: a host may be suspected many times."""
+
+    number: int
+
+    @property
+    def key(self) -> str:
+        return f"{super().key}/{self.number}"
+
+
+class HostSuspected(SuspicionFact):
+    """Silence was noticed, not yet believed; every other channel is being asked."""
+
+    kind: Literal["host.suspected"] = "host.suspected"
+    silent_s: float
+
+
+class HostRefuted(SuspicionFact):
+    """The suspect gave a sign of life in time."""
+
+    kind: Literal["host.refuted"] = "host.refuted"
+    was: HostState = HostState.SUSPECT
+
+
+class HostAgentDown(SuspicionFact):
+    """The host answers on another channel while its agent is silent: an alert, never a failover."""
+
+    kind: Literal["host.agent_down"] = "host.agent_down"
+    evidence: tuple[Evidence, ...] = ()
+
+
+class HostFailed(HostFact):
+    """The verdict. `vms` is all that a late reader needs to know of what ran there."""
+
+    kind: Literal["host.failed"] = "host.failed"
+    incident: str
+    epoch: int
+    evidence: tuple[Evidence, ...] = ()
+    proof: FenceProof | None = Field(None, description="where the verdict's evidence is already a proof")
+    vms: tuple[VmReport, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}"
+
+
+class HostRecovered(HostFact):
+    """A host that was held failed but never proven harmless speaks again with the same incarnation."""
+
+    kind: Literal["host.recovered"] = "host.recovered"
+    incident: str
+    epoch: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}"
+
+
+class HostFenced(HostFact):
+    """The incarnation can do no harm: the proof says why."""
+
+    kind: Literal["host.fenced"] = "host.fenced"
+    incident: str
+    epoch: int
+    proof: FenceProof
+    vms: tuple[VmReport, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}"
+
+
+class HostFenceFailed(HostFact):
+    """No proof yet: what was tried and what is missing. Said once per distinct reason; retried for ever."""
+
+    kind: Literal["host.fence_failed"] = "host.fence_failed"
+    incident: str
+    attempt: int
+    missing: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}/{self.attempt}"
+
+
+class StormHeld(Fact):
+    """More suspects at once than believable: verdicts wait for proof or for an operator."""
+
+    kind: Literal["storm.held"] = "storm.held"
+    number: int
+    suspects: tuple[str, ...]
+    limit: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.number}"
+
+    @property
+    def about(self) -> str:
+        return "pool"
+
+
+class StormReleased(Fact):
+    """The number of suspects is believable again."""
+
+    kind: Literal["storm.released"] = "storm.released"
+    number: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.number}"
+
+    @property
+    def about(self) -> str:
+        return "pool"
+
+
+class PlannedStart(Value):
+    """One VM that is to start. `key` is the same for every delivery of this order, another for each attempt."""
+
+    key: str
+    vm: str
+    name: str
+    origin: Incarnation
+    to: Incarnation
+    wave: int = Field(description="0 first: by priority, then start order")
+    priority_rank: int
+    memory_mib: int
+    vcpus: int
+    policy: VmPolicy = VmPolicy()
+    proofs: tuple[FenceProof, ...] = Field((), description="why former holders are harmless")
+    run: int = Field(0, description="for a restart in place: the run that ended")
+
+
+class WaitingVm(Value):
+    """A VM that found no room, and what would have to be there for it."""
+
+    vm: str
+    name: str
+    priority: str
+    reason: str
+    memory_mib: int
+    vcpus: int
+    short_memory_mib: int = 0
+    short_vcpus: int = 0
+
+
+class FailoverPlanned(Fact):
+    """Who starts where. A later revision of the same incident adds or replaces starts that failed."""
+
+    kind: Literal["failover.planned"] = "failover.planned"
+    incident: str
+    revision: int
+    starts: tuple[PlannedStart, ...] = ()
+    waiting: tuple[WaitingVm, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}/{self.revision}"
+
+    @property
+    def about(self) -> str:
+        return self.incident
+
+
+class FailoverCompleted(Fact):
+    """Every VM of the incident was seen running with our token, or waits with a stated reason."""
+
+    kind: Literal["failover.completed"] = "failover.completed"
+    incident: str
+    revision: int
+    restarted: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+    given_up: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}/{self.revision}"
+
+    @property
+    def about(self) -> str:
+        return self.incident
+
+
+class VmFact(Fact):
+    """A fact about one VM at one host."""
+
+    vm: str
+    name: str
+    at: Incarnation
+
+    @property
+    def about(self) -> str:
+        return self.vm
+
+
+class VmFailed(VmFact):
+    """A VM's own hypervisor says that it stopped, and that nobody meant it to."""
+
+    kind: Literal["vm.failed"] = "vm.failed"
+    run: int
+    reason: StopReason
+    report: VmReport
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.vm}/{self.at.boot}/{self.run}"
+
+
+class VmRestarted(VmFact):
+    """The VM was seen running at `at`, with our token."""
+
+    kind: Literal["vm.restarted"] = "vm.restarted"
+    incident: str
+    start_key: str
+    token: int
+    called_at: str = Field("", description="wall time of the start call, ISO 8601; for people and reports")
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.start_key}"
+
+
+class VmRestartFailed(VmFact):
+    """The start at `at` was tried and is known not to run there; placement plans again."""
+
+    kind: Literal["vm.restart_failed"] = "vm.restart_failed"
+    incident: str
+    start_key: str
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.start_key}"
+
+
+class VmStartUncertain(VmFact):
+    """A start may be under way on a target that does not answer: it is never planned again elsewhere until
+    the target is fenced or answers (DESIGN §4 rule 1)."""
+
+    kind: Literal["vm.start_uncertain"] = "vm.start_uncertain"
+    incident: str
+    start_key: str
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.start_key}"
+
+
+class VmGivenUp(VmFact):
+    """The VM failed more often than its budget allows; it stays down until a person starts it."""
+
+    kind: Literal["vm.given_up"] = "vm.given_up"
+    incident: str
+    failures: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}"
+
+
+class VmStoppedByGate(VmFact):
+    """A returning host ran a VM whose lease is elsewhere; it was stopped before anything else (rule 5)."""
+
+    kind: Literal["vm.stopped_by_gate"] = "vm.stopped_by_gate"
+    token: int
+    holder: Incarnation
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.vm}/{self.at.boot}/{self.token}"
+
+
+class CapacityExhausted(Fact):
+    """VMs wait because no host has room: what is missing."""
+
+    kind: Literal["capacity.exhausted"] = "capacity.exhausted"
+    incident: str
+    revision: int
+    waiting: tuple[WaitingVm, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}/{self.revision}"
+
+    @property
+    def about(self) -> str:
+        return self.incident
+
+
+class CapacityRelieved(Fact):
+    """Nothing of this incident waits for room any more."""
+
+    kind: Literal["capacity.relieved"] = "capacity.relieved"
+    incident: str
+    revision: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}/{self.revision}"
+
+    @property
+    def about(self) -> str:
+        return self.incident
+
+
+class MessageUnreadable(Fact):
+    """Something lies in the stream that no version of ours can read; it was taken out of the way."""
+
+    kind: Literal["message.unreadable"] = "message.unreadable"
+    subject: str
+    sequence: int
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.sequence}"
+
+    @property
+    def about(self) -> str:
+        return "pool"
+
+
+AnyFact = Annotated[
+    HostJoined
+    | HostSuspected
+    | HostRefuted
+    | HostAgentDown
+    | HostFailed
+    | HostRecovered
+    | HostFenced
+    | HostFenceFailed
+    | StormHeld
+    | StormReleased
+    | FailoverPlanned
+    | FailoverCompleted
+    | VmFailed
+    | VmRestarted
+    | VmRestartFailed
+    | VmStartUncertain
+    | VmGivenUp
+    | VmStoppedByGate
+    | CapacityExhausted
+    | CapacityRelieved
+    | MessageUnreadable,
+    Field(discriminator="kind"),
+]
+FACT: TypeAdapter[AnyFact] = TypeAdapter(AnyFact)

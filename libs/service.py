@@ -1,0 +1,127 @@
+"""What every service's __main__ shares: settings, logs, bus, schema, lease, signals. Named adapters live here
+and in the __main__s, nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from libs.config.settings import Settings, load_settings
+from libs.config.yamlfile import BadInputError
+from libs.core.clock import SystemClock
+from libs.core.ports import ConflictError, UnavailableError
+from libs.jetstream.bus import NatsBus, open_bus
+from libs.jetstream.connection import BusRefusedError
+from libs.jetstream.lease import JetStreamLease
+from libs.jetstream.schema import Names, WrongStreamError, ensure
+from libs.jetstream.store import JetStreamStore
+from libs.logs import configure
+
+PR_SET_PDEATHSIG = 1
+BUS_WAIT_S = 30.0
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Context:
+    """What a service's main is given."""
+
+    settings: Settings
+    service: str
+    bus: NatsBus
+    clock: SystemClock
+    leases: list[JetStreamLease] = field(default_factory=list)
+
+    def store(self, bucket: str) -> JetStreamStore:
+        return JetStreamStore(self.bus.client, Names(self.settings.pool), bucket)
+
+    def lease(self) -> JetStreamLease:
+        """The leadership of this service's role; renewed while the service runs."""
+        lease = JetStreamLease(self.store("leaders"), self.service, self.clock)
+        self.leases.append(lease)
+        return lease
+
+
+Main = Callable[[Context], Awaitable[list[Coroutine[Any, Any, None]]]]
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when our supervisor is gone, however it went."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def run(
+    service: str, config: Path, main: Main, stopping: Callable[[Context], Awaitable[None]] | None = None
+) -> int:
+    """Run a service until SIGTERM or SIGINT. Returns the exit status: 2 for bad input, 1 for a bus that
+    cannot be used."""
+    if os.environ.get("REKINDLE_SUPERVISED"):
+        die_with_parent()
+    try:
+        settings = load_settings(config)
+        configure(settings.logging)
+        asyncio.run(_run(settings, service, main, stopping))
+    except BadInputError as error:
+        log.error("bad input", reason=str(error))
+        return 2
+    except (BusRefusedError, WrongStreamError, UnavailableError) as error:
+        log.error("the bus cannot be used", reason=str(error))
+        return 1
+    return 0
+
+
+async def connect(settings: Settings, service: str) -> NatsBus:
+    """The bus, with the pool's stream and buckets there and right."""
+    replica = f"{service}-{os.getpid()}"
+    until = asyncio.get_running_loop().time() + BUS_WAIT_S
+    while True:
+        try:
+            bus = await open_bus(settings.servers(), settings.pool, service, SystemClock(), replica)
+            break
+        except UnavailableError:
+            if asyncio.get_running_loop().time() > until:
+                raise
+            await asyncio.sleep(0.2)
+    await ensure(bus.client.jetstream(timeout=5), settings.pool, replicas=settings.bus.replicas)
+    return bus
+
+
+async def _run(
+    settings: Settings, service: str, main: Main, stopping: Callable[[Context], Awaitable[None]] | None
+) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    bus = await connect(settings, service)
+    context = Context(settings, service, bus, SystemClock())
+    work = await main(context)
+    tasks = [asyncio.create_task(one) for one in work]
+    tasks += [asyncio.create_task(lease.run()) for lease in context.leases]
+    log.info("service runs", service=service, pool=settings.pool, pid=os.getpid())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopped}:
+            task.result()  # a service's work never ends by itself: this raises what ended it
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(UnavailableError, ConflictError):
+            if stopping is not None:
+                await stopping(context)
+            for lease in context.leases:
+                await lease.resign()
+        bus.client._closed_cb = None  # closing on purpose is no reason to exit with an error
+        await bus.client.close()
+        log.info("service stopped", service=service)

@@ -1,0 +1,104 @@
+"""Domain XML: what is kept as a VM's definition, its policy, the token of its run.
+
+The policy lives in the domain's own metadata and travels with it:
+`virsh metadata VM urn:rekindle:policy:1 --key rekindle --set '<policy protection="restart" priority="high"/>'`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import xml.etree.ElementTree as ET
+
+from pydantic import ValidationError
+
+from libs.model import VmDefinition, VmPolicy
+
+POLICY_NS = "urn:rekindle:policy:1"
+RUN_NS = "urn:rekindle:run:1"
+# What QEMU occupies beside the guest's memory: measured for small guests, more for many devices.
+OVERHEAD_MIB = 48
+
+ET.register_namespace("rekindle", POLICY_NS)
+ET.register_namespace("rekindle-run", RUN_NS)
+
+
+class BadPolicyError(ValueError):
+    """The policy in a domain's metadata cannot be read."""
+
+
+def _metadata(root: ET.Element, namespace: str) -> ET.Element | None:
+    metadata = root.find("metadata")
+    if metadata is None:
+        return None
+    return next((child for child in metadata if child.tag.startswith(f"{{{namespace}}}")), None)
+
+
+def policy_of(root: ET.Element, defaults: VmPolicy) -> VmPolicy:
+    """The domain's own policy over the pool's defaults. Raises BadPolicyError."""
+    element = _metadata(root, POLICY_NS)
+    if element is None:
+        return defaults
+    known = set(VmPolicy.model_fields)
+    unknown = sorted(set(element.attrib) - known)
+    if unknown:
+        raise BadPolicyError(f"unknown attribute {unknown[0]}; known are {', '.join(sorted(known))}")
+    try:
+        return VmPolicy.model_validate({**defaults.model_dump(), **element.attrib})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadPolicyError(f"{first['loc'][0]}: {first['msg']}") from error
+
+
+def token_of(root: ET.Element) -> int:
+    """The fencing token that this run was started with; 0 where it was not started by us."""
+    element = _metadata(root, RUN_NS)
+    text = "" if element is None else element.get("token", "")
+    return int(text) if text.isdecimal() else 0
+
+
+def size_of(root: ET.Element) -> tuple[int, int]:
+    """MiB that it may come to occupy, overhead included, and vCPUs."""
+    memory = root.find("memory")
+    assert memory is not None
+    assert memory.text is not None
+    kib = int(memory.text)  # libvirt always prints KiB
+    return -(-kib // 1024) + OVERHEAD_MIB, int(root.findtext("vcpu", "1"))
+
+
+def definition_of(uuid: str, name: str, inactive_xml: str) -> VmDefinition:
+    """The copy that goes to the bus: without the token, which belongs to one run."""
+    root = ET.fromstring(inactive_xml)
+    element, metadata = _metadata(root, RUN_NS), root.find("metadata")
+    if element is not None and metadata is not None:
+        metadata.remove(element)
+        if len(metadata) == 0:
+            root.remove(metadata)
+    xml = ET.tostring(root, encoding="unicode")
+    digest = hashlib.sha256(ET.canonicalize(xml, strip_text=True).encode()).hexdigest()
+    return VmDefinition(uuid=uuid, name=name, xml=xml, sha256=digest)
+
+
+def with_token(definition: VmDefinition, token: int) -> str:
+    """The XML to start from, with the token in its metadata."""
+    root = ET.fromstring(definition.xml)
+    metadata = root.find("metadata")
+    if metadata is None:
+        metadata = ET.SubElement(root, "metadata")
+    run = ET.SubElement(metadata, f"{{{RUN_NS}}}run")
+    run.set("token", str(token))
+    return ET.tostring(root, encoding="unicode")
+
+
+def with_policy(xml: str, policy: VmPolicy) -> str:
+    """XML with this policy in its metadata, in the place of any other."""
+    root = ET.fromstring(xml)
+    metadata = root.find("metadata")
+    if metadata is None:
+        metadata = ET.SubElement(root, "metadata")
+    old = _metadata(root, POLICY_NS)
+    if old is not None:
+        metadata.remove(old)
+    element = ET.SubElement(metadata, f"{{{POLICY_NS}}}policy")
+    for key, value in policy.model_dump(mode="json").items():
+        element.set(key, str(value))
+    return ET.tostring(root, encoding="unicode")

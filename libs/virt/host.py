@@ -1,0 +1,263 @@
+"""One host's libvirt as a Hypervisor: every call in that host's own threads, with a deadline.
+
+A failed, late or empty answer is an UnavailableError, never "the VM is gone" (DESIGN §4 rule 3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import libvirt
+import structlog
+
+from libs.core.ports import StartRefusedError, UnavailableError
+from libs.model import Answer, StopReason, VmDefinition, VmPolicy, VmReport, VmState
+from libs.virt.definition import (
+    BadPolicyError,
+    definition_of,
+    policy_of,
+    size_of,
+    token_of,
+    with_token,
+)
+from libs.virt.threads import HostThreads
+
+T = TypeVar("T")
+CALL_S = 5.0
+START_S = 30.0
+log = structlog.get_logger()
+
+STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: VmState.RUNNING,
+    libvirt.VIR_DOMAIN_SHUTDOWN: VmState.RUNNING,  # on its way down, its process still there
+    libvirt.VIR_DOMAIN_PAUSED: VmState.PAUSED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: VmState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTOFF: VmState.STOPPED,
+    libvirt.VIR_DOMAIN_CRASHED: VmState.STOPPED,
+}
+STOPS = {
+    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: StopReason.ON_PURPOSE,
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: StopReason.ON_PURPOSE,
+    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: StopReason.CRASHED,
+    libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: StopReason.MIGRATED,
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: StopReason.SAVED,
+}
+# Something at the other end took the trouble to refuse us: the machine lives.
+LIVING_ERRORS = (
+    libvirt.VIR_ERR_AUTH_FAILED,
+    libvirt.VIR_ERR_AUTH_CANCELLED,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+    libvirt.VIR_ERR_ACCESS_DENIED,
+    libvirt.VIR_ERR_GNUTLS_ERROR,
+)
+SILENT_TEXTS = ("no route", "timed out", "unreachable", "closed", "reset", "end of file", "no such file")
+
+
+def _quiet(_context: Any, _error: Any) -> None:
+    """libvirt prints errors to standard error by itself; they are raised to us anyway."""
+
+
+libvirt.registerErrorHandler(_quiet, None)
+
+
+class LibvirtHost:
+    """A connection that opens itself again. `opened_at` is when the present one was opened."""
+
+    def __init__(
+        self, name: str, uri: str, defaults: VmPolicy, clock: Callable[[], float], *, threads: int = 8
+    ) -> None:
+        self.name, self.uri = name, uri
+        self._defaults, self._clock = defaults, clock
+        self._threads = HostThreads(f"libvirt-{name}", threads)
+        self._size = threads
+        self._connection: Any = None
+        self._opening = threading.Lock()
+        self._on_open: list[Callable[[Any], None]] = []
+        self._runs: dict[str, int] = {}
+        self._bad_policy: dict[str, str] = {}
+        self.opened_at = 0.0
+
+    def on_open(self, opened: Callable[[Any], None]) -> None:
+        """Called in a thread with each new connection, to register callbacks on it."""
+        self._on_open.append(opened)
+
+    # -- calling
+
+    def _connect(self) -> Any:
+        with self._opening:
+            connection = self._connection
+            if connection is not None and connection.isAlive():
+                return connection
+            self._connection = None
+            connection = libvirt.open(self.uri)
+            self.opened_at = self._clock()
+            for opened in self._on_open:
+                opened(connection)
+            self._connection = connection
+            return connection
+
+    async def call(self, what: str, work: Callable[[Any], T], timeout_s: float = CALL_S) -> T:
+        """Run `work(connection)` in a thread of this host. Raises UnavailableError."""
+        try:
+            return await self._threads.call(lambda: work(self._connect()), timeout_s)
+        except TimeoutError as error:
+            self._abandon()
+            raise UnavailableError(f"{self.name}: {what}: no answer in {timeout_s} s") from error
+        except libvirt.libvirtError as error:
+            raise UnavailableError(f"{self.name}: {what}: {error}") from error
+
+    def _abandon(self) -> None:
+        """A call hangs, maybe for ever: leave its threads and its connection behind and begin anew."""
+        self._connection = None
+        self._threads = HostThreads(f"libvirt-{self.name}", self._size)
+        self._opening = threading.Lock()
+
+    async def probe(self, timeout_s: float) -> tuple[Answer, str]:
+        """One round trip. Refused only where the machine itself must have answered."""
+        try:
+            await self._threads.call(lambda: self._connect().getHostname(), timeout_s)
+        except TimeoutError:
+            self._abandon()
+            return Answer.SILENT, f"no answer in {timeout_s} s"
+        except libvirt.libvirtError as error:
+            text = str(error).lower()
+            if error.get_error_code() in LIVING_ERRORS:
+                return Answer.REFUSED, str(error)
+            if "connection refused" in text:
+                # over TCP a kernel refused; a socket file outlives its daemon and its machine
+                local = "unix" in self.uri or ("://" in self.uri and self.uri.split("://")[1].startswith("/"))
+                return (Answer.SILENT if local else Answer.REFUSED), str(error)
+            if any(silent in text for silent in SILENT_TEXTS):
+                return Answer.SILENT, str(error)
+            return Answer.UNKNOWN, str(error)
+        return Answer.UP, "libvirt answers"
+
+    # -- reading
+
+    async def node(self) -> tuple[int, int]:
+        """MiB of memory and number of CPUs that the host reports."""
+        info = await self.call("node info", lambda connection: connection.getInfo())
+        return int(info[1]), int(info[2])
+
+    async def reports(self) -> list[VmReport]:
+        """All VMs. Raises UnavailableError."""
+
+        def read(connection: Any) -> list[VmReport]:
+            found = (self._report(domain) for domain in connection.listAllDomains(0))
+            return sorted((report for report in found if report is not None), key=lambda r: r.uuid)
+
+        return await self.call("list", read)
+
+    async def report(self, uuid: str) -> VmReport | None:
+        """One VM; None where this host has no such domain. Raises UnavailableError."""
+
+        def read(connection: Any) -> VmReport | None:
+            try:
+                return self._report(connection.lookupByUUIDString(uuid))
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+
+        return await self.call("report", read)
+
+    def _report(self, domain: Any) -> VmReport | None:
+        """None where the domain vanished while we read it."""
+        try:
+            state, reason = domain.state()
+            root = ET.fromstring(domain.XMLDesc(0))
+            run = domain.ID()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+        uuid, name = domain.UUIDString(), domain.name()
+        if run > 0:
+            self._runs[uuid] = run
+        seen = STATES.get(state, VmState.UNKNOWN)
+        stop = StopReason.NONE
+        if seen is VmState.STOPPED:
+            crashed = state == libvirt.VIR_DOMAIN_CRASHED
+            stop = StopReason.CRASHED if crashed else STOPS.get(reason, StopReason.UNKNOWN)
+        memory_mib, vcpus = size_of(root)
+        return VmReport(
+            uuid=uuid,
+            name=name,
+            state=seen,
+            stop_reason=stop,
+            run=self._runs.get(uuid, 0),
+            token=token_of(root),
+            memory_mib=memory_mib,
+            vcpus=vcpus,
+            policy=self._policy(root, name),
+        )
+
+    def _policy(self, root: ET.Element, name: str) -> VmPolicy:
+        try:
+            policy = policy_of(root, self._defaults)
+        except BadPolicyError as error:
+            if self._bad_policy.get(name) != str(error):
+                self._bad_policy[name] = str(error)
+                log.error("policy unreadable, the pool's defaults hold", vm=name, reason=str(error))
+            return self._defaults
+        self._bad_policy.pop(name, None)
+        return policy
+
+    def remember_runs(self, runs: dict[str, int]) -> None:
+        """What an earlier life of this agent saw on the same boot: a crash seen late keeps its number."""
+        self._runs = {**runs, **self._runs}
+
+    async def definitions(self) -> list[VmDefinition]:
+        """The definition of every VM, as it would start next. Raises UnavailableError."""
+        flags = (
+            libvirt.VIR_DOMAIN_XML_INACTIVE
+            | libvirt.VIR_DOMAIN_XML_SECURE
+            | libvirt.VIR_DOMAIN_XML_MIGRATABLE
+        )
+
+        def read(connection: Any) -> list[VmDefinition]:
+            found = []
+            for domain in connection.listAllDomains(0):
+                with contextlib.suppress(libvirt.libvirtError):  # vanished since it was listed
+                    xml = domain.XMLDesc(flags)
+                    found.append(definition_of(domain.UUIDString(), domain.name(), xml))
+            return found
+
+        return await self.call("definitions", read, 2 * CALL_S)
+
+    # -- acting
+
+    async def start(self, definition: VmDefinition, token: int) -> None:
+        """See ports.Hypervisor.start."""
+        xml = with_token(definition, token)
+
+        def start(connection: Any) -> str:
+            try:
+                connection.defineXML(xml).create()
+            except libvirt.libvirtError as error:
+                if connection.isAlive():
+                    return str(error) or "refused without a reason"
+                raise
+            return ""
+
+        refused = await self.call("start", start, START_S)
+        if refused:
+            raise StartRefusedError(f"{self.name}: {refused}")
+
+    async def destroy(self, uuid: str) -> None:
+        """See ports.Hypervisor.destroy."""
+
+        def destroy(connection: Any) -> None:
+            try:
+                connection.lookupByUUIDString(uuid).destroy()
+            except libvirt.libvirtError as error:
+                gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
+                if error.get_error_code() not in gone:
+                    raise
+
+        await self.call("destroy", destroy, START_S)

@@ -1,0 +1,74 @@
+"""Blocking calls in daemon threads, a few for each host, so that a host that hangs hurts no other.
+
+concurrent.futures joins its threads at exit; a libvirt call that never returns would keep the process
+alive for ever. These threads are daemons: abandoned with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+
+class HostThreads:
+    """At most `size` threads, started when first needed."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name, self._size = name, size
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._started = self._idle = 0
+        self._lock = threading.Lock()
+
+    async def call(self, function: Callable[[], T], timeout_s: float) -> T:
+        """Run it, waiting at most so long. Raises TimeoutError; the thread may then be lost to its call."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.put((function, future, loop))
+        with self._lock:
+            if self._idle == 0 and self._started < self._size:
+                self._started += 1
+                name = f"{self._name}-{self._started}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+        async with asyncio.timeout(timeout_s):
+            return await future
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            function, future, loop = self._jobs.get()
+            with self._lock:
+                self._idle -= 1
+            if future.cancelled():
+                continue  # its deadline passed while it waited for a thread: it must not run late
+            try:
+                result = function()
+            except BaseException as error:  # noqa: BLE001  handed to the caller, whatever it is
+                _tell(loop, future, error=error)
+            else:
+                _tell(loop, future, result=result)
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[Any],
+    *,
+    result: Any = None,
+    error: BaseException | None = None,
+) -> None:
+    def deliver() -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(deliver)

@@ -1,0 +1,1 @@
+"""One folder a process. Services never import each other; they speak over the bus."""

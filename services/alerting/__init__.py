@@ -1,0 +1,1 @@
+"""Hears everything, decides nothing: tells people and other systems."""

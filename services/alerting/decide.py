@@ -1,0 +1,151 @@
+"""Alerting: every fact to the log and to one webhook, owed until it is delivered or a day old."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+from rpds import HashTrieMap
+
+from libs.core.decider import Act, Expired, Input, Outcome, Records, Request, Step
+from libs.events.facts import Fact
+from libs.model import Value
+from services.alerting.texts import tell
+
+FIRST_S, MOST_S = 1.0, 300.0
+TRIES = 300  # about a day at MOST_S
+PENDING = 10_000
+
+
+class Delivery(Value):
+    """One message on its way to the webhook."""
+
+    id: str
+    body: dict[str, Any]
+    tries: int = 0
+
+
+class PostWebhook(Request):
+    """Deliver one message; the receiver tells repeats by its id."""
+
+    kind: Literal["post_webhook"] = "post_webhook"
+    id: str
+    record: str
+    body: dict[str, Any]
+
+
+class Announce(Request):
+    """Put one sentence into the log."""
+
+    kind: Literal["announce"] = "announce"
+    severity: str
+    text: str
+
+
+class Announced(Outcome):
+    """It is in the log."""
+
+
+class Posted(Outcome):
+    record: str
+    ok: bool
+    reason: str = ""
+
+
+REQUESTS: TypeAdapter[PostWebhook | Announce] = TypeAdapter(
+    Annotated[PostWebhook | Announce, Field(discriminator="kind")]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AlertingState:
+    records: Records
+    retry_at: HashTrieMap[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Alerting:
+    """Decider of alerting. Without a webhook, facts go to the log alone."""
+
+    webhook: bool
+    timeout_s: float
+
+    @property
+    def record_type(self) -> type[Delivery]:
+        return Delivery
+
+    def initial(self, now: float) -> AlertingState:
+        return AlertingState(HashTrieMap(), HashTrieMap())
+
+    def resume(self, state: AlertingState, records: Records, now: float) -> Step[AlertingState]:
+        return Step(AlertingState(records, HashTrieMap({name: now for name in records})))
+
+    def records(self, state: AlertingState) -> Records:
+        return state.records
+
+    def wake_at(self, state: AlertingState) -> float | None:
+        return min(state.retry_at.values(), default=None)
+
+    def step(self, state: AlertingState, event: Input | None, now: float) -> Step[AlertingState]:
+        match event:
+            case None:
+                return self._retry(state, now)
+            case Fact():
+                return self._tell(state, event)
+            case Posted():
+                return self._posted(state, event.record, event.ok, now)
+            case Expired(request="post_webhook", key=key):
+                return self._posted(state, key.rsplit("/", 1)[0].removeprefix("post/"), False, now)
+            case _:
+                return Step(state)
+
+    def _tell(self, state: AlertingState, fact: Any) -> Step[AlertingState]:
+        name = fact.key.replace("/", ".")
+        if name in state.records or len(state.records) >= PENDING:
+            return Step(state)
+        severity, text = tell(fact)
+        announce = Announce(key=f"log/{fact.key}", deadline_s=1.0, severity=severity.value, text=text)
+        if not self.webhook:
+            return Step(state, (Act(None, announce),))
+        body = {
+            "id": fact.key,
+            "severity": severity.value,
+            "text": text,
+            "data": fact.model_dump(mode="json"),
+        }
+        step = self._post(state, name, Delivery(id=fact.key, body=body))
+        return Step(step.state, (Act(None, announce), *step.effects))
+
+    def _post(self, state: AlertingState, name: str, delivery: Delivery) -> Step[AlertingState]:
+        delivery = delivery.model_copy(update={"tries": delivery.tries + 1})
+        request = PostWebhook(
+            key=f"post/{name}/{delivery.tries}",
+            deadline_s=self.timeout_s + 1.0,
+            id=delivery.id,
+            record=name,
+            body=delivery.body,
+        )
+        return Step(replace(state, records=state.records.insert(name, delivery)), (Act(name, request),))
+
+    def _posted(self, state: AlertingState, name: str, ok: bool, now: float) -> Step[AlertingState]:
+        delivery = state.records.get(name)
+        if not isinstance(delivery, Delivery):
+            return Step(state)
+        if ok or delivery.tries >= TRIES:
+            return Step(replace(state, records=state.records.remove(name)))
+        wait_s = min(FIRST_S * 2.0 ** min(delivery.tries - 1, 16), MOST_S)
+        return Step(replace(state, retry_at=state.retry_at.insert(name, now + wait_s)))
+
+    def _retry(self, state: AlertingState, now: float) -> Step[AlertingState]:
+        effects: list[Any] = []
+        for name, due in sorted(state.retry_at.items()):
+            if due > now:
+                continue
+            state = replace(state, retry_at=state.retry_at.remove(name))
+            delivery = state.records.get(name)
+            if isinstance(delivery, Delivery):
+                step = self._post(state, name, delivery)
+                state = step.state
+                effects += step.effects
+        return Step(state, tuple(effects))

@@ -1,0 +1,60 @@
+"""What people are told of each kind of fact: severity and one sentence."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from libs.events.facts import AnyFact
+
+
+class Severity(StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+TEXTS: dict[str, tuple[Severity, str]] = {
+    "host.joined": (Severity.INFO, "host {host} is in the pool"),
+    "host.suspected": (Severity.INFO, "host {host} has been silent for {silent_s} s: asking all channels"),
+    "host.refuted": (Severity.INFO, "host {host} is heard again"),
+    "host.agent_down": (Severity.WARNING, "the agent of host {host} is silent, the host itself answers"),
+    "host.failed": (Severity.CRITICAL, "host {host} has failed ({rule}), {vms} VMs ran there"),
+    "host.recovered": (Severity.WARNING, "host {host} speaks again before it was fenced"),
+    "host.fenced": (Severity.INFO, "host {host} is fenced ({rule})"),
+    "host.fence_failed": (
+        Severity.CRITICAL,
+        "host {host} cannot be fenced, its VMs are not started elsewhere; missing: {missing}",
+    ),
+    "storm.held": (
+        Severity.CRITICAL,
+        "{suspects} are silent at once (believable: {limit}): nobody is fenced without proof",
+    ),
+    "storm.released": (Severity.INFO, "the number of silent hosts is believable again"),
+    "failover.planned": (Severity.INFO, "{incident}: {starts} VMs to start, {waiting} wait"),
+    "failover.completed": (Severity.INFO, "{incident}: {restarted} VMs restarted, {waiting} wait"),
+    "vm.failed": (Severity.WARNING, "VM {name} crashed on {host}"),
+    "vm.restarted": (Severity.INFO, "VM {name} runs on {host}"),
+    "vm.restart_failed": (Severity.WARNING, "VM {name} did not start on {host}: {reason}"),
+    "vm.start_uncertain": (Severity.WARNING, "the start of VM {name} on {host} is uncertain: {reason}"),
+    "vm.given_up": (Severity.CRITICAL, "VM {name} failed {failures} times and stays down"),
+    "vm.stopped_by_gate": (Severity.WARNING, "VM {name} was stopped on {host}: its lease is elsewhere"),
+    "capacity.exhausted": (Severity.CRITICAL, "{incident}: no room for {waiting} VMs"),
+    "capacity.relieved": (Severity.INFO, "{incident}: nothing waits for room any more"),
+    "message.unreadable": (Severity.WARNING, "an unreadable message was set aside: {subject}"),
+}
+
+
+def tell(fact: AnyFact) -> tuple[Severity, str]:
+    """Severity and sentence for a fact; lists of VMs are given as their number."""
+    severity, text = TEXTS[fact.kind]
+    fields: dict[str, Any] = {}
+    for name, value in fact:
+        if isinstance(value, tuple):
+            words = all(isinstance(part, str) for part in value)
+            counted = name in ("vms", "starts", "waiting", "restarted")
+            fields[name] = ", ".join(value) if words and not counted else len(value)
+        else:
+            fields[name] = value
+    at = getattr(fact, "at", None)
+    return severity, text.format(**fields, host=at.host if at is not None else "")

@@ -1,0 +1,294 @@
+"""The commands. Errors go to standard error: exit 2 for bad input, 1 for "no" or a failed run."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from libs.config.settings import Logging, Settings, load_settings
+from libs.config.yamlfile import BadInputError
+from libs.core.ports import UnavailableError
+from libs.jetstream.connection import BusRefusedError
+from libs.logs import configure
+
+T = TypeVar("T")
+SERVICES = ("heartbeat", "detector", "fencer", "placement", "executor", "alerting")
+app = typer.Typer(
+    name="rekindle",
+    help="Keeps the virtual machines of a libvirt/KVM pool alive.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+show_failovers = typer.Typer(help="Failovers, past and present.", invoke_without_command=True)
+app.add_typer(show_failovers, name="failovers")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="pool file; else $REKINDLE_CONFIG, ./pool.yaml, /etc/rekindle/pool.yaml"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for machines")]
+
+
+def config_path(given: Path | None) -> Path:
+    """Which pool file. Raises BadInputError."""
+    if given is not None:
+        return given
+    if "REKINDLE_CONFIG" in os.environ:
+        return Path(os.environ["REKINDLE_CONFIG"])
+    for path in (Path("pool.yaml"), Path("/etc/rekindle/pool.yaml")):
+        if path.exists():
+            return path
+    raise BadInputError(
+        "no pool file: give --config FILE, or put it at ./pool.yaml or /etc/rekindle/pool.yaml"
+    )
+
+
+def _settings(given: Path | None) -> Settings:
+    """For a command that asks: its own output counts, what its connection goes through does not."""
+    configure(Logging(level="error"))
+    return load_settings(config_path(given))
+
+
+def _print(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+@app.command()
+def up(
+    config: ConfigOption = None,
+    log_dir: Annotated[
+        Path | None, typer.Option(help="one log file a service there, not the terminal")
+    ] = None,
+) -> None:
+    """Run the management plane: embedded NATS and every service, supervised. Ctrl-C stops it; no VM is touched."""
+    from services.cli.supervisor import Supervisor
+
+    path = config_path(config)
+    settings = load_settings(path)
+    configure(settings.logging)
+    supervisor = Supervisor(settings, path.resolve(), log_dir)
+    raise typer.Exit(_run(supervisor.run()))
+
+
+@app.command()
+def service(
+    name: Annotated[str, typer.Argument(help=", ".join(SERVICES))],
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="heartbeat: the host that this agent runs on")] = None,
+) -> None:
+    """Run one service in this process."""
+    if name not in SERVICES:
+        raise BadInputError(f"service: no service is called {name}; there are {', '.join(SERVICES)}")
+    if host is not None and name != "heartbeat":
+        raise BadInputError(f"--host: only heartbeat runs on a host, not {name}")
+    module = importlib.import_module(f"services.{name}.__main__")
+    extra = {"host": host} if name == "heartbeat" else {}
+    raise typer.Exit(module.main(config_path(config), **extra))
+
+
+@app.command()
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check a pool file against the world: every URI and every fence device is tried, nothing is changed."""
+    from services.cli.checking import check_pool
+
+    path = config_path(config)
+    findings = _run(check_pool(load_settings(path), path))
+    if as_json:
+        _print({"schema": "rekindle.check.v1", "ok": not findings, "findings": findings})
+    for finding in findings:
+        sys.stderr.write(finding + "\n")
+    if findings:
+        raise typer.Exit(2)
+    if not as_json:
+        sys.stdout.write(f"{path}: every host answers and every fence device can be read\n")
+
+
+@app.command()
+def hosts(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Hosts: what each is held to be, and how full it is."""
+    from services.cli import reading, tables
+
+    async def read() -> list[dict[str, Any]]:
+        async with reading.reader(_settings(config)) as reader:
+            return await reader.hosts()
+
+    found = _run(read())
+    if as_json:
+        _print({"schema": "rekindle.hosts.v1", "hosts": found})
+        return
+    columns = ("host", "state", "epoch", "vms", "memory_used_mib", "memory_mib", "fencing")
+    tables.rows("", columns, found)
+
+
+@app.command()
+def vms(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """VMs: where each runs, under which lease, or why it waits."""
+    from services.cli import reading, tables
+
+    async def read() -> list[dict[str, Any]]:
+        async with reading.reader(_settings(config)) as reader:
+            return await reader.vms()
+
+    found = _run(read())
+    if as_json:
+        _print({"schema": "rekindle.vms.v1", "vms": found})
+        return
+    columns = ("vm", "state", "host", "protection", "priority", "memory_mib", "token", "lease", "detail")
+    tables.rows("", columns, found)
+
+
+@app.command()
+def events(
+    config: ConfigOption = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on as they come")] = False,
+    after: Annotated[int, typer.Option(help="only those after this sequence", min=0)] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Facts as they lie in the stream; with --json one CloudEvent a line."""
+    from services.cli import reading, tables
+
+    async def read() -> None:
+        async with reading.reader(_settings(config)) as reader:
+            async for sequence, envelope in reader.events(follow=follow, after=after):
+                if as_json:
+                    body = {"sequence": sequence, **envelope.model_dump(mode="json")}
+                    sys.stdout.write(json.dumps(body) + "\n")
+                    sys.stdout.flush()
+                else:
+                    tables.console.print(tables.event_line(envelope), highlight=False, soft_wrap=True)
+
+    _run(read())
+
+
+@show_failovers.callback()
+def failovers(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """All failovers; `failovers show ID` tells one in full."""
+    if context.invoked_subcommand is not None:
+        return
+    from services.cli import reading, tables
+
+    async def read() -> list[Any]:
+        async with reading.reader(_settings(config)) as reader:
+            return await reader.failovers()
+
+    stories = _run(read())
+    if as_json:
+        body = [story.model_dump(mode="json") for story in stories]
+        _print({"schema": "rekindle.failovers.v1", "failovers": body})
+        return
+    columns = ("incident", "host", "rule", "confirmed", "vms", "running", "completed")
+    data = [
+        {
+            "incident": story.incident,
+            "host": story.host,
+            "rule": story.rule,
+            "confirmed": story.confirmed and story.confirmed.strftime("%Y-%m-%d %H:%M:%S"),
+            "vms": len(story.vms),
+            "running": sum(1 for vm in story.vms.values() if vm.state == "running"),
+            "completed": "yes" if story.completed else "no",
+        }
+        for story in stories
+    ]
+    tables.rows("", columns, data)
+
+
+@show_failovers.command("show")
+def show(
+    incident: Annotated[str, typer.Argument(help="as `rekindle failovers` lists it")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One failover: its times and what became of each VM."""
+    from services.cli import reading, tables
+
+    async def read() -> list[Any]:
+        async with reading.reader(_settings(config)) as reader:
+            return await reader.failovers()
+
+    story = next((one for one in _run(read()) if one.incident == incident), None)
+    if story is None:
+        raise BadInputError(f"no failover is called {incident}; `rekindle failovers` lists them")
+    if as_json:
+        _print({"schema": "rekindle.failover.v1", **story.model_dump(mode="json")})
+    else:
+        tables.failover(story)
+
+
+@app.command()
+def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """One look at everything. Exit 1 if any host is not healthy, a VM waits or a role is vacant."""
+    from services.cli import reading, tables
+
+    async def read() -> dict[str, Any]:
+        async with reading.reader(_settings(config)) as reader:
+            hosts, vms, held = await reader.hosts(), await reader.vms(), await reader.leaders()
+            stories = await reader.failovers()
+        vacant = [role for role in SERVICES if role not in held and role != "heartbeat"]
+        unwell = [host["host"] for host in hosts if host["state"] != "healthy"]
+        waiting = [vm["vm"] for vm in vms if vm["state"] == "waiting"]
+        return {
+            "schema": "rekindle.status.v1",
+            "ok": not (vacant or unwell or waiting),
+            "hosts": len(hosts),
+            "hosts_not_healthy": unwell,
+            "vms": len(vms),
+            "vms_running": sum(1 for vm in vms if vm["state"] == "running"),
+            "vms_waiting": waiting,
+            "roles_vacant": vacant,
+            "failovers_open": [story.incident for story in stories if story.completed is None],
+        }
+
+    found = _run(read())
+    if as_json:
+        _print(found)
+    else:
+        for name, value in found.items():
+            if name != "schema":
+                shown = ", ".join(value) or "none" if isinstance(value, list) else value
+                tables.console.print(f"{name:<20} {shown}", highlight=False)
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+def main() -> int:
+    """Entry point. Translates our errors into a message and an exit status."""
+    from infra.lab.commands import demo, lab
+
+    app.add_typer(lab, name="lab")
+    app.command("demo")(demo)
+    try:
+        left = app(standalone_mode=False)
+    except typer.TyperException as error:  # a wrong option or argument
+        if isinstance(error, typer.Exit):
+            return int(error.exit_code)
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        return 2
+    except typer.Abort:
+        return 130
+    except BadInputError as error:
+        sys.stderr.write(f"rekindle: {error}\n")
+        return 2
+    except (UnavailableError, BusRefusedError) as error:
+        sys.stderr.write(f"rekindle: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return left if isinstance(left, int) else 0

@@ -1,0 +1,39 @@
+"""`rekindle check`: does what the pool file names answer? Reads only."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from libs.config.settings import HostEntry, Settings
+from libs.config.yamlfile import line_of, read
+from libs.core.clock import SystemClock
+from libs.model import Answer, PowerState
+from libs.power.devices import FenceDevices
+from libs.virt.host import LibvirtHost
+
+PROBE_S, POWER_S = 5.0, 20.0
+
+
+async def check_pool(settings: Settings, path: Path) -> list[str]:
+    """One line a finding: file, line, field, reason. Raises BadInputError for what is wrong in the file itself."""
+    power = FenceDevices(settings.hosts, settings.fencing)
+    _, node = read(path)
+
+    async def one(index: int, host: HostEntry) -> list[str]:
+        def where(field: str) -> str:
+            line = line_of(node, ("hosts", index, field))
+            return f"{path}: " + (f"line {line}: " if line else "") + f"hosts.{index}.{field}: {host.name}: "
+
+        found = []
+        libvirt = LibvirtHost(host.name, host.uri, settings.vm_defaults, SystemClock().monotonic)
+        answer, detail = await libvirt.probe(PROBE_S)
+        if answer is not Answer.UP:
+            found.append(f"{where('uri')}{host.uri} does not answer: {detail}")
+        state, said = await power.status(host.name, POWER_S)
+        if state is PowerState.UNKNOWN:
+            found.append(f"{where('fencing')}the power cannot be read: {said}")
+        return found
+
+    results = await asyncio.gather(*(one(index, host) for index, host in enumerate(settings.hosts)))
+    return [finding for result in results for finding in result]

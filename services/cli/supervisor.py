@@ -1,0 +1,159 @@
+"""`rekindle up`: the embedded bus and every service as its own process, started again when one ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from libs.config.settings import Settings
+from libs.config.yamlfile import BadInputError
+from libs.jetstream.server import EmbeddedServer
+from libs.power.devices import FenceDevices
+
+SERVICES = ("alerting", "executor", "placement", "fencer", "detector")
+STOP_S = 8.0
+BACKOFF_FIRST_S, BACKOFF_MOST_S, STEADY_S = 0.1, 5.0, 30.0
+BAD_INPUT = 2
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Runs the management plane of one pool until it is told to stop. Touches no VM."""
+
+    settings: Settings
+    config: Path
+    log_directory: Path | None = None
+    _processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+    _stopping: bool = False
+    _exit: int = 0
+
+    def names(self) -> tuple[str, ...]:
+        """Services of this pool; the agentless watch only where it is needed."""
+        watched = any(not host.agent for host in self.settings.hosts)
+        return (*SERVICES, "heartbeat") if watched else SERVICES
+
+    async def run(self) -> int:
+        """Returns the exit status. Raises BadInputError before anything is started."""
+        FenceDevices(self.settings.hosts, self.settings.fencing)  # a device that cannot work is said now
+        directory = self.settings.data_dir
+        try:
+            (directory / "run").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInputError(f"data_dir: {directory}: {error.strerror}") from error
+        with _alone(directory):
+            stop = asyncio.Event()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            server = None
+            if self.settings.bus.url is None and self.settings.bus.url_file is None:
+                bus = self.settings.bus
+                server = EmbeddedServer(self.settings.nats_directory(), bus.listen, bus.port)
+                await server.start()
+            environment = {
+                **os.environ,
+                "REKINDLE_SUPERVISED": "1",
+                "REKINDLE_PLANE_STARTED": str(time.clock_gettime(time.CLOCK_BOOTTIME)),
+            }
+            keepers = [asyncio.create_task(self._keep(name, environment, stop)) for name in self.names()]
+            if server is not None:
+                keepers.append(asyncio.create_task(self._keep_server(server, stop)))
+            log.info("management plane runs", pool=self.settings.pool, services=list(self.names()))
+            try:
+                await stop.wait()
+            finally:
+                await self._stop(keepers)
+                if server is not None:
+                    await server.stop()
+            log.info("management plane stopped; no VM was touched", pool=self.settings.pool)
+        return self._exit
+
+    async def _keep(self, name: str, environment: dict[str, str], stop: asyncio.Event) -> None:
+        backoff_s = BACKOFF_FIRST_S
+        while not self._stopping:
+            began = time.monotonic()
+            code = await self._once(name, environment)
+            if self._stopping:
+                return
+            if code == BAD_INPUT:
+                log.error("a service refuses its configuration", service=name)
+                self._exit = BAD_INPUT
+                stop.set()
+                return
+            backoff_s = BACKOFF_FIRST_S if time.monotonic() - began > STEADY_S else backoff_s * 2
+            backoff_s = min(backoff_s, BACKOFF_MOST_S)
+            log.warning("service ended, starting it again", service=name, code=code, in_s=backoff_s)
+            await asyncio.sleep(backoff_s)
+
+    async def _once(self, name: str, environment: dict[str, str]) -> int:
+        with contextlib.ExitStack() as files:
+            sink: IO[bytes] | None = None
+            if self.log_directory is not None:
+                self.log_directory.mkdir(parents=True, exist_ok=True)
+                sink = files.enter_context((self.log_directory / f"{name}.log").open("ab"))
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "services.cli", "service", name, "--config", str(self.config)),
+                env=environment,
+                start_new_session=True,  # a Ctrl-C is for us; we stop the services in order
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+            )
+        self._processes[name] = process
+        pid_file = self.settings.data_dir / "run" / f"{name}.pid"
+        pid_file.write_text(str(process.pid))
+        try:
+            return await process.wait()
+        finally:
+            pid_file.unlink(missing_ok=True)
+
+    async def _keep_server(self, server: EmbeddedServer, stop: asyncio.Event) -> None:
+        while not self._stopping:
+            assert server.process is not None
+            code = await server.process.wait()
+            if not self._stopping:
+                log.warning("nats-server ended, starting it again", code=code)
+                await server.start()
+
+    async def _stop(self, keepers: list[asyncio.Task[None]]) -> None:
+        self._stopping = True
+        running = [process for process in self._processes.values() if process.returncode is None]
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        waits = [asyncio.create_task(process.wait()) for process in running]
+        if waits:
+            await asyncio.wait(waits, timeout=STOP_S)
+        for process in running:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+        for keeper in keepers:
+            keeper.cancel()
+        results = await asyncio.gather(*keepers, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                log.error("a supervisor task failed", error=repr(result))
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock: two planes over one store would fight."""
+    with (directory / "run" / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadInputError(f"data_dir: {directory} is in use by another `rekindle up`") from error
+        yield

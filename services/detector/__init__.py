@@ -1,0 +1,1 @@
+"""Silence becomes suspicion, other channels are asked, evidence becomes one verdict."""

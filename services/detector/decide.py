@@ -1,0 +1,409 @@
+"""The detector: who is silent, who is asked, who is held to have failed.
+
+Hearing only changes views; judging happens on ticks and when an answer or a heartbeat makes a difference.
+A follower hears like the leader and never judges, so it takes over with warm views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rpds import HashTrieMap
+
+from libs.config.settings import Detection
+from libs.core.decider import (
+    Act,
+    BusChanged,
+    Effect,
+    Expired,
+    Input,
+    Paused,
+    Publish,
+    Records,
+    Step,
+    TableRead,
+)
+from libs.events.facts import (
+    AnyFact,
+    HostAgentDown,
+    HostFailed,
+    HostFenced,
+    HostJoined,
+    HostRecovered,
+    HostRefuted,
+    HostSuspected,
+    StormHeld,
+    StormReleased,
+    VmFailed,
+)
+from libs.events.signals import Goodbye, Heartbeat, InventorySeen
+from libs.lifecycle import allowed
+from libs.model import (
+    Answer,
+    FenceProof,
+    HostState,
+    Incarnation,
+    Inventory,
+    PowerState,
+    ProofMethod,
+    Protection,
+    StopReason,
+    VmState,
+)
+from services.detector import evidence as gather
+from services.detector.asks import Answered
+from services.detector.state import (
+    FORMER_KEPT,
+    Channel,
+    DetectorState,
+    HostRecord,
+    HostView,
+    Suspicion,
+)
+from services.detector.verdict import Rule, judge, storm_limit
+
+TICK_S = 0.1
+State = DetectorState
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """Decider of the detector. `hosts` are the pool's; whoever else speaks is not listened to."""
+
+    hosts: tuple[str, ...]
+    settings: Detection
+    plane_started: float | None = None
+    """When the management plane started, by the same clock; None: with this process."""
+
+    @property
+    def record_type(self) -> type[HostRecord]:
+        return HostRecord
+
+    def initial(self, now: float) -> State:
+        started = now if self.plane_started is None else min(now, self.plane_started)
+        return State(
+            records=HashTrieMap(),
+            views=HashTrieMap(),
+            listening_since=now,
+            quiet_until=started + self.settings.quiet_after_start_s,
+            judge_from=now,
+            tick_at=now + TICK_S,
+        )
+
+    def resume(self, state: State, records: Records, now: float) -> Step[State]:
+        views: HashTrieMap[str, HostView] = HashTrieMap(
+            {host: replace(view, suspicion=None) for host, view in state.views.items()}
+        )
+        state = replace(state, records=records, views=views, tick_at=now + TICK_S)
+        # what a follower saw and could not say: said again under the same keys
+        said = [
+            Publish(host, fact)
+            for host, view in sorted(views.items())
+            if view.inventory is not None
+            for fact in _crashes(view.inventory, None)
+        ]
+        return Step(state, tuple(said))
+
+    def records(self, state: State) -> Records:
+        return state.records
+
+    def wake_at(self, state: State) -> float | None:
+        return state.tick_at
+
+    def step(self, state: State, event: Input | None, now: float) -> Step[State]:
+        match event:
+            case None:
+                return self._tick(state, now)
+            case Heartbeat(at=at) if at.host in self.hosts:
+                return self._heard(state, at, now)
+            case InventorySeen(inventory=inventory) if inventory.at.host in self.hosts:
+                return self._inventory(state, inventory)
+            case Goodbye(at=at, grace_s=grace_s) if at.host in self.hosts:
+                view = replace(state.view(at.host), mute_until=now + grace_s)
+                return Step(replace(state, views=state.views.insert(at.host, view)))
+            case Answered():
+                return self._answered(state, event, now)
+            case HostFenced():
+                return self._fenced(state, event)
+            case Paused() | BusChanged():
+                return Step(self._deaf(state, now))
+            case TableRead(table="inventory", rows=rows):
+                return self._late_reading(state, rows)
+            case Expired():
+                return Step(state)  # a question without an answer: the next round asks again
+            case _:
+                return Step(state)
+
+    # -- hearing
+
+    def _heard(self, state: State, at: Incarnation, now: float) -> Step[State]:
+        record = state.record(at.host)
+        if at.boot in record.former:
+            return Step(state)
+        view = replace(state.view(at.host), heard_at=now, seen=at, mute_until=0.0)
+        state = replace(state, views=state.views.insert(at.host, view))
+        if record.state is HostState.HEALTHY and record.at == at:
+            return Step(state)
+        return self._alive(state, record, at)
+
+    def _alive(self, state: State, record: HostRecord, at: Incarnation) -> Step[State]:
+        """A heartbeat that changes something: a first one, a new boot, or a sign of life in time."""
+        view = replace(state.view(at.host), suspicion=None)
+        state = replace(state, views=state.views.insert(at.host, view))
+        if record.at is not None and record.at != at:
+            return self._rebooted(state, record, at)
+        healthy = record.model_copy(update={"state": HostState.HEALTHY, "at": at})
+        match record.state:
+            case HostState.SUSPECT | HostState.AGENT_DOWN:
+                fact: AnyFact = HostRefuted(at=at, number=record.number, was=record.state, rule="heard")
+            case HostState.FAILED:
+                fact = HostRecovered(at=at, incident=record.incident, epoch=record.epoch, rule="heard")
+            case HostState.FENCED:
+                return Step(state)  # an echo of the boot that is proven over
+            case _:
+                fact = HostJoined(at=at, epoch=record.epoch, rule="heard")
+        return self._move(state, healthy, fact)
+
+    def _rebooted(self, state: State, record: HostRecord, at: Incarnation) -> Step[State]:
+        """Another boot speaks: the old one is over, and that is its fence proof."""
+        assert record.at is not None
+        facts: list[AnyFact] = []
+        if record.state not in (HostState.FAILED, HostState.FENCED):
+            proof = FenceProof(of=record.at, method=ProofMethod.NEW_BOOT, detail=f"heard from boot {at.boot}")
+            record = self._verdict(record)
+            facts.append(self._failed_fact(state, record, "rebooted", (), proof))
+        old = record.at
+        assert old is not None
+        former = (*record.former, old.boot)[-FORMER_KEPT:]
+        record = record.model_copy(update={"state": HostState.HEALTHY, "at": at, "former": former})
+        facts.append(HostJoined(at=at, epoch=record.epoch, rule="new-boot", cause=record.incident))
+        state = replace(state, records=state.records.insert(record.host, record))
+        return Step(state, tuple(Publish(record.host, fact) for fact in facts))
+
+    def _inventory(self, state: State, inventory: Inventory) -> Step[State]:
+        host = inventory.at.host
+        view, record = state.view(host), state.record(host)
+        if inventory.at.boot in record.former:
+            return Step(state)
+        before = view.inventory
+        if before is not None and before.agent == inventory.agent and before.rev > inventory.rev:
+            return Step(state)
+        state = replace(state, views=state.views.insert(host, replace(view, inventory=inventory)))
+        effects = tuple(Publish(host, fact) for fact in _crashes(inventory, before))
+        return Step(state, effects)
+
+    def _late_reading(self, state: State, rows: tuple[object, ...]) -> Step[State]:
+        """Stored inventories tell a late reader what ran where; what was heard since is newer."""
+        for row in rows:
+            if not isinstance(row, Inventory) or row.at.host not in self.hosts:
+                continue
+            view = state.view(row.at.host)
+            if view.inventory is None:
+                view = replace(view, inventory=row)
+                state = replace(state, views=state.views.insert(row.at.host, view))
+        return Step(state)
+
+    def _deaf(self, state: State, now: float) -> State:
+        """Discard our own evidence and listen for a full period before suspecting anyone (rule 6)."""
+        views: HashTrieMap[str, HostView] = HashTrieMap(
+            {host: replace(view, suspicion=None) for host, view in state.views.items()}
+        )
+        judge_from = now + self.settings.deaf_period_s
+        return replace(state, views=views, listening_since=now, judge_from=judge_from)
+
+    def _fenced(self, state: State, fact: HostFenced) -> Step[State]:
+        record = state.record(fact.at.host)
+        if record.at != fact.at or record.state is not HostState.FAILED:
+            return Step(state)
+        record = record.model_copy(update={"state": HostState.FENCED})
+        return Step(replace(state, records=state.records.insert(record.host, record)))
+
+    # -- judging
+
+    def _tick(self, state: State, now: float) -> Step[State]:
+        state = replace(state, tick_at=now + TICK_S)
+        effects: list[Effect] = []
+        for host in self.hosts:
+            step = self._look(state, host, now)
+            state = step.state
+            effects += step.effects
+        step = self._storm(state)
+        return Step(step.state, (*effects, *step.effects))
+
+    def _look(self, state: State, host: str, now: float) -> Step[State]:
+        record, view = state.record(host), state.view(host)
+        if record.state is HostState.FAILED or record.state is HostState.FENCED:
+            return Step(state)
+        if record.state in (HostState.SUSPECT, HostState.AGENT_DOWN):
+            return self._pursue(state, record, now)
+        silent_from = max(state.listening_since, view.heard_at or state.listening_since)
+        if record.at is None or now - silent_from < self.settings.suspect_after_s or now < view.mute_until:
+            return Step(state)
+        if view.heard_at is None and now < state.quiet_until:
+            # not heard since we began: it had no chance yet to be heard, and we claim nothing
+            if record.state is HostState.UNKNOWN:
+                return Step(state)
+            return self._move(state, record.model_copy(update={"state": HostState.UNKNOWN}), None)
+        record = record.model_copy(update={"state": HostState.SUSPECT, "number": record.number + 1})
+        fact = HostSuspected(
+            at=record.at,
+            number=record.number,
+            silent_s=round(now - silent_from, 3),
+            rule="silent for suspect_after_s",
+        )
+        step = self._move(state, record, fact)
+        asked = self._pursue(step.state, record, now)
+        return Step(asked.state, (*step.effects, *asked.effects))
+
+    def _pursue(self, state: State, record: HostRecord, now: float) -> Step[State]:
+        """Ask a round where one is due, then judge."""
+        view = state.view(record.host)
+        suspicion = view.suspicion or Suspicion(since=max(now, state.listening_since), ask_at=now)
+        acts: tuple[Act, ...] = ()
+        if now >= suspicion.ask_at:
+            suspicion, acts = gather.next_round(
+                suspicion, record, self._peers(state, record.host, now), self.settings, now
+            )
+        view = replace(view, suspicion=suspicion)
+        state = replace(state, views=state.views.insert(record.host, view))
+        step = self._judge(state, record, now)
+        return Step(step.state, (*acts, *step.effects))
+
+    def _peers(self, state: State, host: str, now: float) -> tuple[str, ...]:
+        """Who is well and was heard just now: only these are asked and counted."""
+        fresh_s = self.settings.suspect_after_s
+        return tuple(
+            peer
+            for peer in self.hosts
+            if peer != host
+            and state.record(peer).state is HostState.HEALTHY
+            and (heard := state.view(peer).heard_at) is not None
+            and now - heard < fresh_s
+        )
+
+    def _answered(self, state: State, event: Answered, now: float) -> Step[State]:
+        record, view = state.record(event.host), state.view(event.host)
+        if view.suspicion is None or record.number != event.number:
+            return Step(state)  # an answer about a suspicion that is over
+        asked = view.suspicion.channels.get(event.channel)
+        channel = Channel(
+            asked_at=asked.asked_at if asked else now,
+            at=now,
+            answer=event.answer,
+            power=event.power,
+            detail=event.detail,
+        )
+        alive = event.answer in (Answer.UP, Answer.REFUSED)
+        suspicion = replace(
+            view.suspicion,
+            channels=view.suspicion.channels.insert(event.channel, channel),
+            alive_at=now if alive else view.suspicion.alive_at,
+        )
+        state = replace(state, views=state.views.insert(event.host, replace(view, suspicion=suspicion)))
+        if event.power is PowerState.OFF or alive:
+            return self._judge(state, record, now)
+        return Step(state)
+
+    def _judge(self, state: State, record: HostRecord, now: float) -> Step[State]:
+        if now < state.judge_from or record.at is None:
+            return Step(state)
+        found = gather.evidence(state, record.host, self.settings, now)
+        rule = judge(found, self.settings)
+        if rule is None or rule.verdict is record.state:
+            return Step(state)
+        if rule.verdict is HostState.FAILED and not rule.proof and self._stormy(state):
+            return Step(state)
+        kept = gather.as_kept(state.view(record.host).suspicion, found, now)
+        if rule.verdict is HostState.AGENT_DOWN:
+            down = record.model_copy(update={"state": HostState.AGENT_DOWN})
+            fact: AnyFact = HostAgentDown(at=record.at, number=record.number, evidence=kept, rule=rule.name)
+            return self._move(state, down, fact)
+        record = self._verdict(record)
+        return self._fail(state, record, rule, kept)
+
+    def _fail(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
+        fact = self._failed_fact(state, record, rule.name, kept, None)
+        view = replace(state.view(record.host), suspicion=None)
+        return self._move(replace(state, views=state.views.insert(record.host, view)), record, fact)
+
+    def _verdict(self, record: HostRecord) -> HostRecord:
+        assert record.at is not None
+        epoch = record.epoch + 1
+        incident = f"{record.host}-{record.at.boot[:8]}-{epoch}"
+        return record.model_copy(update={"state": HostState.FAILED, "epoch": epoch, "incident": incident})
+
+    def _failed_fact(
+        self, state: State, record: HostRecord, rule: str, kept: gather.Kept, proof: FenceProof | None
+    ) -> HostFailed:
+        assert record.at is not None
+        inventory = state.view(record.host).inventory
+        known = inventory is not None and inventory.at == record.at
+        vms = tuple(vm for vm in inventory.vms if vm.state.active) if inventory and known else ()
+        return HostFailed(
+            at=record.at,
+            incident=record.incident,
+            epoch=record.epoch,
+            evidence=kept,
+            proof=proof,
+            vms=vms,
+            rule=rule,
+            cause=f"host.suspected/{record.at.host}/{record.at.boot}/{record.number}"
+            if proof is None
+            else "",
+        )
+
+    # -- storms
+
+    def _suspects(self, state: State) -> list[str]:
+        silent = (HostState.SUSPECT, HostState.FAILED)
+        return [host for host in self.hosts if state.record(host).state in silent]
+
+    def _stormy(self, state: State) -> bool:
+        known = sum(1 for host in self.hosts if state.record(host).at is not None)
+        return len(self._suspects(state)) > storm_limit(known)
+
+    def _storm(self, state: State) -> Step[State]:
+        stormy = self._stormy(state)
+        if stormy and not state.storm:
+            number = max((record.number for record in state.records.values()), default=0) + state.storms + 1
+            known = sum(1 for host in self.hosts if state.record(host).at is not None)
+            held = StormHeld(
+                number=number,
+                suspects=tuple(self._suspects(state)),
+                limit=storm_limit(known),
+                rule="more suspects at once than believable",
+            )
+            state = replace(state, storm=number, storms=state.storms + 1)
+            return Step(state, (Publish(held.suspects[0], held),))
+        if state.storm and not stormy:
+            released = StormReleased(number=state.storm, rule="believable again")
+            return Step(replace(state, storm=0), (Publish(self.hosts[0], released),))
+        return Step(state)
+
+    def _move(self, state: State, record: HostRecord, fact: AnyFact | None) -> Step[State]:
+        """The one place where a host's state changes."""
+        before = state.record(record.host).state
+        assert allowed(before, record.state), f"{record.host}: {before} to {record.state} is not in the table"
+        state = replace(state, records=state.records.insert(record.host, record))
+        return Step(state, () if fact is None else (Publish(record.host, fact),))
+
+
+def _crashes(inventory: Inventory, before: Inventory | None) -> list[VmFailed]:
+    """VMs whose own hypervisor says that they crashed, where it did not say so before."""
+    known = before if before is not None and before.at == inventory.at else None
+    return [
+        VmFailed(
+            vm=report.uuid,
+            name=report.name,
+            at=inventory.at,
+            run=report.run,
+            reason=report.stop_reason,
+            report=report,
+            rule="its own hypervisor says crashed",
+        )
+        for report in inventory.vms
+        if report.state is VmState.STOPPED
+        and report.stop_reason is StopReason.CRASHED
+        and report.policy.protection is not Protection.NONE
+        and (known is None or known.vm(report.uuid) != report)
+    ]

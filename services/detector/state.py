@@ -1,0 +1,84 @@
+"""What the detector knows: views (heard, not persisted) and records (decided, persisted)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rpds import HashTrieMap
+
+from libs.core.decider import Records
+from libs.model import Answer, HostState, Incarnation, Inventory, PowerState, Value
+
+FORMER_KEPT = 8
+
+
+class HostRecord(Value):
+    """One host as decided. Moves only along libs/lifecycle.py."""
+
+    host: str
+    state: HostState = HostState.UNKNOWN
+    at: Incarnation | None = None
+    epoch: int = 0
+    """Grows with every verdict of failure on this host."""
+    number: int = 0
+    """Grows with every suspicion."""
+    incident: str = ""
+    former: tuple[str, ...] = ()
+    """Boot ids that are over: what they still say is an echo."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """The latest word on one channel. `at` is None while its first answer is awaited."""
+
+    asked_at: float
+    at: float | None = None
+    answer: Answer = Answer.UNKNOWN
+    power: PowerState = PowerState.UNKNOWN
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """What is being asked about one silent host."""
+
+    since: float
+    ask_at: float
+    round: int = 0
+    alive_at: float | None = None
+    """The latest sign of life on any channel but the heartbeat."""
+    channels: HashTrieMap[str, Channel] = field(default_factory=HashTrieMap)
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """What was heard of one host by this process."""
+
+    heard_at: float | None = None
+    seen: Incarnation | None = None
+    inventory: Inventory | None = None
+    mute_until: float = 0.0
+    """The agent said goodbye: its silence until then means nothing."""
+    suspicion: Suspicion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorState:
+    records: Records
+    views: HashTrieMap[str, HostView]
+    listening_since: float
+    """We have heard everything since then; before it we were deaf or not there."""
+    quiet_until: float
+    judge_from: float
+    """No verdict before: we were deaf a moment ago."""
+    tick_at: float
+    storm: int = 0
+    """Number of the storm that is held, 0 if none."""
+    storms: int = 0
+
+    def record(self, host: str) -> HostRecord:
+        found = self.records.get(host)
+        return found if isinstance(found, HostRecord) else HostRecord(host=host)
+
+    def view(self, host: str) -> HostView:
+        return self.views.get(host) or HostView()

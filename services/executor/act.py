@@ -1,0 +1,157 @@
+"""The executor's hands. A start is: lease by compare-and-set, the right boot of the target, define, start, see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libs.core.decider import Outcome
+from libs.core.ports import (
+    Bus,
+    Clock,
+    ConflictError,
+    Hypervisor,
+    Hypervisors,
+    Row,
+    StartRefusedError,
+    Store,
+    UnavailableError,
+)
+from libs.events.facts import PlannedStart
+from libs.events.signals import LeaseWritten
+from libs.leases import Grant, Ruling, rule, taken, turned
+from libs.model import LeaseState, RunLease, VmDefinition, VmState
+from services.executor.orders import Attempted, LeaseFound, Result, StartVm, WriteLease
+
+TARGET_S = 5.0
+RACES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    leases: Store
+    definitions: Store
+    hypervisors: Hypervisors
+    bus: Bus
+    clock: Clock
+
+    async def perform(self, request: StartVm | WriteLease) -> Outcome:
+        """Raises UnavailableError where nothing is known of the outcome."""
+        if isinstance(request, WriteLease):
+            return LeaseFound(key=request.key, lease=await self._adopt(request.lease))
+        return await self._start(request)
+
+    # -- leases
+
+    async def _read(self, vm: str) -> tuple[RunLease | None, int]:
+        row = await self.leases.get(vm)
+        return (None, 0) if row is None else (_lease(row), row.revision)
+
+    async def _write(self, lease: RunLease, expected: int) -> int:
+        revision = await self.leases.put(lease.vm, lease.model_dump_json().encode(), expected)
+        await self.bus.send(f"lease.{lease.vm}", LeaseWritten(lease=lease))
+        return revision
+
+    async def _adopt(self, lease: RunLease) -> RunLease | None:
+        found, revision = await self._read(lease.vm)
+        if (0 if found is None else found.seq) != lease.seq - 1:
+            return found  # decided on an old reading: decide again on this one
+        try:
+            await self._write(lease, revision)
+        except ConflictError:
+            return (await self._read(lease.vm))[0]
+        return lease
+
+    async def _take(self, request: StartVm) -> RunLease | Attempted:
+        """Hold the lease for this start, or say why not."""
+        start = request.start
+        for _ in range(RACES):
+            lease, revision = await self._read(start.vm)
+            ruling = rule(lease, start)
+            if ruling.grant is Grant.ASK_HOLDER:
+                ruling = await self._ask_holder(start, ruling)
+            if ruling.grant is Grant.REFUSE:
+                return _ended(request, Result.NOT_STARTED, reason=ruling.reason)
+            if lease is not None and ruling.grant is Grant.DONE:
+                return _ended(request, Result.STARTED, token=lease.token)
+            if lease is not None and ruling.grant is Grant.OURS:
+                return lease
+            mine = taken(lease, start)
+            try:
+                await self._write(mine, revision)
+            except ConflictError:
+                continue  # somebody else wrote: look again
+            return mine
+        return _ended(request, Result.UNCERTAIN, reason="the lease keeps changing")
+
+    async def _ask_holder(self, start: PlannedStart, ruling: Ruling) -> Ruling:
+        try:
+            holder = await self.hypervisors.at(start.origin, TARGET_S)
+            report = await holder.report(start.vm)
+        except UnavailableError as error:
+            return Ruling(Grant.REFUSE, f"{start.origin} does not answer: {error}")
+        if report is not None and report.state is not VmState.STOPPED:
+            return Ruling(Grant.REFUSE, f"{start.origin} says that it is {report.state.value}")
+        return Ruling(Grant.TAKE, ruling.reason)
+
+    async def _turn(self, lease: RunLease, state: LeaseState) -> None:
+        """Note how the start ended; where somebody else wrote meanwhile, theirs is the later truth."""
+        found, revision = await self._read(lease.vm)
+        if found == lease:
+            try:
+                await self._write(turned(lease, state), revision)
+            except ConflictError:
+                return
+
+    # -- the start itself
+
+    async def _start(self, request: StartVm) -> Attempted:
+        lease = await self._take(request)
+        if isinstance(lease, Attempted):
+            return lease
+        start = request.start
+        row = await self.definitions.get(start.vm)
+        if row is None:
+            await self._turn(lease, LeaseState.FAILED)
+            return _ended(request, Result.NOT_STARTED, reason="no copy of its definition is on the bus")
+        definition = VmDefinition.model_validate_json(row.value)
+        target = await self.hypervisors.at(start.to, TARGET_S)
+        if await self._runs(target, start):
+            await self._turn(lease, LeaseState.RUNNING)
+            return _ended(request, Result.STARTED, token=lease.token)
+        called_at = self.clock.wall().isoformat()
+        try:
+            await target.start(definition, lease.token)
+        except StartRefusedError as error:
+            if await self._runs(target, start):
+                await self._turn(lease, LeaseState.RUNNING)
+                return _ended(request, Result.STARTED, token=lease.token)
+            await self._turn(lease, LeaseState.FAILED)
+            return _ended(request, Result.NOT_STARTED, reason=str(error))
+        if not await self._runs(target, start):
+            await self._turn(lease, LeaseState.FAILED)
+            return _ended(request, Result.NOT_STARTED, reason="it was started and is not running")
+        await self._turn(lease, LeaseState.RUNNING)
+        return _ended(request, Result.STARTED, token=lease.token, called_at=called_at)
+
+    async def _runs(self, target: Hypervisor, start: PlannedStart) -> bool:
+        report = await target.report(start.vm)
+        if report is not None and report.state is VmState.UNKNOWN:
+            raise UnavailableError(f"{start.to} cannot tell the state of {start.name}")
+        return report is not None and report.state.active
+
+
+def _ended(
+    request: StartVm, result: Result, *, token: int = 0, called_at: str = "", reason: str = ""
+) -> Attempted:
+    return Attempted(
+        key=request.key,
+        start=request.start,
+        result=result,
+        token=token,
+        called_at=called_at,
+        reason=reason,
+    )
+
+
+def _lease(row: Row) -> RunLease:
+    return RunLease.model_validate_json(row.value)

@@ -1,0 +1,270 @@
+"""The executor: which start goes when, what its outcome means, and leases kept in line with what people do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from rpds import HashTrieMap
+
+from libs import leases
+from libs.config.settings import Restart
+from libs.core.decider import Act, Effect, Expired, Input, Publish, Records, Step, TableRead
+from libs.events.facts import (
+    FailoverPlanned,
+    HostFenced,
+    VmRestarted,
+    VmRestartFailed,
+    VmStartUncertain,
+)
+from libs.events.signals import InventorySeen, LeaseWritten
+from libs.model import Inventory, RunLease
+from services.executor.orders import (
+    Attempted,
+    LeaseFound,
+    Phase,
+    Result,
+    StartRecord,
+    StartVm,
+    WriteLease,
+)
+
+UNCERTAIN_RETRY_S = 1.0
+LEASE_WRITE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorState:
+    records: Records
+    retry_at: HashTrieMap[str, float]
+    leases: HashTrieMap[str, RunLease]
+    heard: HashTrieMap[str, Inventory]
+    writing: HashTrieMap[str, int]
+    """Leases whose write is under way: VM to the seq being written."""
+
+
+State = ExecutorState
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """Decider of the executor."""
+
+    settings: Restart
+
+    @property
+    def record_type(self) -> type[StartRecord]:
+        return StartRecord
+
+    def initial(self, now: float) -> State:
+        empty: Records = HashTrieMap()
+        return State(empty, HashTrieMap(), HashTrieMap(), HashTrieMap(), HashTrieMap())
+
+    def resume(self, state: State, records: Records, now: float) -> Step[State]:
+        uncertain = {vm: now for vm, r in records.items() if r.phase is Phase.UNCERTAIN}
+        state = replace(state, records=records, retry_at=HashTrieMap(uncertain), writing=HashTrieMap())
+        return self._dispatch(state)
+
+    def records(self, state: State) -> Records:
+        return state.records
+
+    def wake_at(self, state: State) -> float | None:
+        return min(state.retry_at.values(), default=None)
+
+    def step(self, state: State, event: Input | None, now: float) -> Step[State]:
+        match event:
+            case None:
+                return self._retry(state, now)
+            case FailoverPlanned():
+                return self._planned(state, event)
+            case Attempted():
+                return self._attempted(state, event, now)
+            case HostFenced(at=at):
+                gone = [vm for vm, record in state.records.items() if record.start.to == at]
+                for vm in gone:  # placement plans these again, with this proof
+                    state = _drop(state, vm)
+                return self._dispatch(state)
+            case InventorySeen(inventory=inventory):
+                return self._reconcile(state, inventory)
+            case LeaseWritten(lease=lease):
+                return Step(_known(state, lease))
+            case TableRead(table="leases", rows=rows):
+                for row in rows:
+                    if isinstance(row, RunLease):
+                        state = _known(state, row)
+                return Step(state)
+            case LeaseFound(lease=found, key=key):
+                state = replace(state, writing=state.writing.discard(key.split("/")[1]))
+                return Step(state if found is None else _known(state, found))
+            case Expired(key=key, request=kind):
+                return self._expired(state, kind, key, event.reason, now)
+            case _:
+                return Step(state)
+
+    # -- starts
+
+    def _planned(self, state: State, fact: FailoverPlanned) -> Step[State]:
+        for start in fact.starts:
+            known = state.records.get(start.vm)
+            if known is not None and known.start.key == start.key:
+                continue  # told again
+            record = StartRecord(start=start, incident=fact.incident, cause=fact.key)
+            state = replace(
+                state,
+                records=state.records.insert(start.vm, record),
+                retry_at=state.retry_at.discard(start.vm),
+            )
+        return self._dispatch(state)
+
+    def _dispatch(self, state: State) -> Step[State]:
+        """Begin what may begin, the most important first, bounded in all and a host."""
+        records = [record for _, record in sorted(state.records.items())]
+        busy = [record for record in records if record.phase is Phase.STARTING]
+        by_host = Counter(record.start.to.host for record in busy)
+        free = self.settings.parallel - len(busy)
+        queued = [record for record in records if record.phase is Phase.QUEUED]
+        queued.sort(key=lambda r: (r.start.priority_rank, r.start.wave, r.start.name))
+        acts: list[Effect] = []
+        for record in queued:
+            host = record.start.to.host
+            if free <= 0 or by_host[host] >= self.settings.parallel_per_host:
+                continue
+            free -= 1
+            by_host[host] += 1
+            state, act = self._begin(state, record)
+            acts.append(act)
+        return Step(state, tuple(acts))
+
+    def _begin(self, state: State, record: StartRecord) -> tuple[State, Act]:
+        record = record.model_copy(update={"phase": Phase.STARTING, "tries": record.tries + 1})
+        vm = record.start.vm
+        request = StartVm(
+            key=f"start/{record.start.key}/{record.tries}",
+            deadline_s=self.settings.start_timeout_s + 5.0,
+            start=record.start,
+            incident=record.incident,
+        )
+        return replace(state, records=state.records.insert(vm, record)), Act(vm, request)
+
+    def _attempted(self, state: State, outcome: Attempted, now: float) -> Step[State]:
+        start = outcome.start
+        record = state.records.get(start.vm)
+        if not isinstance(record, StartRecord) or record.start.key != start.key:
+            return Step(state)  # dropped since: its target was fenced, or another order came
+        match outcome.result:
+            case Result.STARTED:
+                started = VmRestarted(
+                    vm=start.vm,
+                    name=start.name,
+                    at=start.to,
+                    incident=record.incident,
+                    start_key=start.key,
+                    token=outcome.token,
+                    called_at=outcome.called_at,
+                    cause=record.cause,
+                    rule="seen running",
+                )
+                said: tuple[Effect, ...] = (Publish(start.vm, started),)
+                state = _drop(state, start.vm)
+            case Result.NOT_STARTED:
+                failed = VmRestartFailed(
+                    vm=start.vm,
+                    name=start.name,
+                    at=start.to,
+                    incident=record.incident,
+                    start_key=start.key,
+                    reason=outcome.reason[:500],
+                    cause=record.cause,
+                    rule="known not to run there",
+                )
+                said = (Publish(start.vm, failed),)
+                state = _drop(state, start.vm)
+            case Result.UNCERTAIN:
+                return self._uncertain(state, record, outcome.reason, now)
+        step = self._dispatch(state)
+        return Step(step.state, (*said, *step.effects))
+
+    def _uncertain(self, state: State, record: StartRecord, reason: str, now: float) -> Step[State]:
+        """It may be under way on a target that does not answer: ask again until it answers or is fenced."""
+        start = record.start
+        first = record.tries == 1
+        record = record.model_copy(update={"phase": Phase.UNCERTAIN})
+        state = replace(
+            state,
+            records=state.records.insert(start.vm, record),
+            retry_at=state.retry_at.insert(start.vm, now + UNCERTAIN_RETRY_S),
+        )
+        said: tuple[Effect, ...] = ()
+        if first:
+            fact = VmStartUncertain(
+                vm=start.vm,
+                name=start.name,
+                at=start.to,
+                incident=record.incident,
+                start_key=start.key,
+                reason=reason[:500],
+                cause=record.cause,
+                rule="never planned elsewhere until the target answers or is fenced",
+            )
+            said = (Publish(start.vm, fact),)
+        step = self._dispatch(state)
+        return Step(step.state, (*said, *step.effects))
+
+    def _retry(self, state: State, now: float) -> Step[State]:
+        for vm, due in sorted(state.retry_at.items()):
+            if due <= now:
+                record = state.records[vm].model_copy(update={"phase": Phase.QUEUED})
+                state = replace(
+                    state, records=state.records.insert(vm, record), retry_at=state.retry_at.remove(vm)
+                )
+        return self._dispatch(state)
+
+    def _expired(self, state: State, kind: str, key: str, reason: str, now: float) -> Step[State]:
+        if kind == "write_lease":
+            return Step(replace(state, writing=state.writing.discard(key.split("/")[1])))
+        for _, record in sorted(state.records.items()):
+            if f"start/{record.start.key}/{record.tries}" == key:
+                return self._uncertain(state, record, reason, now)
+        return Step(state)
+
+    # -- leases follow what people do
+
+    def _reconcile(self, state: State, inventory: Inventory) -> Step[State]:
+        """Every inventory is held against the leases: level, not edge, so nothing missed is lost."""
+        at = inventory.at
+        state = replace(state, heard=state.heard.insert(at.host, inventory))
+        held = {lease.vm for lease in state.leases.values() if lease.holder == at}
+        acts: list[Effect] = []
+        for vm in sorted(held | {report.uuid for report in inventory.vms}):
+            if vm in state.records or vm in state.writing:
+                continue  # a start of ours is under way: its outcome says how it is
+            change = self._change(state, vm)
+            if change is not None:
+                request = WriteLease(key=f"lease/{vm}/{change.seq}", deadline_s=LEASE_WRITE_S, lease=change)
+                acts.append(Act(None, request))
+                state = replace(state, writing=state.writing.insert(vm, change.seq))
+        return Step(state, tuple(acts))
+
+    def _change(self, state: State, vm: str) -> RunLease | None:
+        lease = state.leases.get(vm)
+        holder = state.heard.get(lease.holder.host) if lease is not None else None
+        known = lease is not None and holder is not None and holder.at == lease.holder
+        holder_report = holder.vm(vm) if known and holder is not None else None
+        for _, inventory in sorted(state.heard.items()):
+            report = inventory.vm(vm)
+            if report is not None:
+                change = leases.adopted(lease, inventory.at, report, holder_report, known)
+                if change is not None:
+                    return change
+        return None
+
+
+def _drop(state: State, vm: str) -> State:
+    return replace(state, records=state.records.discard(vm), retry_at=state.retry_at.discard(vm))
+
+
+def _known(state: State, lease: RunLease) -> State:
+    before = state.leases.get(lease.vm)
+    if before is not None and before.seq >= lease.seq:
+        return state
+    return replace(state, leases=state.leases.insert(lease.vm, lease))

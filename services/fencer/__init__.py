@@ -1,0 +1,1 @@
+"""Makes a failed host harmless, and records the proof of it."""

@@ -1,0 +1,204 @@
+"""The fencer: from a verdict to a proof, tried for ever, under one record a host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import TypeAdapter
+from rpds import HashTrieMap
+
+from libs.config.settings import FencingSettings
+from libs.core.decider import Act, Expired, Input, Outcome, Publish, Records, Request, Step
+from libs.events.facts import AnyFact, HostFailed, HostFenced, HostFenceFailed, HostJoined, HostRecovered
+from libs.model import FenceProof, Incarnation, ProofMethod, Value, VmReport
+
+
+class Phase(StrEnum):
+    FENCING = "fencing"
+    WAITING = "waiting"  # for the next attempt
+    FENCED = "fenced"
+    STOOD_DOWN = "stood_down"  # the host spoke again before any proof
+
+
+class FenceRecord(Value):
+    """The latest verdict on one host and what came of it."""
+
+    at: Incarnation
+    incident: str
+    epoch: int
+    phase: Phase
+    attempt: int = 1
+    missing: tuple[str, ...] = ()
+    vms: tuple[VmReport, ...] = ()
+
+
+class Fence(Request):
+    """Make the host harmless by all configured levels."""
+
+    kind: Literal["fence"] = "fence"
+    at: Incarnation
+    incident: str
+
+
+class Fenced(Outcome):
+    """The proof that was had; `heard_after` where the incarnation spoke after its power read off."""
+
+    incident: str
+    proof: FenceProof | None = None
+    missing: tuple[str, ...] = ()
+
+
+REQUESTS: TypeAdapter[Fence] = TypeAdapter(Fence)
+
+
+@dataclass(frozen=True, slots=True)
+class FencerState:
+    records: Records
+    retry_at: HashTrieMap[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Fencer:
+    """Decider of the fencer. `deadline_s` bounds one attempt over all levels of the host's devices."""
+
+    settings: FencingSettings
+    deadline_s: dict[str, float]
+
+    @property
+    def record_type(self) -> type[FenceRecord]:
+        return FenceRecord
+
+    def initial(self, now: float) -> FencerState:
+        return FencerState(HashTrieMap(), HashTrieMap())
+
+    def resume(self, state: FencerState, records: Records, now: float) -> Step[FencerState]:
+        waiting = {host: now for host, record in records.items() if record.phase is Phase.WAITING}
+        return Step(FencerState(records, HashTrieMap(waiting)))
+
+    def records(self, state: FencerState) -> Records:
+        return state.records
+
+    def wake_at(self, state: FencerState) -> float | None:
+        return min(state.retry_at.values(), default=None)
+
+    def step(self, state: FencerState, event: Input | None, now: float) -> Step[FencerState]:
+        match event:
+            case None:
+                return self._retry(state, now)
+            case HostFailed():
+                return self._failed(state, event)
+            case Fenced():
+                return self._outcome(state, event, now)
+            case Expired(key=key, reason=reason):
+                for record in state.records.values():
+                    if key == _act(record, self.deadline_s).key:
+                        missing = (f"no end of the attempt: {reason}",)
+                        failed = Fenced(key=key, incident=record.incident, missing=missing)
+                        return self._outcome(state, failed, now)
+                return Step(state)
+            case HostJoined(at=at):
+                return self._new_boot(state, at)
+            case HostRecovered(at=at, incident=incident):
+                return self._stand_down(state, at, incident)
+            case _:
+                return Step(state)
+
+    def _failed(self, state: FencerState, fact: HostFailed) -> Step[FencerState]:
+        host = fact.at.host
+        known = state.records.get(host)
+        if known is not None and known.epoch >= fact.epoch:
+            return Step(state)  # the same failure, told again
+        record = FenceRecord(
+            at=fact.at, incident=fact.incident, epoch=fact.epoch, phase=Phase.FENCING, vms=fact.vms
+        )
+        if fact.proof is not None:
+            return self._proven(state, record, fact.proof, fact.key)
+        return self._with(state, record, _act(record, self.deadline_s))
+
+    def _outcome(self, state: FencerState, outcome: Fenced, now: float) -> Step[FencerState]:
+        record = next((r for r in state.records.values() if r.incident == outcome.incident), None)
+        if record is None or record.phase is Phase.FENCED:
+            return Step(state)
+        if outcome.proof is not None:
+            return self._proven(state, record, outcome.proof, f"host.failed/{record.incident}")
+        if record.phase is Phase.STOOD_DOWN:
+            return Step(state)
+        wait_s = min(self.settings.retry_first_s * 2 ** (record.attempt - 1), self.settings.retry_max_s)
+        said = record.missing == outcome.missing
+        record = record.model_copy(update={"phase": Phase.WAITING, "missing": outcome.missing})
+        state = replace(state, retry_at=state.retry_at.insert(record.at.host, now + wait_s))
+        if said:
+            return self._with(state, record)
+        failed = HostFenceFailed(
+            at=record.at,
+            incident=record.incident,
+            attempt=record.attempt,
+            missing=outcome.missing,
+            cause=f"host.failed/{record.incident}",
+            rule="no proof from any level",
+        )
+        return self._with(state, record, Publish(record.at.host, failed))
+
+    def _retry(self, state: FencerState, now: float) -> Step[FencerState]:
+        effects: list[Act] = []
+        for host, due in sorted(state.retry_at.items()):
+            if due > now:
+                continue
+            record = state.records[host]
+            attempt = min(record.attempt + 1, 1_000_000)
+            record = record.model_copy(update={"phase": Phase.FENCING, "attempt": attempt})
+            state = replace(
+                state, records=state.records.insert(host, record), retry_at=state.retry_at.remove(host)
+            )
+            effects.append(_act(record, self.deadline_s))
+        return Step(state, tuple(effects))
+
+    def _new_boot(self, state: FencerState, at: Incarnation) -> Step[FencerState]:
+        """The host speaks from another boot: the one that failed is over."""
+        record = state.records.get(at.host)
+        if record is None or record.at == at or record.phase in (Phase.FENCED, Phase.STOOD_DOWN):
+            return Step(state)
+        proof = FenceProof(of=record.at, method=ProofMethod.NEW_BOOT, detail=f"heard from boot {at.boot}")
+        return self._proven(state, record, proof, f"host.joined/{at.host}/{at.boot}/{record.epoch}")
+
+    def _stand_down(self, state: FencerState, at: Incarnation, incident: str) -> Step[FencerState]:
+        record = state.records.get(at.host)
+        if record is None or record.incident != incident or record.phase is not Phase.WAITING:
+            return Step(state)  # an attempt under way may yet succeed: then it is fenced, whatever it says
+        return self._with(
+            replace(state, retry_at=state.retry_at.discard(at.host)),
+            record.model_copy(update={"phase": Phase.STOOD_DOWN}),
+        )
+
+    def _proven(
+        self, state: FencerState, record: FenceRecord, proof: FenceProof, cause: str
+    ) -> Step[FencerState]:
+        fact: AnyFact = HostFenced(
+            at=record.at,
+            incident=record.incident,
+            epoch=record.epoch,
+            proof=proof,
+            vms=record.vms,
+            cause=cause,
+            rule=proof.method.value,
+        )
+        record = record.model_copy(update={"phase": Phase.FENCED, "vms": ()})
+        host = record.at.host
+        return self._with(replace(state, retry_at=state.retry_at.discard(host)), record, Publish(host, fact))
+
+    def _with(self, state: FencerState, record: FenceRecord, *effects: Act | Publish) -> Step[FencerState]:
+        records = state.records.insert(record.at.host, record)
+        return Step(replace(state, records=records), effects)
+
+
+def _act(record: FenceRecord, deadlines_s: dict[str, float]) -> Act:
+    host = record.at.host
+    request = Fence(
+        key=f"fence/{record.incident}/{record.attempt}",
+        deadline_s=deadlines_s.get(host, 60.0),
+        at=record.at,
+        incident=record.incident,
+    )
+    return Act(host, request)

@@ -1,0 +1,139 @@
+"""Process of the host agent; or, without --host, of the agentless watch over all hosts that have no agent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from libs.config.settings import HostEntry
+from libs.config.yamlfile import BadInputError
+from libs.core.ports import UnavailableError
+from libs.core.shell import Shell, Wiring
+from libs.events.signals import Goodbye
+from libs.model import Incarnation
+from libs.service import Context, run
+from libs.virt.events import register, watch
+from libs.virt.host import LibvirtHost
+from libs.virt.hosts import LibvirtHosts
+from services.heartbeat.act import Hands
+from services.heartbeat.agentless import Watched
+from services.heartbeat.decide import Agent
+from services.heartbeat.orders import REQUESTS, Stirred
+
+log = structlog.get_logger()
+Work = list[Coroutine[Any, Any, None]]
+
+
+def _boot(host: HostEntry) -> str:
+    try:
+        return host.boot_id_path.read_text().strip()
+    except OSError as error:
+        raise BadInputError(
+            f"hosts.{host.name}.boot_id_path: {host.boot_id_path}: {error.strerror}"
+        ) from error
+
+
+class Agents:
+    """The agents of this process: one of the host that it runs on, or one for each agentless host."""
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+        self._announced: list[tuple[Incarnation, str]] = []
+
+    async def wire(self, context: Context) -> Work:
+        register(asyncio.get_running_loop())
+        settings = context.settings
+        if self._name is not None:
+            entry = settings.host(self._name)
+            at = Incarnation(host=entry.name, boot=_boot(entry))
+            return await self._agent(context, entry, at, self._libvirt(context, entry, entry.local_uri))
+        watched = [entry for entry in settings.hosts if not entry.agent]
+        if not watched:
+            raise BadInputError("hosts: every host has an agent of its own: nothing to watch from here")
+        return [self._watch(context, entry) for entry in watched]
+
+    def _libvirt(self, context: Context, entry: HostEntry, uri: str) -> LibvirtHost:
+        return LibvirtHost(entry.name, uri, context.settings.vm_defaults, context.clock.monotonic)
+
+    async def _watch(self, context: Context, entry: HostEntry) -> None:
+        """Beat for a host as long as its libvirt answers; each time that it comes back, anew."""
+        while True:
+            host = self._libvirt(context, entry, entry.uri)  # a new one: callbacks belong to one life
+            watched = Watched(host, context.store("inventory"))
+            at = await watched.until_up()
+            work = await self._agent(context, entry, at, host)
+            tasks = [asyncio.create_task(one) for one in work]
+            lost = asyncio.create_task(watched.until_lost(context.settings.heartbeats.interval_s))
+            try:
+                done, _ = await asyncio.wait([lost, *tasks], return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in (lost, *tasks):
+                    task.cancel()
+                await asyncio.gather(lost, *tasks, return_exceptions=True)
+                self._announced = [one for one in self._announced if one[0].host != entry.name]
+            log.warning("host does not answer, its heartbeat stops", host=entry.name)
+
+    async def _agent(self, context: Context, entry: HostEntry, at: Incarnation, host: LibvirtHost) -> Work:
+        settings = context.settings
+        life = uuid.uuid4().hex[:12]
+        neighbours = LibvirtHosts(
+            [other for other in settings.hosts if other.name != entry.name],
+            settings.vm_defaults,
+            context.bus,
+            context.clock,
+        )
+        hands = Hands(
+            host,
+            neighbours,
+            context.store("inventory"),
+            context.store("definitions"),
+            context.store("leases"),
+            at,
+        )
+        agent = Agent(
+            at=at,
+            life=life,
+            settings=settings.heartbeats,
+            memory_mib=entry.memory_mib,
+            memory_reserved_mib=entry.memory_reserved_mib,
+            cpus=entry.cpus,
+        )
+        wiring = Wiring(
+            service=f"heartbeat-{entry.name}",
+            bus=context.bus,
+            clock=context.clock,
+            perform=hands.perform,
+            requests=REQUESTS,
+        )
+        shell = Shell(agent, wiring)
+        watch(host, lambda: shell.hear(Stirred(key="libvirt")))
+        answering = await context.bus.answer(f"ask.{entry.name}", hands.answer)
+        self._announced.append((at, life))
+
+        async def work() -> None:
+            try:
+                await shell.run()
+            finally:
+                await answering.stop()
+
+        return [work()]
+
+    async def goodbye(self, context: Context) -> None:
+        """Our silence from now on says nothing about the host."""
+        for at, life in self._announced:
+            await context.bus.send(f"goodbye.{at.host}", Goodbye(at=at, agent=life, grace_s=10.0))
+        with contextlib.suppress(UnavailableError, TimeoutError):
+            await context.bus.client.flush(timeout=1)
+
+
+def main(config: Path, host: str | None = None) -> int:
+    agents = Agents(host)
+    return run("heartbeat", config, agents.wire, agents.goodbye)

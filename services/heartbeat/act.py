@@ -1,0 +1,98 @@
+"""The agent's hands: read libvirt, store what was read, hold the gate, look at a neighbour for others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from libs.core.decider import Outcome
+from libs.core.ports import ConflictError, Hypervisor, Hypervisors, Store
+from libs.events.signals import Question, Reply, Signal
+from libs.leases import may_run
+from libs.model import Answer, Incarnation, RunLease, VmDefinition
+from services.heartbeat.orders import (
+    AllRead,
+    GatePassed,
+    PassGate,
+    Put,
+    PutDefinition,
+    PutInventory,
+    ReadAll,
+    Stopped,
+)
+
+PROBE_S = 0.7
+
+
+class LocalHypervisor(Hypervisor, Protocol):
+    """What the agent needs beyond what the executor does."""
+
+    async def node(self) -> tuple[int, int]: ...
+
+    async def definitions(self) -> list[VmDefinition]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    hypervisor: LocalHypervisor
+    neighbours: Hypervisors
+    inventory: Store
+    definitions: Store
+    leases: Store
+    at: Incarnation
+
+    async def perform(self, request: PassGate | ReadAll | PutInventory | PutDefinition) -> Outcome:
+        """Raises UnavailableError where libvirt or the bus did not answer."""
+        match request:
+            case PassGate():
+                return GatePassed(key=request.key, stopped=tuple(await self._gate(request.at)))
+            case ReadAll():
+                memory_mib, cpus = await self.hypervisor.node()
+                reports = tuple(await self.hypervisor.reports())
+                definitions = tuple(await self.hypervisor.definitions())
+                return AllRead(
+                    key=request.key,
+                    memory_mib=memory_mib,
+                    cpus=cpus,
+                    reports=reports,
+                    definitions=definitions,
+                )
+            case PutInventory():
+                payload = request.inventory.model_dump_json().encode()
+                await self.inventory.put(request.inventory.at.host, payload, None)
+            case PutDefinition():
+                await self._copy(request)
+        return Put(key=request.key)
+
+    async def _gate(self, at: Incarnation) -> list[Stopped]:
+        stopped = []
+        for report in await self.hypervisor.reports():
+            if not report.state.active:
+                continue
+            row = await self.leases.get(report.uuid)
+            lease = None if row is None else RunLease.model_validate_json(row.value)
+            if lease is not None and not may_run(lease, at):
+                await self.hypervisor.destroy(report.uuid)
+                stopped.append(Stopped(report=report, lease=lease))
+        return stopped
+
+    async def _copy(self, request: PutDefinition) -> None:
+        """Where it runs, it is the definition. Where it does not, it may be a stale one left behind by a
+        failover: it is copied only if there is none."""
+        definition = request.definition
+        payload = definition.model_dump_json().encode()
+        if request.active:
+            await self.definitions.put(definition.uuid, payload, None)
+            return
+        try:
+            await self.definitions.put(definition.uuid, payload, 0)
+        except ConflictError:
+            return
+
+    async def answer(self, question: Signal) -> Signal:
+        """ "Can you see host X?": an own look, now."""
+        about = question.about if isinstance(question, Question) else ""
+        answer, detail = Answer.UNKNOWN, "not a question"
+        if about:
+            answer, detail = await self.neighbours.probe(about, PROBE_S)
+        return Reply(about=about, peer=self.at, answer=answer, detail=detail[:200])

@@ -1,0 +1,238 @@
+"""The agent of one host: pass the gate, beat, read, report. It changes nothing but what the gate demands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from pydantic import BaseModel
+from rpds import HashTrieMap
+
+from libs.config.settings import Heartbeats
+from libs.core.decider import Act, Effect, Expired, Input, Publish, Records, Send, Step
+from libs.events.facts import VmStoppedByGate
+from libs.events.signals import Heartbeat, InventorySeen
+from libs.model import Incarnation, Inventory, StopReason, VmReport, VmState
+from services.heartbeat.orders import (
+    AllRead,
+    GatePassed,
+    PassGate,
+    Put,
+    PutDefinition,
+    PutInventory,
+    ReadAll,
+    Stirred,
+)
+
+READ_DEADLINE_S = 12.0
+PUT_DEADLINE_S = 10.0
+GATE_DEADLINE_S = 60.0
+RETRY_S = 0.5
+SETTLE_S = 0.02
+TOMBSTONE_READS = 120  # a transient VM that is gone is still told of for so many readings
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    gated: bool
+    """True once the gate is passed: from then on the host is announced."""
+    beat_at: float
+    read_at: float
+    say_at: float
+    seq: int = 0
+    reading: bool = False
+    again: bool = False
+    """Something stirred while we were reading."""
+    reads: int = 0
+    tries: int = 0
+    inventory: Inventory | None = None
+    stored: Inventory | None = None
+    """The inventory as last stored, or as its storing is under way."""
+    copied: HashTrieMap[str, str] = field(default_factory=HashTrieMap)
+    """Definitions that are on the bus: VM to hash and whether it was active."""
+    buried: HashTrieMap[str, int] = field(default_factory=HashTrieMap)
+    """VMs that vanished, and at which reading."""
+
+
+State = AgentState
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Decider of one host's agent. `memory_mib` and `cpus` override what libvirt reports."""
+
+    at: Incarnation
+    life: str
+    settings: Heartbeats
+    memory_mib: int | None = None
+    memory_reserved_mib: int = 0
+    cpus: int | None = None
+
+    @property
+    def record_type(self) -> type[BaseModel]:
+        return BaseModel
+
+    def initial(self, now: float) -> State:
+        return State(gated=False, beat_at=now, read_at=now, say_at=now)
+
+    def resume(self, state: State, records: Records, now: float) -> Step[State]:
+        return Step(state)
+
+    def records(self, state: State) -> Records:
+        return HashTrieMap()
+
+    def wake_at(self, state: State) -> float | None:
+        return min(state.beat_at, state.read_at, state.say_at) if state.gated else state.beat_at
+
+    def step(self, state: State, event: Input | None, now: float) -> Step[State]:
+        match event:
+            case None if not state.gated:
+                return self._gate(state, now)
+            case None:
+                return self._tick(state, now)
+            case GatePassed():
+                return self._passed(state, event, now)
+            case AllRead():
+                return self._read(state, event, now)
+            case Stirred():
+                return self._stirred(state, now)
+            case Expired(request="pass_gate"):
+                return Step(replace(state, beat_at=now + RETRY_S))
+            case Expired(request="read_all"):
+                # nothing is known: the last inventory stands, and is told as old as it is by its rev
+                return Step(replace(state, reading=False, read_at=now + RETRY_S))
+            case Expired(request="put_inventory"):
+                return Step(replace(state, stored=None))
+            case Expired(request="put_definition", key=key):
+                return Step(replace(state, copied=state.copied.discard(key.split("/")[1])))
+            case Put():
+                return Step(state)
+            case _:
+                return Step(state)
+
+    def _gate(self, state: State, now: float) -> Step[State]:
+        request = PassGate(key=f"gate/{state.tries}", deadline_s=GATE_DEADLINE_S, at=self.at)
+        later = now + GATE_DEADLINE_S + RETRY_S  # the outcome comes before; Expired sets it earlier
+        return Step(replace(state, tries=state.tries + 1, beat_at=later), (Act(None, request),))
+
+    def _passed(self, state: State, outcome: GatePassed, now: float) -> Step[State]:
+        said = [
+            Publish(
+                self.at.host,
+                VmStoppedByGate(
+                    vm=one.report.uuid,
+                    name=one.report.name,
+                    at=self.at,
+                    token=one.lease.token,
+                    holder=one.lease.holder,
+                    rule="its lease is elsewhere",
+                ),
+            )
+            for one in outcome.stopped
+        ]
+        step = self._tick(replace(state, gated=True, beat_at=now, read_at=now, say_at=now + 1e6), now)
+        return Step(step.state, (*said, *step.effects))
+
+    def _tick(self, state: State, now: float) -> Step[State]:
+        effects: list[Effect] = []
+        if now >= state.beat_at:
+            rev = 0 if state.inventory is None else state.inventory.rev
+            beat = Heartbeat(at=self.at, agent=self.life, seq=state.seq + 1, inventory_rev=rev)
+            effects.append(Send(f"heartbeat.{self.at.host}", beat))
+            # late beats are not made up for: the next is due one interval from now
+            due = max(state.beat_at + self.settings.interval_s, now + self.settings.interval_s / 2)
+            state = replace(state, seq=state.seq + 1, beat_at=due)
+        if now >= state.read_at:
+            state, acts = self._begin_read(state, now)
+            effects += acts
+        if now >= state.say_at:
+            state, sends = self._say(state, now)
+            effects += sends
+        return Step(state, tuple(effects))
+
+    def _begin_read(self, state: State, now: float) -> tuple[State, list[Effect]]:
+        if state.reading:
+            return replace(state, read_at=now + self.settings.inventory_every_s), []
+        state = replace(
+            state, reading=True, reads=state.reads + 1, read_at=now + self.settings.inventory_every_s
+        )
+        return state, [Act(None, ReadAll(key=f"read/{state.reads}", deadline_s=READ_DEADLINE_S))]
+
+    def _stirred(self, state: State, now: float) -> Step[State]:
+        if state.reading:
+            return Step(replace(state, again=True))
+        return Step(replace(state, read_at=min(state.read_at, now + SETTLE_S)))
+
+    def _read(self, state: State, outcome: AllRead, now: float) -> Step[State]:
+        state = (
+            replace(state, reading=False, again=False, read_at=now + SETTLE_S)
+            if state.again
+            else replace(state, reading=False)
+        )
+        state, vms = self._with_vanished(state, outcome.reports)
+        before = state.inventory
+        body = {
+            "memory_mib": self.memory_mib or outcome.memory_mib,
+            "memory_reserved_mib": self.memory_reserved_mib,
+            "cpus": self.cpus or outcome.cpus,
+            "vms": vms,
+        }
+        effects: list[Effect] = []
+        changed = before is None or any(getattr(before, name) != value for name, value in body.items())
+        if changed:
+            rev = 1 if before is None else before.rev + 1
+            inventory = Inventory.model_validate({"at": self.at, "agent": self.life, "rev": rev, **body})
+            state, effects = self._say(replace(state, inventory=inventory), now)
+        state, puts = self._store(state, outcome)
+        return Step(state, (*effects, *puts))
+
+    def _with_vanished(
+        self, state: State, reports: tuple[VmReport, ...]
+    ) -> tuple[State, tuple[VmReport, ...]]:
+        """A VM that was active and is no longer known was transient and ended: say so for a while. Nobody
+        can say why it ended, so its reason is unknown."""
+        present = {report.uuid for report in reports}
+        buried = HashTrieMap(
+            {
+                vm: at
+                for vm, at in state.buried.items()
+                if vm not in present and state.reads - at < TOMBSTONE_READS
+            }
+        )
+        vanished = []
+        for report in state.inventory.vms if state.inventory else ():
+            if report.uuid in present:
+                continue
+            if report.state.active:
+                buried = buried.insert(report.uuid, state.reads)
+            if report.uuid in buried:
+                update = {"state": VmState.STOPPED, "stop_reason": StopReason.UNKNOWN}
+                vanished.append(report.model_copy(update=update))
+        both = sorted((*reports, *vanished), key=lambda report: report.uuid)
+        return replace(state, buried=buried), tuple(both)
+
+    def _say(self, state: State, now: float) -> tuple[State, list[Effect]]:
+        if state.inventory is None:
+            return replace(state, say_at=now + self.settings.inventory_every_s), []
+        state = replace(state, say_at=now + self.settings.inventory_every_s)
+        assert state.inventory is not None
+        return state, [Send(f"inventory.{self.at.host}", InventorySeen(inventory=state.inventory))]
+
+    def _store(self, state: State, outcome: AllRead) -> tuple[State, list[Effect]]:
+        """Store what is not stored yet: the inventory, and definitions that changed."""
+        effects: list[Effect] = []
+        inventory = state.inventory
+        if inventory is not None and inventory != state.stored:
+            key = f"inventory/{inventory.rev}/{state.reads}"
+            effects.append(Act(None, PutInventory(key=key, deadline_s=PUT_DEADLINE_S, inventory=inventory)))
+            state = replace(state, stored=inventory)
+        active = {report.uuid for report in outcome.reports if report.state.active}
+        copied = state.copied
+        for definition in outcome.definitions:
+            runs = definition.uuid in active
+            mark = f"{definition.sha256}/{runs}"
+            if copied.get(definition.uuid) != mark:
+                key = f"definition/{definition.uuid}/{state.reads}"
+                put = PutDefinition(key=key, deadline_s=PUT_DEADLINE_S, definition=definition, active=runs)
+                effects.append(Act(None, put))
+                copied = copied.insert(definition.uuid, mark)
+        return replace(state, copied=copied), effects

@@ -1,0 +1,1 @@
+"""Plans where orphaned VMs start again, and keeps those in mind that found no room."""

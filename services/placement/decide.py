@@ -1,0 +1,315 @@
+"""Placement: from a fence proof, or a VM's crash, to a plan; from a failed start to the next; for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from rpds import HashTrieMap
+
+from libs.config.settings import Restart
+from libs.core.decider import Effect, Input, Publish, Records, Step, TableRead
+from libs.events.facts import (
+    AnyFact,
+    FailoverCompleted,
+    HostAgentDown,
+    HostFailed,
+    HostFenced,
+    HostJoined,
+    HostRecovered,
+    HostRefuted,
+    HostSuspected,
+    VmFailed,
+    VmGivenUp,
+    VmRestarted,
+    VmRestartFailed,
+)
+from libs.events.signals import Heartbeat, InventorySeen, LeaseWritten
+from libs.model import Incarnation, Inventory, LeaseState, Protection, RunLease
+from libs.planning.plan import Plan, plan
+from libs.planning.snapshot import PoolPolicy
+from services.placement import incidents, pool
+from services.placement.state import Beat, Incident, Item, Phase, PlacementRecord, PlacementState
+
+DEBOUNCE_S = 0.2
+FENCED = "host.fenced"
+State = PlacementState
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Decider of placement."""
+
+    settings: Restart
+    policy: PoolPolicy = field(default_factory=PoolPolicy)
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def record_type(self) -> type[PlacementRecord]:
+        return PlacementRecord
+
+    def initial(self, now: float) -> State:
+        return State(
+            records=HashTrieMap(),
+            heard=HashTrieMap(),
+            beats=HashTrieMap(),
+            down=HashTrieMap(),
+            leases=HashTrieMap(),
+            retry_at=HashTrieMap(),
+        )
+
+    def resume(self, state: State, records: Records, now: float) -> Step[State]:
+        # retry times are forgotten with the process: what waits is tried once more at once
+        return Step(replace(state, records=records, retry_at=HashTrieMap(), plan_at=now + DEBOUNCE_S))
+
+    def records(self, state: State) -> Records:
+        return state.records
+
+    def wake_at(self, state: State) -> float | None:
+        return state.plan_at
+
+    def step(self, state: State, event: Input | None, now: float) -> Step[State]:
+        match event:
+            case None:
+                return self._plan(replace(state, plan_at=None), now)
+            case Heartbeat(at=at):
+                return Step(self._beat(state, at, now))
+            case InventorySeen(inventory=inventory):
+                return Step(self._inventory(state, inventory, now))
+            case TableRead(table="inventory", rows=rows):
+                for row in rows:
+                    if isinstance(row, Inventory):
+                        state = self._stored(state, row, now)
+                return Step(state)
+            case LeaseWritten(lease=lease):
+                return Step(_lease(state, lease))
+            case TableRead(table="leases", rows=rows):
+                return self._rescan(state, [row for row in rows if isinstance(row, RunLease)], now)
+            case HostSuspected() | HostAgentDown() | HostFailed():
+                return Step(replace(state, down=state.down.insert(event.at.host, event.kind)))
+            case HostRefuted() | HostRecovered() | HostJoined():
+                return Step(self._due(replace(state, down=state.down.discard(event.at.host)), now))
+            case HostFenced():
+                return self._fenced(state, event, now)
+            case VmFailed():
+                return self._crashed(state, event, now)
+            case VmRestarted():
+                return self._restarted(state, event)
+            case VmRestartFailed():
+                return self._restart_failed(state, event, now)
+            case _:
+                return Step(state)
+
+    # -- what is heard
+
+    def _beat(self, state: State, at: Incarnation, now: float) -> State:
+        before = state.beats.get(at.host)
+        state = replace(state, beats=state.beats.insert(at.host, Beat(at, now)))
+        if state.down.get(at.host) == FENCED and state.proof_of(at) is None:
+            state = replace(state, down=state.down.discard(at.host))  # another boot speaks
+        came = before is None or before.of != at or now - before.at > pool.FRESH_S
+        return self._due(state, now) if came else state
+
+    def _inventory(self, state: State, inventory: Inventory, now: float) -> State:
+        host = inventory.at.host
+        before = state.heard.get(host)
+        state = replace(state, heard=state.heard.insert(host, inventory))
+        news = before is None or before.vms != inventory.vms
+        return self._due(state, now) if news else state
+
+    def _stored(self, state: State, row: Inventory, now: float) -> State:
+        """A stored inventory helps where none was heard, or only that of a boot that beats no more."""
+        known, beat = state.heard.get(row.at.host), state.beats.get(row.at.host)
+        outdated = known is not None and beat is not None and known.at != beat.of and row.at == beat.of
+        return self._inventory(state, row, now) if known is None or outdated else state
+
+    def _due(self, state: State, now: float) -> State:
+        """Something changed that may make room: plan what waits, soon and once."""
+        waits = any(item.phase is Phase.WAITING for inc in state.incidents() for item in inc.items)
+        soon = now + DEBOUNCE_S
+        if waits and (state.plan_at is None or state.plan_at > soon):
+            return replace(state, plan_at=soon)
+        return state
+
+    def _rescan(self, state: State, leases: list[RunLease], now: float) -> Step[State]:
+        """The net under the facts: a lease whose holder is fenced and that no incident deals with."""
+        for lease in leases:
+            state = _lease(state, lease)
+        open_ = _open_vms(state)
+        effects: list[Effect] = []
+        for lease in sorted(state.leases.values(), key=lambda one: one.vm):
+            proof = state.proof_of(lease.holder)
+            if proof is None or not lease.wanted or lease.vm in open_:
+                continue
+            item = incidents.item_of(pool.size_of(state, lease), lease.holder)
+            incident = Incident(id=f"left-{lease.vm}-{lease.token}", cause="a lease held by a fenced host")
+            if item.policy.protection is not Protection.NONE:
+                step = self._open(state, incident, [item.model_copy(update={"proofs": (proof,)})], now)
+                state = step.state
+                effects += step.effects
+        return Step(state, tuple(effects))
+
+    # -- what happened
+
+    def _fenced(self, state: State, fact: HostFenced, now: float) -> Step[State]:
+        at = fact.at
+        heard = state.heard.get(at.host)
+        if heard is None or heard.at == at:
+            state = replace(state, down=state.down.insert(at.host, FENCED))
+        if state.proof_of(at) is not None:
+            return Step(state)  # told again
+        record = PlacementRecord(proof=fact.proof)
+        state = replace(state, records=state.records.insert(f"fenced.{at.host}", record))
+        for incident in state.incidents():
+            state = _keep(state, incidents.reclaimed(incident, fact.proof))
+        items = [
+            item.model_copy(update={"proofs": (fact.proof,)})
+            for item in self._orphans(state, fact)
+            if item.policy.protection is not Protection.NONE
+            and pool.elsewhere(state, item.vm, at.host, now) is None
+        ]
+        return self._open(state, Incident(id=fact.incident, cause=fact.key), items, now)
+
+    def _orphans(self, state: State, fact: HostFenced) -> Iterable[Item]:
+        """By lease, and by what the host itself last reported where no lease says otherwise."""
+        open_ = _open_vms(state)
+        orphans: dict[str, Item] = {}
+        for lease in state.leases.values():
+            if lease.holder == fact.at and lease.wanted and lease.vm not in open_:
+                orphans[lease.vm] = incidents.item_of(pool.size_of(state, lease), fact.at)
+        for report in fact.vms:
+            known = state.leases.get(report.uuid)
+            otherwise = known is not None and (known.holder != fact.at or not known.wanted)
+            if report.uuid not in open_ and report.uuid not in orphans and not otherwise:
+                orphans[report.uuid] = incidents.item_of(report, fact.at)
+        return [orphans[vm] for vm in sorted(orphans)]
+
+    def _crashed(self, state: State, fact: VmFailed, now: float) -> Step[State]:
+        lease = state.leases.get(fact.vm)
+        moved_on = lease is not None and (lease.holder != fact.at or lease.state is not LeaseState.RUNNING)
+        incident = Incident(id=f"vm-{fact.vm[:8]}-{fact.at.boot[:8]}-{fact.run}", cause=fact.key)
+        if fact.vm in _open_vms(state) or moved_on:
+            return Step(state)
+        key = f"crashes.{fact.vm}"
+        record = state.records.get(key)
+        known = record.crashes if isinstance(record, PlacementRecord) else ()
+        recent = tuple(at for at in known if now - self.settings.crash_window_s < at <= now)
+        crashes = (*recent, now)
+        state = replace(state, records=state.records.insert(key, PlacementRecord(crashes=crashes)))
+        item = incidents.item_of(fact.report, fact.at).model_copy(update={"run": max(1, fact.run)})
+        if len(crashes) <= self.settings.crash_budget:
+            return self._open(state, incident, [item.model_copy(update={"in_place": True})], now)
+        if len(crashes) <= 2 * self.settings.crash_budget:
+            return self._open(state, incident, [item.model_copy(update={"avoid": (fact.at.host,)})], now)
+        given_up = VmGivenUp(
+            vm=fact.vm,
+            name=fact.name,
+            at=fact.at,
+            incident=incident.id,
+            failures=len(crashes),
+            cause=fact.key,
+            rule="its budget of restarts is spent",
+        )
+        return Step(state, (Publish(key, given_up),))
+
+    def _restarted(self, state: State, fact: VmRestarted) -> Step[State]:
+        incident, item = _find(state, fact.incident, fact.vm)
+        if incident is None or item is None or item.phase is not Phase.PLANNED:
+            return Step(state)
+        item = item.model_copy(update={"phase": Phase.RUNNING, "to": fact.at, "reason": ""})
+        return _settle(state, incidents.replaced(incident, item), [])
+
+    def _restart_failed(self, state: State, fact: VmRestartFailed, now: float) -> Step[State]:
+        incident, item = _find(state, fact.incident, fact.vm)
+        if incident is None or item is None or item.phase is not Phase.PLANNED:
+            return Step(state)
+        if incidents.start_key(incident, item) != fact.start_key:
+            return Step(state)  # about an attempt that was given up since
+        avoid = (*item.avoid, fact.at.host)[-32:]
+        wait_s = DEBOUNCE_S / 4  # another host may do at once; only going round again has to wait
+        if not set(pool.usable(state, now)) - set(avoid):
+            avoid = ()
+            doubled = self.settings.retry_first_s * 2.0 ** min(item.attempt - 1, 16)
+            wait_s = min(doubled, self.settings.retry_max_s)
+        update = {"phase": Phase.WAITING, "in_place": False, "avoid": avoid, "reason": fact.reason[:300]}
+        state = _keep(state, incidents.replaced(incident, item.model_copy(update=update)))
+        due = now + wait_s
+        plan_at = due if state.plan_at is None else min(due, state.plan_at)
+        return Step(replace(state, retry_at=state.retry_at.insert(item.vm, due), plan_at=plan_at))
+
+    # -- planning
+
+    def _open(self, state: State, incident: Incident, items: list[Item], now: float) -> Step[State]:
+        if not items:
+            done = FailoverCompleted(
+                incident=incident.id, revision=0, cause=incident.cause, rule="nothing to restart"
+            )
+            return Step(state, (Publish(f"incident.{incident.id}", done),))
+        state = _keep(state, incident.model_copy(update={"items": tuple(items)}))
+        return self._plan(state, now)
+
+    def _plan(self, state: State, now: float) -> Step[State]:
+        """One plan over all that waits, of all incidents; one revision for each that changes by it."""
+        due = [
+            item
+            for incident in state.incidents()
+            for item in incident.items
+            if item.phase is Phase.WAITING and state.retry_at.get(item.vm, now) <= now
+        ]
+        hosts = set(pool.usable(state, now))
+        # a VM that is to restart in place waits while its host is in doubt: either that passes or a proof comes
+        in_place = {item.vm for item in due if item.in_place and item.origin.host in hosts}
+        wanted = [item for item in due if not item.in_place]
+        found = Plan((), ())
+        if wanted:
+            shot = pool.snapshot(state, self.policy, self.labels, wanted, now)
+            found = plan(shot, frozenset({pool.NOWHERE}), {item.vm: frozenset(item.avoid) for item in wanted})
+        targets = {host: state.heard[host].at for host in hosts}
+        effects: list[Effect] = []
+        for incident in state.incidents():
+            changed, facts = incidents.revised(incident, found, targets, in_place)
+            if facts:
+                step = _settle(state, changed, facts)
+                state = step.state
+                effects += step.effects
+        placed = in_place | {start.vm for start in found.starts}
+        later = {vm: at for vm, at in state.retry_at.items() if vm not in placed}
+        ahead = [at for at in later.values() if at > now]
+        state = replace(state, retry_at=HashTrieMap(later), plan_at=min(ahead, default=None))
+        return Step(state, tuple(effects))
+
+
+def _settle(state: State, incident: Incident, facts: list[AnyFact]) -> Step[State]:
+    """Keep the incident, or close it where it needs nothing more; say what is to be said, in order."""
+    record = f"incident.{incident.id}"
+    left, done = incidents.settled(incident)
+    kept = replace(state, records=state.records.discard(record)) if left is None else _keep(state, left)
+    return Step(kept, tuple(Publish(record, fact) for fact in (*facts, *done)))
+
+
+def _open_vms(state: State) -> set[str]:
+    """VMs that some incident still has to start."""
+    busy = (Phase.WAITING, Phase.PLANNED)
+    return {item.vm for incident in state.incidents() for item in incident.items if item.phase in busy}
+
+
+def _lease(state: State, lease: RunLease) -> State:
+    known = state.leases.get(lease.vm)
+    if known is not None and known.seq >= lease.seq:
+        return state
+    return replace(state, leases=state.leases.insert(lease.vm, lease))
+
+
+def _keep(state: State, incident: Incident) -> State:
+    key, record = f"incident.{incident.id}", PlacementRecord(incident=incident)
+    if state.records.get(key) == record:
+        return state  # an unchanged record is not written again
+    return replace(state, records=state.records.insert(key, record))
+
+
+def _find(state: State, incident_id: str, vm: str) -> tuple[Incident | None, Item | None]:
+    record = state.records.get(f"incident.{incident_id}")
+    incident = record.incident if isinstance(record, PlacementRecord) else None
+    if incident is None:
+        return None, None
+    return incident, next((item for item in incident.items if item.vm == vm), None)

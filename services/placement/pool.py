@@ -1,0 +1,104 @@
+"""The pool as a snapshot: what is heard, leased and planned, put together for the planner."""
+
+from __future__ import annotations
+
+from libs.model import Protection, RunLease
+from libs.planning.snapshot import PoolPolicy, Snapshot, SnapshotHost, SnapshotHostState, SnapshotVm
+from services.placement.state import Item, Phase, PlacementState
+
+NOWHERE = "-orphans-"
+FRESH_S = 2.5  # five heartbeats missed
+
+
+def usable(state: PlacementState, now: float) -> list[str]:
+    """Hosts that beat, whose inventory of this boot we have, and that nobody doubts."""
+    return sorted(
+        host
+        for host, inventory in state.heard.items()
+        if host not in state.down
+        and (beat := state.beats.get(host)) is not None
+        and now - beat.at < FRESH_S
+        and beat.of == inventory.at
+    )
+
+
+def snapshot(
+    state: PlacementState,
+    policy: PoolPolicy,
+    labels: dict[str, dict[str, str]],
+    wanted: list[Item],
+    now: float,
+) -> Snapshot:
+    """Usable hosts with all that occupies them, and the VMs to place on a host that does not exist.
+
+    A VM occupies the host that its lease names, also before an inventory shows it there: capacity that was
+    promised once is not promised again. What runs without a lease occupies the host that shows it."""
+    orphans = {item.vm for item in wanted}
+    hosts = [
+        SnapshotHost(
+            name=name,
+            memory_mib=inventory.memory_mib,
+            memory_reserved_mib=inventory.memory_reserved_mib,
+            cpus=inventory.cpus,
+            labels=labels.get(name, {}),
+        )
+        for name in usable(state, now)
+        for inventory in [state.heard[name]]
+    ]
+    names = {host.name for host in hosts}
+    where: dict[tuple[str, str], tuple[int, int]] = {}
+    for name in names:
+        for report in state.heard[name].vms:
+            if report.state.active:
+                where[report.uuid, name] = (report.memory_mib, report.vcpus)
+    for lease in state.leases.values():
+        if lease.wanted and lease.holder.host in names and lease.vm not in orphans:
+            where.setdefault((lease.vm, lease.holder.host), (lease.memory_mib, lease.vcpus))
+    for incident in state.incidents():
+        for item in incident.items:
+            if item.phase is Phase.PLANNED and item.to is not None and item.to.host in names:
+                where.setdefault((item.vm, item.to.host), (item.memory_mib, item.vcpus))
+    vms = [
+        SnapshotVm(
+            name=f"{vm}@{host}",
+            host=host,
+            memory_mib=memory,
+            vcpus=vcpus,
+            protection=Protection.NONE,
+        )
+        for (vm, host), (memory, vcpus) in sorted(where.items())
+    ]
+    vms += [
+        SnapshotVm(
+            name=item.vm,
+            host=NOWHERE,
+            memory_mib=item.memory_mib,
+            vcpus=item.vcpus,
+            protection=item.policy.protection,
+            priority=item.policy.priority,
+            order=item.policy.order,
+        )
+        for item in wanted
+    ]
+    nowhere = SnapshotHost(name=NOWHERE, state=SnapshotHostState.FAILED, memory_mib=1, cpus=1)
+    return Snapshot(schema="rekindle.snapshot.v1", policy=policy, hosts=(*hosts, nowhere), vms=tuple(vms))
+
+
+def elsewhere(state: PlacementState, vm: str, host: str, now: float) -> str | None:
+    """A usable host whose own latest inventory shows the VM active, other than `host`."""
+    for name in usable(state, now):
+        if name != host:
+            report = state.heard[name].vm(vm)
+            if report is not None and report.state.active:
+                return name
+    return None
+
+
+def size_of(state: PlacementState, lease: RunLease) -> RunLease:
+    """What a leased VM needs, with the policy that its host showed last."""
+    heard = state.heard.get(lease.holder.host)
+    report = heard.vm(lease.vm) if heard else None
+    if report is None:
+        return lease
+    changes = {"memory_mib": report.memory_mib, "vcpus": report.vcpus, "policy": report.policy}
+    return lease.model_copy(update=changes)

@@ -1,0 +1,88 @@
+"""What placement knows: the pool as heard, and one record per incident, fenced host and failing VM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import Field
+from rpds import HashTrieMap
+
+from libs.core.decider import Records
+from libs.model import FenceProof, Incarnation, Inventory, RunLease, Value, VmPolicy
+
+
+class Phase(StrEnum):
+    WAITING = "waiting"  # to be planned: now, at its time, or when there is room
+    PLANNED = "planned"
+    RUNNING = "running"
+    GIVEN_UP = "given_up"
+
+
+class Item(Value):
+    """One VM of one incident."""
+
+    vm: str
+    name: str
+    memory_mib: int
+    vcpus: int
+    policy: VmPolicy
+    origin: Incarnation
+    run: int = Field(0, description="the run that ended at a living origin; 0 where the origin is fenced")
+    phase: Phase = Phase.WAITING
+    to: Incarnation | None = None
+    attempt: int = 0
+    in_place: bool = False
+    avoid: tuple[str, ...] = ()
+    proofs: tuple[FenceProof, ...] = ()
+    reason: str = ""
+
+
+class Incident(Value):
+    """All that one failure left to be done."""
+
+    id: str
+    cause: str
+    revision: int = 0
+    items: tuple[Item, ...] = ()
+    exhausted: int = Field(0, description="revision of the last capacity.exhausted; 0 = none is open")
+    short: tuple[str, ...] = Field((), description="VMs named in it")
+
+
+class PlacementRecord(Value):
+    """Exactly one of these is set: records of three kinds share one ledger."""
+
+    incident: Incident | None = None
+    proof: FenceProof | None = None
+    crashes: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """One host's latest heartbeat, and when."""
+
+    of: Incarnation
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementState:
+    records: Records
+    heard: HashTrieMap[str, Inventory]
+    beats: HashTrieMap[str, Beat]
+    down: HashTrieMap[str, str]
+    """Hosts not to be used, by the kind of the fact that said so."""
+    leases: HashTrieMap[str, RunLease]
+    retry_at: HashTrieMap[str, float]
+    """When a VM whose start failed may be planned again."""
+    plan_at: float | None = None
+    """When to plan what waits."""
+
+    def incidents(self) -> list[Incident]:
+        found = (record.incident for _, record in sorted(self.records.items()))
+        return [incident for incident in found if incident is not None]
+
+    def proof_of(self, at: Incarnation) -> FenceProof | None:
+        record = self.records.get(f"fenced.{at.host}")
+        proof = record.proof if isinstance(record, PlacementRecord) else None
+        return proof if proof is not None and proof.of == at else None
