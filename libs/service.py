@@ -27,7 +27,7 @@ from libs.jetstream.store import JetStreamStore
 from libs.logs import configure
 
 PR_SET_PDEATHSIG = 1
-BUS_WAIT_S = 30.0
+BUS_RETRY_S = 0.3
 log = structlog.get_logger()
 
 
@@ -81,19 +81,20 @@ def run(
 
 
 async def connect(settings: Settings, service: str) -> NatsBus:
-    """The bus, with the pool's stream and buckets there and right."""
+    """The bus, with the pool's stream and buckets there and right. Waits for it for ever: a host that boots
+    while the management plane is away must not stay without its agent."""
     replica = f"{service}-{os.getpid()}"
-    until = asyncio.get_running_loop().time() + BUS_WAIT_S
+    told = ""
     while True:
         try:
             bus = await open_bus(settings.servers(), settings.pool, service, SystemClock(), replica)
-            break
-        except UnavailableError:
-            if asyncio.get_running_loop().time() > until:
-                raise
-            await asyncio.sleep(0.2)
-    await ensure(bus.client.jetstream(timeout=5), settings.pool, replicas=settings.bus.replicas)
-    return bus
+            await ensure(bus.client.jetstream(timeout=5), settings.pool, replicas=settings.bus.replicas)
+            return bus
+        except (UnavailableError, BadInputError) as error:
+            if str(error) != told:
+                told = str(error)
+                log.warning("waiting for the bus", reason=told)
+            await asyncio.sleep(BUS_RETRY_S)
 
 
 async def _run(

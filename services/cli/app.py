@@ -17,6 +17,7 @@ from libs.config.settings import Logging, Settings, load_settings
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
 from libs.jetstream.connection import BusRefusedError
+from libs.jetstream.schema import WrongStreamError
 from libs.logs import configure
 
 T = TypeVar("T")
@@ -121,10 +122,11 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def hosts(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Hosts: what each is held to be, and how full it is."""
-    from services.cli import reading, tables
+    from libs import readmodel
+    from services.cli import tables
 
     async def read() -> list[dict[str, Any]]:
-        async with reading.reader(_settings(config)) as reader:
+        async with readmodel.reader(_settings(config)) as reader:
             return await reader.hosts()
 
     found = _run(read())
@@ -138,10 +140,11 @@ def hosts(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def vms(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """VMs: where each runs, under which lease, or why it waits."""
-    from services.cli import reading, tables
+    from libs import readmodel
+    from services.cli import tables
 
     async def read() -> list[dict[str, Any]]:
-        async with reading.reader(_settings(config)) as reader:
+        async with readmodel.reader(_settings(config)) as reader:
             return await reader.vms()
 
     found = _run(read())
@@ -160,10 +163,11 @@ def events(
     as_json: JsonOption = False,
 ) -> None:
     """Facts as they lie in the stream; with --json one CloudEvent a line."""
-    from services.cli import reading, tables
+    from libs import readmodel
+    from services.cli import tables
 
     async def read() -> None:
-        async with reading.reader(_settings(config)) as reader:
+        async with readmodel.reader(_settings(config)) as reader:
             async for sequence, envelope in reader.events(follow=follow, after=after):
                 if as_json:
                     body = {"sequence": sequence, **envelope.model_dump(mode="json")}
@@ -180,10 +184,11 @@ def failovers(context: typer.Context, config: ConfigOption = None, as_json: Json
     """All failovers; `failovers show ID` tells one in full."""
     if context.invoked_subcommand is not None:
         return
-    from services.cli import reading, tables
+    from libs import readmodel
+    from services.cli import tables
 
     async def read() -> list[Any]:
-        async with reading.reader(_settings(config)) as reader:
+        async with readmodel.reader(_settings(config)) as reader:
             return await reader.failovers()
 
     stories = _run(read())
@@ -214,10 +219,11 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """One failover: its times and what became of each VM."""
-    from services.cli import reading, tables
+    from libs import readmodel
+    from services.cli import tables
 
     async def read() -> list[Any]:
-        async with reading.reader(_settings(config)) as reader:
+        async with readmodel.reader(_settings(config)) as reader:
             return await reader.failovers()
 
     story = next((one for one in _run(read()) if one.incident == incident), None)
@@ -232,10 +238,11 @@ def show(
 @app.command()
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """One look at everything. Exit 1 if any host is not healthy, a VM waits or a role is vacant."""
-    from services.cli import reading, tables
+    from libs import readmodel
+    from services.cli import tables
 
     async def read() -> dict[str, Any]:
-        async with reading.reader(_settings(config)) as reader:
+        async with readmodel.reader(_settings(config)) as reader:
             hosts, vms, held = await reader.hosts(), await reader.vms(), await reader.leaders()
             stories = await reader.failovers()
         vacant = [role for role in SERVICES if role not in held and role != "heartbeat"]
@@ -286,7 +293,7 @@ def main() -> int:
     except BadInputError as error:
         sys.stderr.write(f"rekindle: {error}\n")
         return 2
-    except (UnavailableError, BusRefusedError) as error:
+    except (UnavailableError, BusRefusedError, WrongStreamError) as error:
         sys.stderr.write(f"rekindle: {error}\n")
         return 1
     except KeyboardInterrupt:

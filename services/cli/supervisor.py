@@ -18,6 +18,9 @@ import structlog
 
 from libs.config.settings import Settings
 from libs.config.yamlfile import BadInputError
+from libs.core.clock import SystemClock
+from libs.jetstream.bus import open_bus
+from libs.jetstream.schema import ensure
 from libs.jetstream.server import EmbeddedServer
 from libs.power.devices import FenceDevices
 
@@ -61,6 +64,12 @@ class Supervisor:
                 bus = self.settings.bus
                 server = EmbeddedServer(self.settings.nats_directory(), bus.listen, bus.port)
                 await server.start()
+            try:
+                await _usable(self.settings)
+            except BaseException:
+                if server is not None:
+                    await server.stop()
+                raise
             environment = {
                 **os.environ,
                 "REKINDLE_SUPERVISED": "1",
@@ -146,6 +155,20 @@ class Supervisor:
         for result in results:
             if isinstance(result, Exception):
                 log.error("a supervisor task failed", error=repr(result))
+
+
+async def _usable(settings: Settings) -> None:
+    """Refuse a bus that cannot be used, now and clearly. Raises UnavailableError, BusRefusedError or
+    WrongStreamError."""
+
+    async def closed() -> None:
+        return None
+
+    bus = await open_bus(settings.servers(), settings.pool, "up", SystemClock(), "up", closed=closed)
+    try:
+        await ensure(bus.client.jetstream(timeout=5), settings.pool, replicas=settings.bus.replicas)
+    finally:
+        await bus.client.close()
 
 
 @contextlib.contextmanager

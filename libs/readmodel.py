@@ -1,4 +1,4 @@
-"""The read model of the command line: what the buckets and the stream say at this moment."""
+"""The read model of an onlooker (the command line, the lab): what the buckets and the stream say at this moment."""
 
 from __future__ import annotations
 

@@ -1,0 +1,271 @@
+"""`rekindle lab …` and `rekindle demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from infra.lab.lab import Lab, LabError
+from infra.lab.needs import missing_packages
+from infra.lab.paths import default_root
+from infra.lab.plane import Plane
+from infra.lab.run import POSSIBLE, LabRun, RunFailedError
+from libs.config.settings import Logging
+from libs.config.yamlfile import BadInputError
+from libs.events.envelope import Envelope
+from libs.logs import configure
+from libs.scenario.model import Scenario, ScenarioHost, ScenarioVm, StepEntry, load_scenario
+from libs.scenario.outcome import Outcome
+
+lab = typer.Typer(help="A pool on this one machine, out of real parts.", no_args_is_help=True)
+RootOption = Annotated[
+    Path | None, typer.Option("--root", help="the lab's directory; default /tmp/rkl-<uid>")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the outcome document alone")]
+KeepOption = Annotated[bool, typer.Option(help="leave logs, consoles and observations behind")]
+PRIORITIES = ("highest", "high", "medium", "medium", "low", "lowest")
+
+
+def example(hosts: int = 3, vms: int = 6) -> Scenario:
+    """The demo's pool: VMs of all priorities over the hosts, the first host with the first, fourth, ..."""
+    names = [f"h{number + 1}" for number in range(hosts)]
+    machines = [
+        ScenarioVm.model_validate(
+            {
+                "name": f"vm{number + 1}",
+                "host": names[number % hosts],
+                "memory_mib": 128,
+                "priority": PRIORITIES[number % len(PRIORITIES)],
+            }
+        )
+        for number in range(vms)
+    ]
+    steps = (StepEntry(at_s=2.0, do="power_off", host=names[0]),)
+    expect = [{"vm": vm.name, "state": "running"} for vm in machines]
+    return Scenario.model_validate(
+        {
+            "schema": "rekindle.scenario.v1",
+            "name": "one host loses its power",
+            "duration_s": 60,
+            "hosts": [ScenarioHost(name=name) for name in names],
+            "vms": machines,
+            "steps": steps,
+            "expect": expect,
+        }
+    )
+
+
+def _require_packages() -> None:
+    missing = missing_packages()
+    if missing:
+        raise BadInputError(f"the lab needs packages that are not here: apt-get install {' '.join(missing)}")
+
+
+def _new_root(given: Path | None) -> Path:
+    return given or Path(tempfile.mkdtemp(prefix="rkl-"))
+
+
+def run_scenario(run: LabRun) -> Outcome:
+    """Run it, with our errors as messages."""
+    _require_packages()
+    configure(Logging(level="error"))
+    try:
+        return asyncio.run(run.run())
+    except (LabError, RunFailedError, TimeoutError) as error:
+        sys.stderr.write(f"rekindle: the lab did not come up: {error}\n")
+        raise typer.Exit(1) from error
+    finally:
+        if not run.keep and run.root.exists() and not any(run.root.iterdir()):
+            run.root.rmdir()
+
+
+@lab.command("run")
+def lab_run(
+    file: Annotated[Path, typer.Argument(help="a scenario file (rekindle.scenario.v1)")],
+    root: RootOption = None,
+    as_json: JsonOption = False,
+    keep: KeepOption = False,
+    agentless: Annotated[
+        bool, typer.Option(help="no agents on the hosts; they are watched over libvirt")
+    ] = False,
+) -> None:
+    """Run a scenario file on real hosts. Exit 1 if it does not go as the file expects."""
+    scenario = load_scenario(file, POSSIBLE)
+    _play(scenario, root, as_json, keep, agents=not agentless)
+
+
+def demo(root: RootOption = None, as_json: JsonOption = False, keep: KeepOption = False) -> None:
+    """Three hosts, six VMs, one host's power cut: what happens, and how fast."""
+    _play(example(), root, as_json, keep, agents=True)
+
+
+def _play(scenario: Scenario, root: Path | None, as_json: bool, keep: bool, *, agents: bool) -> None:
+    from services.cli import tables
+
+    console = Console(stderr=as_json)
+    run = LabRun(scenario, _new_root(root), agents=agents, keep=keep)
+    zero: list[datetime] = []
+
+    def say(line: str) -> None:
+        if hasattr(run, "zero"):
+            zero[:] = [run.zero]
+        console.print(f"[dim]{'':10}  {line}[/]", highlight=False)
+
+    def heard(envelope: Envelope) -> None:
+        if hasattr(run, "zero") and envelope.time >= run.zero:
+            console.print(tables.event_line(envelope, run.zero), highlight=False, soft_wrap=True)
+
+    run.say, run.heard = say, heard
+    console.print(f"[bold]{scenario.name}[/]: {len(scenario.hosts)} hosts, {len(scenario.vms)} VMs")
+    outcome = run_scenario(run)
+    if as_json:
+        sys.stdout.write(outcome.model_dump_json(indent=2, by_alias=True) + "\n")
+    else:
+        report(console, scenario, outcome)
+        if keep:
+            console.print(f"logs: {run.root}")
+    if not outcome.passed:
+        raise typer.Exit(1)
+
+
+def report(console: Console, scenario: Scenario, outcome: Outcome) -> None:
+    """The tables after a run."""
+    from services.cli import tables
+
+    before = {vm.name: vm for vm in scenario.vms}
+    data: list[dict[str, Any]] = [
+        {
+            "vm": name,
+            "priority": before[name].priority.value,
+            "from": before[name].host,
+            "to": vm.host or "-",
+            "state": vm.state,
+            "starts": vm.starts,
+            "downtime": f"{vm.downtime_s:.2f} s" if vm.downtime_s else "-",
+        }
+        for name, vm in outcome.vms.items()
+    ]
+    console.print()
+    tables.rows("VMs", ("vm", "priority", "from", "to", "state", "starts", "downtime"), data)
+    for one in outcome.failovers:
+        zero = one.occurred_s if one.occurred_s is not None else one.suspected_s
+        if zero is None:
+            continue
+        columns = ("suspected", "confirmed", "fenced", "planned", "first start", "all running", "guests up")
+        values = (
+            one.suspected_s,
+            one.confirmed_s,
+            one.fenced_s,
+            one.planned_s,
+            one.first_start_s,
+            one.all_running_s,
+            one.guests_up_s,
+        )
+        row = {
+            column: "-" if value is None else f"{value - zero:.2f} s"
+            for column, value in zip(columns, values, strict=True)
+        }
+        console.print()
+        tables.rows(f"failover of {one.host}, since it failed", columns, [row])
+    console.print()
+    rate = outcome.observer.get("lowest_hz", 0.0)
+    console.print(
+        f"ran twice: {outcome.double_running_s:.2f} s, as an independent observer saw it "
+        f"(at least {rate:.0f} looks a second at every host)",
+        highlight=False,
+    )
+    for broken in outcome.violations:
+        console.print(f"[bold red]rule {broken.rule}[/] at {broken.at_s} s: {broken.detail}", highlight=False)
+    console.print("[green]passed[/]" if outcome.passed else "[bold red]failed[/]")
+
+
+@lab.command()
+def up(
+    root: RootOption = None,
+    hosts: Annotated[int, typer.Option(min=1, max=16)] = 3,
+    vms: Annotated[int, typer.Option(min=0, max=64)] = 6,
+) -> None:
+    """Build a lab with VMs and Rekindle over it, and leave it running until `lab down`."""
+    _require_packages()
+    configure(Logging(level="error"))
+    console = Console()
+    where = root or default_root()
+    run = LabRun(
+        example(hosts, vms), where, say=lambda line: console.print(line, style="dim", highlight=False)
+    )
+    try:
+        asyncio.run(_raise(run))
+    except (LabError, RunFailedError, TimeoutError) as error:
+        raise BadInputError(f"lab: {error}") from error
+    console.print(f"lab runs at {where}; look: rekindle hosts -c {run.plane.config}", highlight=False)
+    console.print("break it: rekindle lab do power_off h1; end it: rekindle lab down", highlight=False)
+
+
+async def _raise(run: LabRun) -> None:
+    await asyncio.to_thread(run.build)
+    try:
+        async with run.playing():
+            return
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(run.take_down))
+        raise
+
+
+@lab.command("do")
+def lab_do(
+    what: Annotated[str, typer.Argument(help=", ".join(sorted(POSSIBLE)))],
+    subject: Annotated[str, typer.Argument(help="host, VM or service")],
+    root: RootOption = None,
+) -> None:
+    """Do one step of a scenario to a running lab."""
+    if what not in POSSIBLE:
+        raise BadInputError(f"{what} is not possible here; possible are {', '.join(sorted(POSSIBLE))}")
+    found = _open(root)
+    key = "vm" if what in ("crash_vm", "shutdown_guest") else "service" if what == "kill_service" else "host"
+    step = StepEntry.model_validate({"at_s": 0, "do": what, key: subject})
+    run = LabRun(example(), found.root)
+    run.lab, run.plane = found, Plane(found, ())
+    try:
+        run.do(step)
+    except (LabError, OSError) as error:
+        raise BadInputError(f"{what} {subject}: {error}") from error
+
+
+@lab.command()
+def status(root: RootOption = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Hosts of the lab, their power and their VMs, by their own lists."""
+    import json
+
+    from services.cli import tables
+
+    found = _open(root)
+    data = [
+        {"host": host, "power": found.power_state(host), "uri": found.uri(host), "vms": found.domains(host)}
+        for host in found.hosts
+    ]
+    if as_json:
+        sys.stdout.write(json.dumps({"schema": "rekindle.lab.status.v1", "hosts": data}, indent=2) + "\n")
+    else:
+        tables.rows("", ("host", "power", "vms", "uri"), data)
+
+
+@lab.command()
+def down(root: RootOption = None, keep_logs: KeepOption = False) -> None:
+    """Take the lab away: every process, mount, network and file of it, and nothing else."""
+    found = _open(root)
+    Plane(found, ()).stop_left_over()
+    found.down(keep_logs=keep_logs)
+
+
+def _open(root: Path | None) -> Lab:
+    try:
+        return Lab.open(root)
+    except LabError as error:
+        raise BadInputError(str(error)) from error

@@ -1,0 +1,164 @@
+"""The guest that the lab's VMs boot: a distribution kernel and an initramfs of our own, kept in a cache.
+
+The kernel is downloaded and unpacked, never installed: no root is needed and the machine is left as it was.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.lab import initramfs
+from infra.lab.needs import program, static_busybox
+
+UP_LINE = "REKINDLE-GUEST-UP"
+"""What a guest prints on its serial console, once a boot, when it is up."""
+
+COMMAND_LINE = (
+    # `quiet loglevel=0`: the console carries the up line and nothing else. The rest shortens a TCG boot by 0.3 s.
+    "console=ttyS0 quiet loglevel=0 panic=-1 tsc=reliable no_timer_check cryptomgr.notests mitigations=off "
+    "random.trust_cpu=on nokaslr lsm=none"
+)
+
+# Small kernels first. Debian's name, then Ubuntu's.
+_METAPACKAGES = ("linux-image-cloud-amd64", "linux-image-kvm", "linux-image-virtual", "linux-image-generic")
+
+
+class GuestError(RuntimeError):
+    """No guest can be made on this machine; the message says what was tried."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What a VM boots directly."""
+
+    kernel: Path
+    initrd: Path
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the cache alone: two labs may start at once on a cold machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _run(arguments: list[str], cwd: Path, timeout_s: float) -> str:
+    """Output of a command; raises GuestError with its own words when it fails."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            arguments,
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise GuestError(f"{' '.join(arguments)}: no end after {timeout_s:g} s") from error
+    if done.returncode != 0:
+        raise GuestError(f"{' '.join(arguments)}: {done.stderr.strip()[-400:]}")
+    return done.stdout
+
+
+def _depends(package: str, pattern: str, cwd: Path) -> list[str]:
+    text = _run([program("apt-cache"), "depends", package], cwd, 60)
+    return re.findall(rf"^\s*Depends: ({pattern})$", text, re.MULTILINE)
+
+
+def _kernel_packages(cwd: Path) -> list[str]:
+    """Names of the packages with a kernel and its modules. Raises GuestError when apt knows none."""
+    refused = []
+    for meta in _METAPACKAGES:
+        try:
+            images = _depends(meta, r"linux-image-\d\S+", cwd)
+        except GuestError as error:
+            refused.append(str(error))
+            continue
+        if images:
+            # Ubuntu has the modules in a package of their own.
+            return [images[0], *_depends(images[0], r"linux-modules-\d\S+", cwd)]
+        refused.append(f"{meta}: names no kernel package")
+    raise GuestError("apt knows no kernel package (has `apt-get update` run?): " + "; ".join(refused))
+
+
+def _download_kernel(work: Path) -> Path:
+    """Unpack a distribution kernel below `work` and return that directory."""
+    # As root apt would hand the download to its own user, who may not write here, and complain.
+    sandbox = ["-o", "APT::Sandbox::User=root"] if os.getuid() == 0 else []
+    packages = _kernel_packages(work)
+    _run([program("apt-get"), *sandbox, "download", *packages], work, 300)
+    tree = work / "tree"
+    for archive in sorted(work.glob("*.deb")):
+        _run([program("dpkg-deb"), "-x", str(archive), str(tree)], work, 120)
+    return tree
+
+
+def _kernel_in(tree: Path) -> tuple[Path, Path]:
+    """(kernel image, modules directory) below `tree`; the newest kernel that has both and is readable."""
+    for kernel in sorted((tree / "boot").glob("vmlinuz-*"), reverse=True):
+        version = kernel.name.removeprefix("vmlinuz-")
+        for library in ("lib", "usr/lib"):
+            modules = tree / library / "modules" / version
+            if modules.is_dir() and os.access(kernel, os.R_OK):
+                return kernel, modules
+    raise GuestError(f"no readable kernel with its modules below {tree}")
+
+
+def _build(target: Path) -> None:
+    """Make kernel and initramfs in the new directory `target`. Raises GuestError saying all that was tried."""
+    busybox = static_busybox()
+    if busybox is None:
+        raise GuestError("no static busybox; install the package busybox-static")
+    refused = []
+    for source in ("download", "/boot"):
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix="kernel-") as work:
+            try:
+                kernel, modules = _kernel_in(
+                    _download_kernel(Path(work)) if source == "download" else Path("/")
+                )
+                archive = initramfs.pack(busybox, modules)
+            except (GuestError, initramfs.ModuleError) as error:
+                refused.append(f"{source}: {error}")
+                continue
+            shutil.copyfile(kernel, target / "vmlinuz")
+            (target / "initrd").write_bytes(archive)
+            return
+    raise GuestError("no kernel for the lab's guests. " + " | ".join(refused))
+
+
+def ensure_guest(cache_dir: Path) -> Guest:
+    """The guest's kernel and initramfs, made on the first call and cached by content after that.
+
+    Needs the machine's ordinary package sources once. Raises GuestError, or MissingProgramError without apt.
+    """
+    if platform.machine() != "x86_64":
+        raise GuestError(f"the lab's guests are x86_64, this machine is {platform.machine()}")
+    recipe = repr((initramfs.INIT, initramfs.MODULES, 1)).encode()
+    final = cache_dir / f"guest-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    guest = Guest(final / "vmlinuz", final / "initrd")
+    if final.is_dir():
+        return guest
+    with _locked(cache_dir):
+        if final.is_dir():
+            return guest
+        fresh = Path(tempfile.mkdtemp(dir=cache_dir, prefix="guest-new-"))
+        try:
+            _build(fresh)
+            fresh.chmod(0o755)
+            fresh.rename(final)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return guest

@@ -1,0 +1,147 @@
+"""First process of a host: starts libvirtd and the agent, reaps orphans. When it is killed the host is gone.
+
+Run by powerd as `python -m infra.lab.hostinit ROOT HOST FD`; FD is a socket on which powerd sends one JSON
+request a line (boot, start_agent, kill_agent) and gets one JSON answer a line.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from infra.lab import namespaces
+from infra.lab.needs import program
+from infra.lab.paths import MARKER
+from infra.lab.spec import LabSpec, load
+
+
+class Init:
+    """The host's processes and what powerd may ask about them."""
+
+    def __init__(self, spec: LabSpec, host_name: str) -> None:
+        self.spec = spec
+        self.host = spec.host(host_name)
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def _spawn(self, role: str, argv: list[str], env: dict[str, str], log: Path) -> None:
+        with open(log, "ab") as output:
+            self.children[role] = subprocess.Popen(
+                argv,
+                env={**os.environ, **env},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def boot(self) -> None:
+        """Bring the host's network up and start libvirtd."""
+        if self.spec.network is not None:
+            ip = program("ip")
+            address = f"{self.spec.network.addresses[self.host.host]}/{self.spec.network.prefix}"
+            # As one batch: each further process would cost a power-on some milliseconds.
+            batch = f"link set lo up\naddr add {address} dev eth0\nlink set eth0 up\n"
+            subprocess.run([ip, "-batch", "-"], input=batch.encode(), check=True)
+        argv = [program("libvirtd"), "--config", str(self.host.etc / "libvirtd.conf")]
+        argv += ["--pid-file", str(self.host.run / "libvirtd.pid")]
+        self._spawn("libvirtd", argv, self.host.session_env(), self.host.libvirtd_log)
+
+    def start_agent(self) -> None:
+        """Start the agent, unless it runs. Its argv and env are read anew each time."""
+        if "agent" in self.children:
+            return
+        config = json.loads(self.host.agent_config.read_text())
+        own = {
+            "REKINDLE_HOST": self.host.host,
+            "REKINDLE_LIBVIRT_URI": self.host.uri,
+            "REKINDLE_BOOT_ID_FILE": str(self.host.boot_id),
+        }
+        self._spawn("agent", config["argv"], {**own, **config["env"]}, self.host.agent_log)
+
+    def kill_agent(self) -> None:
+        """Kill the agent's process group at once and wait until the agent is gone."""
+        agent = self.children.get("agent")
+        if agent is None:
+            return
+        os.killpg(agent.pid, signal.SIGKILL)
+        self._ended(*os.waitpid(agent.pid, 0))
+
+    def reap(self) -> None:
+        """Collect every child that has ended, our own and adopted ones."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._ended(pid, status)
+
+    def _ended(self, pid: int, status: int) -> None:
+        for role, child in list(self.children.items()):
+            if child.pid == pid:
+                child.returncode = os.waitstatus_to_exitcode(status)
+                del self.children[role]
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one request. What went wrong is told in the answer: the host lives on."""
+        actions = {"boot": self.boot, "start_agent": self.start_agent, "kill_agent": self.kill_agent}
+        try:
+            actions[request["do"]]()
+        except (OSError, KeyError, ValueError, subprocess.CalledProcessError) as error:
+            return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+        return {"ok": True, "children": {role: child.pid for role, child in self.children.items()}}
+
+
+def _serve(init: Init, channel: socket.socket) -> None:
+    """Answer powerd and reap until killed. If powerd dies the host lives on, as a real one would."""
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    os.set_blocking(wake_read, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    buffered = b""
+    sources: list[Any] = [wake_read, channel]
+    while True:
+        ready, _, _ = select.select(sources, [], [])
+        if wake_read in ready:
+            os.read(wake_read, 4096)
+            init.reap()
+        if channel in ready:
+            data = channel.recv(65536)
+            if not data:
+                sources.remove(channel)
+                continue
+            *lines, buffered = (buffered + data).split(b"\n")
+            for line in lines:
+                channel.sendall(json.dumps(init.answer(json.loads(line))).encode() + b"\n")
+
+
+def main() -> None:
+    """Enter the host's namespaces, fork its first process, tell powerd its pid, and leave it alone."""
+    root, host_name, descriptor = sys.argv[1:]
+    channel = socket.socket(fileno=int(descriptor))
+    spec = load(Path(root))
+    os.environ[MARKER] = root
+    if spec.privileged:
+        namespaces.unshare(namespaces.namespaces_of(spec))
+    child = os.fork()
+    if child:
+        channel.sendall(json.dumps({"ok": True, "init_pid": child}).encode() + b"\n")
+        os._exit(0)
+    os.setsid()
+    if spec.privileged:
+        namespaces.furnish(spec, host_name)
+    else:
+        namespaces.become_subreaper()
+    _serve(Init(spec, host_name), channel)
+
+
+if __name__ == "__main__":
+    main()

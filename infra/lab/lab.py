@@ -1,0 +1,307 @@
+"""The lab: hosts with their own libvirtd and QEMU on one machine, to be built, broken and taken away again."""
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from infra.lab import build, procs
+from infra.lab.build import Progress
+from infra.lab.guest import UP_LINE, Guest, ensure_guest
+from infra.lab.needs import program
+from infra.lab.observations import Observations, Summary, read_observations
+from infra.lab.paths import HostPaths, default_cache, default_root
+from infra.lab.powerclient import ask
+from infra.lab.spec import LabError, LabHost, LabSpec, check_hosts, check_root, load
+from infra.lab.vm import LabVm, VmGround, domain_xml, vm_uuid
+
+__all__ = ["Lab", "LabError", "LabHost", "LabVm"]
+
+# A session URI would otherwise start a libvirtd of the caller's own when the host is off; and libvirt prints each
+# error to standard error besides raising it.
+os.environ["LIBVIRT_AUTOSTART"] = "0"
+libvirt.registerErrorHandler(lambda *_: None, None)
+
+FENCE_AGENT = Path(__file__).parent / "fence_lab"
+
+
+class Lab:
+    """A handle on a lab. Any number of them, in any process, may be open; all methods may be called from threads."""
+
+    def __init__(self, spec: LabSpec) -> None:
+        self.spec = spec
+        self.paths = spec.paths
+        self.root = spec.root
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        hosts: list[LabHost],
+        root: Path | None = None,
+        *,
+        agent_argv: Mapping[str, list[str]] | None = None,
+        agent_env: Mapping[str, str] | None = None,
+        cache_dir: Path | None = None,
+        network: bool | None = None,
+        kvm: bool | None = False,
+    ) -> "Lab":
+        """Lay out a lab; nothing runs yet. The directory must be new, empty, or a lab's that is down.
+
+        `agent_argv` and `agent_env`: each host's agent, see `set_agent`. `network`: hosts get a network of their
+        own (root only; None: if this machine can), see `bus_address`. `kvm`: False TCG, True KVM, None whatever boots.
+        Raises LabError.
+        """
+        check_hosts(hosts)
+        absolute = check_root(root or default_root())
+        spec = build.lay_out(absolute, hosts, cache_dir or default_cache(), network)
+        lab = cls(replace(spec, created=datetime.now(UTC).isoformat(timespec="seconds")))
+        lab.spec = build.settle(lab.spec, kvm)
+        lab.spec.save()
+        for host in hosts:
+            if agent_argv is not None and host.name in agent_argv:
+                lab.set_agent(host.name, agent_argv[host.name], agent_env or {})
+        return lab
+
+    @classmethod
+    def open(cls, root: Path | None = None) -> "Lab":
+        """The lab that is at `root`, whoever made it. Raises LabError when there is none."""
+        return cls(load(root or default_root()))
+
+    def up(self, progress: Progress = lambda _: None, *, observe: bool = True) -> None:
+        """Power all hosts on, and start the observer. Whatever goes wrong (Ctrl-C too), everything is taken down.
+
+        `progress` gets a line of text per step, from several threads.
+        """
+        try:
+            build.raise_hosts(self.spec, progress, self.power_on)
+            if observe:
+                self.start_observer()
+        except BaseException as error:
+            # Logs tell what went wrong, but nobody asks why after a Ctrl-C.
+            self.down(keep_logs=not isinstance(error, KeyboardInterrupt))
+            raise
+        progress("lab is up")
+
+    def down(self, *, keep_logs: bool = False) -> None:
+        """Take everything away: processes, network, directory. Does nothing the second time.
+
+        `keep_logs` leaves logs, consoles and observations. Raises TimeoutError or LabError when something stays.
+        """
+        build.take_down(self.spec, keep_logs)
+
+    # -- hosts ------------------------------------------------------------------------------------------------
+
+    @property
+    def hosts(self) -> list[str]:
+        return [host.name for host in self.spec.hosts]
+
+    @property
+    def shared(self) -> Path:
+        """The directory that all hosts share: disks, and whatever else is to be shared storage."""
+        return self.paths.shared
+
+    @property
+    def bus_address(self) -> str:
+        """The address on which a server in the machine's root network must listen for the hosts to reach it."""
+        return self.spec.network.gateway if self.spec.network else "127.0.0.1"
+
+    def host(self, name: str) -> HostPaths:
+        """Paths of a host's files. Raises LabError for an unknown name."""
+        return self.spec.host(name)
+
+    def uri(self, host: str) -> str:
+        """libvirt URI, the same inside the host and outside."""
+        return self.host(host).uri
+
+    def power_socket(self, host: str) -> Path:
+        """What the fence agent's parameter `socket` wants."""
+        return self.host(host).power_socket
+
+    def _control(self, host: str, what: str, timeout_s: float = 60.0, **fields: Any) -> dict[str, Any]:
+        return ask(self.host(host).control_socket, {"do": what, **fields}, timeout_s)
+
+    def power_on(self, host: str) -> None:
+        """Power on; returns when libvirtd listens and the agent was started. Nothing happens when it is on."""
+        self._control(host, "on")
+
+    def power_off(self, host: str) -> None:
+        """Cut the power; returns when no process of the host is left."""
+        self._control(host, "off")
+
+    def power_state(self, host: str) -> str:
+        """`on` or `off`, truly."""
+        return str(self._control(host, "status")["power"])
+
+    def boot_id(self, host: str) -> str:
+        """The id of the host's present or last boot."""
+        return self.host(host).boot_id.read_text().strip()
+
+    def crash_host(self, host: str, how: str = "kill") -> None:
+        """The host stops working, its power stays on: `kill` ends its processes, `stop` freezes them (see thaw)."""
+        self._control(host, "crash", how=how)
+
+    def thaw_host(self, host: str) -> None:
+        """Let a frozen host go on."""
+        self._control(host, "thaw")
+
+    def fault(self, host: str, how: str) -> None:
+        """Break the host's BMC, not the host: dead, hang, refuse, lie; none mends it."""
+        self._control(host, "fault", how=how)
+
+    def set_agent(self, host: str, argv: list[str], env: Mapping[str, str] | None = None) -> None:
+        """What runs as the host's agent from its next start on. Runs in the host's namespaces, output to agent.log."""
+        path = self.host(host).agent_config
+        build.write_json(path, {"argv": argv, "env": dict(env or {})})
+
+    def start_agent(self, host: str) -> None:
+        """Start the agent unless it runs."""
+        self._control(host, "start_agent")
+
+    def kill_agent(self, host: str) -> None:
+        """SIGKILL the agent with its process group; the host and its VMs live on."""
+        self._control(host, "kill_agent")
+
+    def pids(self, host: str) -> list[int]:
+        """All processes of a host, as numbered outside; empty when it is off."""
+        return [int(pid) for pid in self._control(host, "pids")["pids"]]
+
+    def all_pids(self) -> list[int]:
+        """Every process of the lab: hosts, power devices, observer."""
+        inside = [
+            pid for host in self.hosts if self.host(host).control_socket.exists() for pid in self.pids(host)
+        ]
+        return sorted({*inside, *(proc.pid for proc in procs.of_lab(self.root))})
+
+    @contextmanager
+    def connect(self, host: str) -> Iterator[Any]:
+        """A libvirt connection (virConnect) to a host. Raises libvirt.libvirtError."""
+        connection = libvirt.open(self.uri(host))
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    # -- VMs --------------------------------------------------------------------------------------------------
+
+    @property
+    def guest(self) -> Guest:
+        return ensure_guest(self.spec.cache_dir)
+
+    def xml(self, vm: LabVm) -> str:
+        """The VM's definition in this lab."""
+        emulator = program("qemu-system-x86_64")
+        ground = VmGround(self.guest, emulator, self.spec.domain_type, self.spec.disk_cache)
+        return domain_xml(vm, ground, vm.disk or self.paths.disk(vm.name), self.console_log(vm.name))
+
+    def define_vm(self, vm: LabVm, host: str, *, start: bool = True) -> None:
+        """Make the VM's disk unless it exists, define the VM on a host, and start it. Raises libvirt.libvirtError."""
+        disk = vm.disk or self.paths.disk(vm.name)
+        if not disk.exists():
+            with open(disk, "wb") as file:
+                file.truncate(1 << 20)
+        with self.connect(host) as connection:
+            domain = connection.defineXML(self.xml(vm))
+            if start:
+                domain.create()
+
+    def domains(self, host: str) -> list[str]:
+        """Names of the VMs active on a host by its own list; none when its power is off. Raises libvirtError."""
+        if self.power_state(host) == "off":
+            return []
+        with self.connect(host) as connection:
+            active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return sorted(domain.name() for domain in active)
+
+    def placement(self) -> dict[str, list[str]]:
+        """Which hosts have each active VM, by the union of the hosts' own lists."""
+        found: dict[str, list[str]] = {}
+        for host in self.hosts:
+            for name in self.domains(host):
+                found.setdefault(name, []).append(host)
+        return found
+
+    def vm_state(self, host: str, name: str) -> tuple[int, int]:
+        """libvirt's (state, reason) of a VM on a host. Raises libvirt.libvirtError."""
+        with self.connect(host) as connection:
+            state, reason = connection.lookupByName(name).state()
+            return int(state), int(reason)
+
+    def _only_host_of(self, name: str) -> str:
+        where = self.placement().get(name, [])
+        if len(where) != 1:
+            raise LabError(f"VM {name} is active on {where or 'no host'}")
+        return where[0]
+
+    def crash_vm(self, name: str, host: str | None = None) -> None:
+        """SIGKILL the VM's QEMU. Raises LabError when it is not active on exactly one host (or on `host`)."""
+        where = host or self._only_host_of(name)
+        with self.connect(where) as connection:
+            vm_uuid_there = connection.lookupByName(name).UUIDString()
+        self._control(where, "kill_vm", uuid=vm_uuid_there)
+
+    def shutdown_guest(self, name: str, timeout_s: float = 20.0) -> None:
+        """Press the VM's power button and wait until it is shut off. Raises LabError, TimeoutError."""
+        host = self._only_host_of(name)
+        with self.connect(host) as connection:
+            domain = connection.lookupByName(name)
+            domain.shutdown()
+            procs.wait_for(lambda: not domain.isActive(), timeout_s, f"shutdown of {name}", 0.02)
+
+    def console_log(self, vm: str) -> Path:
+        return self.paths.console(vm)
+
+    def guest_up_count(self, vm: str) -> int:
+        """How many boots of the VM came up so far, on whatever host."""
+        path = self.console_log(vm)
+        return path.read_bytes().count(UP_LINE.encode()) if path.exists() else 0
+
+    def guest_up_times(self, vm: str) -> list[datetime]:
+        """When the VM's boots came up, as the observer saw it (to 50 ms)."""
+        return [up.at for up in self.observations().guests if up.name == vm]
+
+    def wait_guest_up(self, vm: str, count: int = 1, timeout_s: float = 30.0) -> None:
+        """Wait until `count` boots of the VM came up in all. Raises TimeoutError."""
+        procs.wait_for(lambda: self.guest_up_count(vm) >= count, timeout_s, f"boot {count} of {vm}", 0.02)
+
+    def disk_count(self, vm: str) -> int:
+        """The counter that the guest writes to its disk each second; 0 before the first."""
+        with open(self.paths.disk(vm), "rb") as file:
+            words = file.read(512).split()
+        return int(words[1]) if len(words) > 1 and words[0] == b"REKINDLE-COUNTER" else 0
+
+    @staticmethod
+    def vm_uuid(name: str) -> str:
+        """The uuid of a VM for which none was given."""
+        return vm_uuid(name)
+
+    # -- observer ---------------------------------------------------------------------------------------------
+
+    def start_observer(self) -> None:
+        """Start the observer, unless it runs."""
+        build.start_observer(self.spec)
+
+    def stop_observer(self) -> Summary:
+        """End the observer and return its summary. Raises LabError when it does not run."""
+        return build.stop_observer(self.spec)
+
+    def observations(self) -> Observations:
+        """All that the observer wrote so far."""
+        return read_observations(self.paths.observations)
+
+    # -- fencing ----------------------------------------------------------------------------------------------
+
+    def fence(self, host: str, action: str, timeout_s: float = 30.0) -> tuple[int, str]:
+        """Run the lab's fence agent as a fencer would: (exit status, output)."""
+        text = f"action={action}\nsocket={self.power_socket(host)}\n"
+        done = subprocess.run(
+            [str(FENCE_AGENT)], input=text, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        return done.returncode, done.stdout + done.stderr

@@ -1,0 +1,63 @@
+"""Configuration files of a host's libvirtd, for a system daemon (root) and a session daemon (plain user)."""
+
+from infra.lab.paths import HostPaths
+from infra.lab.spec import LabSpec
+
+_MIGRATION_PORTS = 20
+"""Ports a host gets for incoming migrations, so that hosts that share one network never meet on one."""
+
+
+def _text(settings: dict[str, object]) -> str:
+    def value(raw: object) -> str:
+        if isinstance(raw, list):
+            return "[ " + ", ".join(f'"{each}"' for each in raw) + " ]"
+        return str(raw) if isinstance(raw, int) else f'"{raw}"'
+
+    return "".join(f"{name} = {value(raw)}\n" for name, raw in settings.items())
+
+
+def _libvirtd(spec: LabSpec, host: HostPaths) -> dict[str, object]:
+    settings: dict[str, object] = {
+        "host_uuid": spec.host_uuid(host.host),
+        "log_outputs": f"3:file:{host.libvirtd_log}",
+        # Many clients at once (services, observer, tests) must not queue for a slot while a host is being judged.
+        "max_clients": 200,
+        "max_workers": 40,
+        "max_client_requests": 20,
+    }
+    if spec.privileged:
+        settings |= {"auth_unix_ro": "none", "auth_unix_rw": "none", "unix_sock_rw_perms": "0700"}
+    return settings
+
+
+def _qemu(spec: LabSpec, host: HostPaths) -> dict[str, object]:
+    index = [each.name for each in spec.hosts].index(host.host)
+    first = 49152 + index * _MIGRATION_PORTS
+    settings: dict[str, object] = {
+        # No virtlogd: it would be one more daemon a host, and it would outlive a power cut.
+        "stdio_handler": "file",
+        "migration_port_min": first,
+        "migration_port_max": first + _MIGRATION_PORTS - 1,
+        "keepalive_interval": 5,
+        "keepalive_count": 5,
+    }
+    if spec.privileged:
+        settings |= {
+            "user": "root",
+            "group": "root",
+            "dynamic_ownership": 0,
+            "remember_owner": 0,
+            "security_driver": "none",
+            "namespaces": [],
+            "cgroup_controllers": [],
+        }
+    return settings
+
+
+def write(spec: LabSpec, host: HostPaths) -> None:
+    """Make the host's directories and write libvirtd.conf and qemu.conf."""
+    for folder in (host.etc, host.run, host.lib, host.cache, host.dir / "log"):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755 if spec.privileged else 0o700)
+    (host.etc / "libvirtd.conf").write_text(_text(_libvirtd(spec, host)))
+    (host.etc / "qemu.conf").write_text(_text(_qemu(spec, host)))

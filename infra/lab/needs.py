@@ -1,0 +1,62 @@
+"""What the lab needs of the machine, by looking for the programs themselves. Standard library only: the
+bootstrap runs this before anything is installed."""
+
+import os
+import shutil
+from pathlib import Path
+
+_SEARCH = os.pathsep.join(
+    [os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"]
+)
+
+_PROGRAMS = {
+    "libvirtd": "libvirt-daemon",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "ip": "iproute2",
+    "dpkg-deb": "dpkg",
+    "apt-get": "apt",
+    "apt-cache": "apt",
+}
+
+_QEMU_DRIVER = "libvirt/connection-driver/libvirt_driver_qemu.so"
+
+
+class MissingProgramError(RuntimeError):
+    """A program that the lab needs is not on this machine; the message names the package."""
+
+
+def program(name: str) -> str:
+    """Absolute path of a program, also from directories that a plain user's PATH lacks (/usr/sbin).
+
+    Raises MissingProgramError naming the package that has it.
+    """
+    found = shutil.which(name, path=_SEARCH)
+    if found is None:
+        raise MissingProgramError(f"{name} not found; install the package {_PROGRAMS.get(name, name)}")
+    return found
+
+
+def static_busybox() -> Path | None:
+    """A busybox that runs without libraries (the guest has none), or None."""
+    found = shutil.which("busybox", path=_SEARCH)
+    if found is None:
+        return None
+    # An ELF file that asks for no interpreter is static; both Debian's `busybox` and `busybox-static` use this path.
+    with open(found, "rb") as file:
+        head = file.read(4096)
+    return None if b"/ld-linux" in head or b"/ld-musl" in head else Path(found)
+
+
+def _has_qemu_driver() -> bool:
+    folders = [Path("/usr/lib64"), Path("/usr/lib"), *Path("/usr/lib").glob("*-linux-gnu")]
+    return any((folder / _QEMU_DRIVER).exists() for folder in folders)
+
+
+def missing_packages() -> list[str]:
+    """Debian and Ubuntu package names of what this machine still lacks for a lab; empty when it lacks nothing."""
+    missing = {package for name, package in _PROGRAMS.items() if shutil.which(name, path=_SEARCH) is None}
+    if not _has_qemu_driver():
+        missing.add("libvirt-daemon-driver-qemu")
+    if static_busybox() is None:
+        missing.add("busybox-static")
+    return sorted(missing)

@@ -1,0 +1,85 @@
+"""The lab's switch (root only): a bridge in the machine's own network namespace, one cable a host.
+
+The bridge has an address: what listens on it (or on 0.0.0.0) is reached from every host. The hosts' own 127.0.0.1
+is theirs alone.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+from ipaddress import ip_network
+from pathlib import Path
+
+from infra.lab.needs import program
+from infra.lab.spec import LabError, LabHost, LabNetwork
+
+
+def _ip(*arguments: str) -> str:
+    done = subprocess.run([program("ip"), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LabError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _used() -> set[str]:
+    """All networks that this machine has an address in or a route to, as text."""
+    addresses = json.loads(_ip("-j", "-4", "addr"))
+    found = {
+        f"{each['local']}/{each['prefixlen']}" for link in addresses for each in link.get("addr_info", [])
+    }
+    return found | {
+        route["dst"] for route in json.loads(_ip("-j", "-4", "route")) if route["dst"] != "default"
+    }
+
+
+def plan(root: Path, hosts: list[LabHost]) -> LabNetwork:
+    """Names and addresses for a lab at `root`, on a network that this machine does not use.
+
+    The range is 198.18.0.0/15, kept for benchmarks (RFC 2544), so no real network is shadowed.
+    """
+    seed = hashlib.sha256(str(root).encode()).digest()
+    used = [ip_network(each, strict=False) for each in _used()]
+    for step in range(512):
+        number = (int.from_bytes(seed[:2]) + step) % 512
+        candidate = ip_network(f"198.{18 + number // 256}.{number % 256}.0/24")
+        if not any(candidate.overlaps(each) for each in used):
+            break
+    else:
+        raise LabError("every network of 198.18.0.0/15 is in use on this machine")
+    addresses = {host.name: str(candidate[10 + index]) for index, host in enumerate(hosts)}
+    return LabNetwork(f"rk{seed[:4].hex()}", str(candidate[1]), 24, addresses)
+
+
+def works() -> bool:
+    """Whether this machine can make bridges and cables at all (a container often cannot): tried, not guessed."""
+    # Names of our own, so that two probes at once do not take each other for a refusal.
+    one, other = (f"rkt{os.getpid()}{end}" for end in "ab")
+    try:
+        _ip("link", "add", one, "type", "veth", "peer", "name", other)
+        _ip("link", "del", one)
+        _ip("link", "add", one, "type", "bridge")
+        _ip("link", "del", one)
+    except LabError:
+        return False
+    return True
+
+
+def up(network: LabNetwork) -> None:
+    """Make the switch, unless it is there. Raises LabError."""
+    if not Path(f"/sys/class/net/{network.bridge}").exists():
+        _ip("link", "add", network.bridge, "type", "bridge")
+        _ip("addr", "add", f"{network.gateway}/{network.prefix}", "dev", network.bridge)
+    _ip("link", "set", network.bridge, "up")
+
+
+def down(network: LabNetwork) -> None:
+    """Take the switch and what cables are left away. Raises LabError when they stay."""
+    for name in [network.port(host) for host in network.addresses] + [network.bridge]:
+        if Path(f"/sys/class/net/{name}").exists():
+            # A cable goes by itself with its host's namespace, perhaps just now; only what remains is an error.
+            done = subprocess.run(
+                [program("ip"), "link", "del", name], capture_output=True, text=True, check=False
+            )
+            if Path(f"/sys/class/net/{name}").exists():
+                raise LabError(f"ip link del {name}: {done.stderr.strip()}")

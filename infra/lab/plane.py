@@ -1,0 +1,152 @@
+"""Rekindle itself, put over a lab: pool file, agents on the hosts, `rekindle up` beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.lab.lab import FENCE_AGENT, Lab
+from libs.config.settings import Settings, load_settings
+from libs.model import VmPolicy
+from libs.scenario.model import ScenarioHost, ScenarioVm
+from libs.virt.definition import POLICY_NS
+
+STOP_S = 20.0
+
+
+def policy_metadata(vm: ScenarioVm) -> str:
+    """The policy as it stands inside a domain's <metadata>."""
+    policy = VmPolicy(protection=vm.protection, priority=vm.priority, order=vm.order)
+    attributes = " ".join(f'{key}="{value}"' for key, value in policy.model_dump(mode="json").items())
+    return f'<rekindle:policy xmlns:rekindle="{POLICY_NS}" {attributes}/>'
+
+
+@dataclass(slots=True)
+class Plane:
+    """The management plane of one lab, and the agents on its hosts."""
+
+    lab: Lab
+    hosts: tuple[ScenarioHost, ...]
+    overlay: dict[str, Any] = field(default_factory=dict)
+    agents: bool = True
+    _up: subprocess.Popen[bytes] | None = None
+
+    @property
+    def config(self) -> Path:
+        return self.lab.root / "pool.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.lab.root / "data"
+
+    def settings(self) -> Settings:
+        return load_settings(self.config)
+
+    def write(self) -> None:
+        """Write the pool file and say to each host which agent it runs."""
+        pool: dict[str, Any] = {
+            "pool": "lab",
+            "data_dir": str(self.data),
+            "bus": {"listen": self.lab.bus_address},
+            "hosts": [self._entry(host) for host in self.hosts],
+            **self.overlay,
+        }
+        self.config.write_text(yaml.safe_dump(pool, sort_keys=False))
+        if self.agents:
+            for host in self.hosts:
+                self.lab.set_agent(host.name, self._agent(host.name))
+
+    def _entry(self, host: ScenarioHost) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "name": host.name,
+            "uri": self.lab.uri(host.name),
+            "agent": self.agents,
+            "local_uri": self.lab.uri(host.name),
+            "boot_id_path": str(self.lab.host(host.name).boot_id),
+            "memory_mib": host.memory_mib,
+            "memory_reserved_mib": host.memory_reserved_mib,
+            "cpus": host.cpus,
+            "labels": host.labels,
+        }
+        entry["fencing"] = [
+            {
+                "agent": str(FENCE_AGENT),
+                "level": fencing.level,
+                "options": {"socket": str(self.lab.power_socket(host.name))},
+            }
+            for fencing in host.fencing
+            if fencing.method == "power"
+        ]
+        return entry
+
+    def _agent(self, host: str) -> list[str]:
+        command = [sys.executable, "-m", "services.cli", "service", "heartbeat"]
+        return [*command, "--config", str(self.config), "--host", host]
+
+    def start(self) -> None:
+        """Start `rekindle up`; its services write logs below the lab's root."""
+        command = [sys.executable, "-m", "services.cli", "up", "--config", str(self.config)]
+        log = (self.lab.root / "up.log").open("ab")
+        with log:
+            self._up = subprocess.Popen(
+                [*command, "--log-dir", str(self.lab.root / "logs")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "REKINDLE_LAB": str(self.lab.root), "LIBVIRT_AUTOSTART": "0"},
+            )
+
+        (self.lab.root / "up.pid").write_text(str(self._up.pid))
+
+    def stop_left_over(self) -> None:
+        """Stop a plane that another process started. `Lab.down` ends whatever it leaves: all carries the
+        lab's mark in its environment."""
+        path = self.lab.root / "up.pid"
+        if path.exists():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.read_text()), signal.SIGINT)
+            path.unlink()
+
+    def start_agents(self) -> None:
+        """Start the agent on every host that is on."""
+        for host in self.hosts:
+            if self.agents and self.lab.power_state(host.name) == "on":
+                self.lab.start_agent(host.name)
+
+    def alive(self) -> bool:
+        """True while `rekindle up` runs."""
+        return self._up is not None and self._up.poll() is None
+
+    def tail(self) -> str:
+        """The end of what `rekindle up` wrote, for a message."""
+        path = self.lab.root / "up.log"
+        return path.read_text()[-800:] if path.exists() else ""
+
+    def service_pid(self, service: str) -> int:
+        """The process of one service. Raises FileNotFoundError where it does not run."""
+        return int((self.data / "run" / f"{service}.pid").read_text())
+
+    def kill_service(self, service: str) -> None:
+        """SIGKILL one service; its supervisor starts it again."""
+        os.kill(self.service_pid(service), signal.SIGKILL)
+
+    def stop(self) -> int | None:
+        """Ctrl-C for the plane. Returns its exit status, None where it did not run."""
+        if self._up is None:
+            return None
+        if self._up.poll() is None:
+            self._up.send_signal(signal.SIGINT)
+        try:
+            return self._up.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._up.kill()
+            return self._up.wait()

@@ -1,0 +1,168 @@
+"""The power device of one host: a process outside the host that survives its death.
+
+`python -m infra.lab.powerd ROOT HOST` puts itself into the background and returns when it listens. It answers one
+JSON line a request on two unix sockets: `power.sock` is the BMC (fence agents, faults), `control.sock` the lab's
+own, which also knows `fault`, `crash`, `thaw` and `exit` and always does the true thing.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from infra.lab import namespaces, procs
+from infra.lab.machine import Machine
+from infra.lab.paths import MARKER
+from infra.lab.spec import LabError, load
+
+FAULTS = ("none", "dead", "hang", "refuse", "lie")
+
+
+class Device:
+    """What both sockets answer with."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.fault = "none"
+        self.mended = threading.Event()
+        self.mended.set()
+        self.claimed = "off"
+
+    def _state(self) -> dict[str, Any]:
+        answer: dict[str, Any] = {"ok": True, "power": self.machine.power}
+        if self.machine.power == "on":
+            answer["boot_id"] = self.machine.host.boot_id.read_text().strip()
+        return answer
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do the true thing. Raises LabError, OSError or TimeoutError when that is impossible."""
+        what = request["do"]
+        machine = self.machine
+        changed = None
+        if what == "on":
+            changed = machine.on()
+        elif what == "off":
+            changed = machine.off()
+        elif what == "start_agent":
+            machine.start_agent()
+        elif what == "kill_agent":
+            machine.kill_agent()
+        elif what == "kill_vm":
+            return {**self._state(), "pid": machine.kill_vm(str(request["uuid"]))}
+        elif what == "pids":
+            return {**self._state(), "pids": [proc.pid for proc in machine.processes()]}
+        elif what != "status":
+            raise LabError(f"unknown request {what!r}")
+        state = self._state()
+        return state if changed is None else {**state, "changed": changed}
+
+    def control(self, request: dict[str, Any]) -> dict[str, Any]:
+        """As `answer`, with the requests that only the lab may make."""
+        what = request["do"]
+        if what == "fault":
+            how = request["how"]
+            if how not in FAULTS:
+                raise LabError(f"fault how={how!r}: one of {', '.join(FAULTS)}")
+            self.claimed = self.machine.power
+            self.fault = how
+            if how == "hang":
+                self.mended.clear()
+            else:
+                self.mended.set()
+            return {**self._state(), "fault": how}
+        if what == "crash":
+            self.machine.crash(str(request.get("how", "kill")))
+        elif what == "thaw":
+            self.machine.thaw()
+        elif what == "exit":
+            self.machine.off()
+        else:
+            return {**self.answer(request), "fault": self.fault}
+        return self._state()
+
+    def bmc(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """What the BMC says; None closes the connection without a word."""
+        if self.fault == "hang":
+            self.mended.wait()
+        if self.fault == "dead":
+            return None
+        if self.fault == "refuse":
+            return {"ok": False, "error": "access denied"}
+        if self.fault == "lie":
+            # Says what was asked of it, does nothing: the most dangerous BMC there is.
+            if request["do"] in ("on", "off"):
+                self.claimed = request["do"]
+            return {"ok": True, "power": self.claimed, "changed": True}
+        return self.answer(request)
+
+
+def _log(**fields: Any) -> None:
+    line = {"at": datetime.now(UTC).isoformat(timespec="microseconds"), **fields}
+    sys.stderr.write(json.dumps(line) + "\n")
+    sys.stderr.flush()
+
+
+Handler = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+def _converse(connection: socket.socket, name: str, handle: Handler) -> None:
+    """Answer all requests of one connection."""
+    with connection, connection.makefile("rb") as lines:
+        for line in lines:
+            request: dict[str, Any] = {}
+            answer: dict[str, Any] | None
+            try:
+                request = json.loads(line)
+                answer = handle(request)
+            except (LabError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+                answer = {"ok": False, "error": str(error) or type(error).__name__}
+            if request.get("do") not in ("status", "pids") or not (answer or {}).get("ok"):
+                _log(socket=name, request=request, answer=answer)
+            if answer is None:
+                return
+            try:
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+            except OSError as error:
+                _log(socket=name, request=request, unheard=str(error))
+                return
+            if name == "control" and request.get("do") == "exit" and answer["ok"]:
+                os._exit(0)
+
+
+def _accept(listener: socket.socket, name: str, handle: Handler) -> None:
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=_converse, args=(connection, name, handle), daemon=True).start()
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(64)
+    return listener
+
+
+def main() -> None:
+    """Listen first, then go to the background: when the command returns, the device answers."""
+    root, host_name = sys.argv[1:]
+    spec = load(Path(root))
+    host = spec.host(host_name)
+    os.environ[MARKER] = root
+    listeners = {"control": _listen(host.control_socket), "power": _listen(host.power_socket)}
+    procs.go_background(host.power_log, host.power_pid)
+    # A host's first process is forked twice on its way; its death must be ours to collect.
+    namespaces.become_subreaper()
+    device = Device(Machine(spec, host_name))
+    bmc = threading.Thread(target=_accept, args=(listeners["power"], "power", device.bmc), daemon=True)
+    bmc.start()
+    _accept(listeners["control"], "control", device.control)
+
+
+if __name__ == "__main__":
+    main()

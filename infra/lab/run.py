@@ -1,0 +1,305 @@
+"""Runs a scenario on the lab's real hosts and tells what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from infra.lab.lab import Lab, LabHost, LabVm
+from infra.lab.observations import Observations
+from infra.lab.plane import Plane, policy_metadata
+from infra.lab.story import last_up, vm_outcome
+from libs.config.yamlfile import BadInputError
+from libs.core.ports import UnavailableError
+from libs.events.envelope import Envelope
+from libs.readmodel import Reader, reader
+from libs.report import FailoverStory, failovers
+from libs.scenario.model import Scenario, StepEntry
+from libs.scenario.outcome import (
+    FailoverOutcome,
+    HostOutcome,
+    Outcome,
+    TimelineEntry,
+    Violation,
+    VmOutcome,
+    failover_outcomes,
+    seconds,
+    timeline,
+    unmet,
+)
+
+POSSIBLE = frozenset(
+    {"power_off", "power_on", "kill_agent", "start_agent", "kill_service", "crash_vm", "shutdown_guest"}
+)
+READY_S = 90.0
+LOOK_S = 0.1
+SETTLE_S = 1.5
+Heard = Callable[[Envelope], None]
+Say = Callable[[str], None]
+
+
+class RunFailedError(Exception):
+    """The lab or the plane did not come so far that the scenario could begin."""
+
+
+@dataclass(slots=True)
+class LabRun:
+    """One scenario in one lab. `heard` is told each fact as it comes, `say` what is being done."""
+
+    scenario: Scenario
+    root: Path
+    say: Say = lambda _: None
+    heard: Heard = lambda _: None
+    agents: bool = True
+    keep: bool = False
+    lab: Lab = field(init=False)
+    plane: Plane = field(init=False)
+    zero: datetime = field(init=False)
+    envelopes: list[Envelope] = field(default_factory=list)
+    performed: list[TimelineEntry] = field(default_factory=list)
+    occurred: dict[str, float] = field(default_factory=dict)
+
+    async def run(self) -> Outcome:
+        """Build, play, observe, take down; also after an error or Ctrl-C. Raises RunFailedError."""
+        await asyncio.to_thread(self.build)
+        try:
+            async with self.playing():
+                await self.play()
+                await asyncio.to_thread(self.lab.stop_observer)
+                return await asyncio.to_thread(self.outcome)
+        finally:
+            # shielded: a second Ctrl-C must not leave half a lab behind
+            await asyncio.shield(asyncio.to_thread(self.take_down))
+
+    def build(self) -> None:
+        """Hosts up, agents and plane started, VMs running, guests up."""
+        claims = [LabHost(host.name, host.memory_mib, host.cpus) for host in self.scenario.hosts]
+        self.lab = Lab.create(claims, self.root)
+        self.plane = Plane(self.lab, self.scenario.hosts, self.scenario.settings, self.agents)
+        self.plane.write()
+        try:
+            self.lab.up(progress=self.say)
+            self.say("starting the management plane")
+            self.plane.start()
+            for vm in self.scenario.vms:
+                self.say(f"starting VM {vm.name} on {vm.host}")
+                # what a VM occupies includes its hypervisor's overhead; the guest gets what the scenario says
+                spec = LabVm(vm.name, vm.memory_mib, vm.vcpus, metadata=policy_metadata(vm))
+                self.lab.define_vm(spec, vm.host)
+            for vm in self.scenario.vms:
+                self.lab.wait_guest_up(vm.name)
+        except BaseException:
+            self.take_down()
+            raise
+
+    def take_down(self) -> None:
+        self.plane.stop()
+        self.lab.down(keep_logs=self.keep)
+
+    @contextlib.asynccontextmanager
+    async def playing(self) -> AsyncIterator[None]:
+        """Wait until everything is known to the plane, then follow its facts."""
+        await self._ready()
+        following = asyncio.create_task(self._follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+    async def _ready(self) -> None:
+        """Every host healthy, every VM under a lease, every role held."""
+        self.say("waiting until all hosts and VMs are known")
+        until = asyncio.get_running_loop().time() + READY_S
+        lacking = "the bus does not answer"
+        while asyncio.get_running_loop().time() < until:
+            if not self.plane.alive():
+                raise RunFailedError(f"the management plane ended: {self.plane.tail()}")
+            try:
+                async with reader(self.plane.settings()) as look:
+                    lacking = await self._lacking(look)
+                    while lacking and asyncio.get_running_loop().time() < until:
+                        await asyncio.sleep(LOOK_S)
+                        lacking = await self._lacking(look)
+                if not lacking:
+                    return
+            except (UnavailableError, BadInputError) as error:  # its address is not written yet
+                lacking = str(error)
+            await asyncio.sleep(LOOK_S)
+        raise RunFailedError(f"not ready after {READY_S:.0f} s: {lacking}; {self.plane.tail()}")
+
+    async def _lacking(self, look: Reader) -> str:
+        hosts = [row["host"] for row in await look.hosts() if row["state"] != "healthy"]
+        if hosts:
+            return f"not healthy: {', '.join(hosts)}"
+        known = {row["vm"] for row in await look.vms() if row["token"]}
+        missing = sorted({vm.name for vm in self.scenario.vms} - known)
+        if missing:
+            return f"without a run lease: {', '.join(missing)}"
+        roles = {"detector", "fencer", "placement", "executor", "alerting"} - set(await look.leaders())
+        return f"vacant: {', '.join(sorted(roles))}" if roles else ""
+
+    async def _follow(self) -> None:
+        after = 0
+        while True:
+            try:
+                async with reader(self.plane.settings()) as look:
+                    async for sequence, envelope in look.events(follow=True, after=after):
+                        after = sequence
+                        self.envelopes.append(envelope)
+                        self.heard(envelope)
+            except UnavailableError:
+                await asyncio.sleep(LOOK_S)
+
+    # -- playing
+
+    async def play(self) -> None:
+        """Do the steps at their times, then wait until all is as expected, or the time is over."""
+        self.zero = datetime.now(UTC)
+        for step in self.scenario.steps:
+            await asyncio.sleep(max(0.0, step.at_s - self._now_s()))
+            at_s = round(self._now_s(), 3)
+            self.performed.append(TimelineEntry(at_s=at_s, event=f"step.{step.do}", subject=step.subject))
+            self.say(f"{step.do} {step.subject}")
+            if step.do == "power_off":
+                self.occurred[str(step.host)] = at_s
+            await asyncio.to_thread(self.do, step)
+        settled_since: float | None = None
+        while self._now_s() < self.scenario.duration_s:
+            await asyncio.sleep(LOOK_S)
+            if not await asyncio.to_thread(self._settled):
+                settled_since = None
+            elif settled_since is None:
+                settled_since = self._now_s()
+            elif self._now_s() - settled_since > SETTLE_S:
+                return
+
+    def _now_s(self) -> float:
+        return (datetime.now(UTC) - self.zero).total_seconds()
+
+    def _settled(self) -> bool:
+        """All expectations met and nothing under way. What must never be needs the whole time."""
+        if any(one.never is not None for one in self.scenario.expect) or not self.scenario.expect:
+            return False
+        open_ = [story for story in self.stories() if story.completed is None]
+        if open_:
+            return False
+        now = self.outcome()
+        booting = [one.host for one in now.failovers if one.all_running_s and not one.guests_up_s]
+        return not booting and not now.violations
+
+    def do(self, step: StepEntry) -> None:
+        """One step, on the real thing."""
+        match step.do:
+            case "power_off":
+                self.lab.power_off(step.host)
+            case "power_on":
+                self.lab.power_on(step.host)
+            case "kill_agent":
+                self.lab.kill_agent(step.host)
+            case "start_agent":
+                self.lab.start_agent(step.host)
+            case "kill_service":
+                assert step.service is not None
+                self.plane.kill_service(step.service)
+            case "crash_vm":
+                assert step.vm is not None
+                self.lab.crash_vm(step.vm)
+            case "shutdown_guest":
+                assert step.vm is not None
+                self.lab.shutdown_guest(step.vm)
+            case _:
+                raise AssertionError(f"{step.do} was let through")
+
+    # -- telling
+
+    def stories(self) -> list[FailoverStory]:
+        """Failovers since the scenario began."""
+        return [s for s in failovers(self.envelopes) if s.confirmed and s.confirmed >= self.zero]
+
+    def outcome(self) -> Outcome:
+        """The document. Ends on what the observer and the stream say at this moment."""
+        observed, end = self.lab.observations(), datetime.now(UTC)
+        waiting = {vm.name for s in self.stories() for vm in s.vms.values() if vm.state == "waiting"}
+        vms: dict[str, VmOutcome] = {}
+        since: dict[str, float] = {}
+        for vm in self.scenario.vms:
+            uuid = self.lab.vm_uuid(vm.name)
+            vms[vm.name], up = vm_outcome(uuid, vm.name, observed, self.zero, end, vm.name in waiting)
+            up_s = seconds(self.zero, up)
+            if up_s is not None:
+                since[vm.name] = up_s
+        names = {self.lab.vm_uuid(vm.name): vm.name for vm in self.scenario.vms}
+        told = [one for one in timeline(self.envelopes, self.zero, names) if one.at_s >= 0]
+        hosts = self._hosts(told)
+        double_s = observed.summary.double_s if observed.summary else 0.0
+        violations = []
+        if double_s > 0 or (observed.summary and observed.summary.sightings):
+            violations.append(Violation(rule="1", at_s=self._now_s(), detail=f"ran twice for {double_s} s"))
+        end_s = round(self._now_s(), 3)
+        violations += unmet(self.scenario.expect, vms, hosts, told, since, end_s)
+        if not self.scenario.expect:
+            violations += _not_running(vms, end_s)
+        return Outcome(
+            scenario=self.scenario.name,
+            world="lab",
+            passed=not violations,
+            double_running_s=double_s,
+            violations=tuple(violations),
+            vms=vms,
+            hosts=hosts,
+            failovers=tuple(self._failovers(observed)),
+            timeline=tuple(sorted([*self.performed, *told], key=lambda entry: entry.at_s)),
+            observer=_rates(observed),
+        )
+
+    def _hosts(self, told: list[TimelineEntry]) -> dict[str, HostOutcome]:
+        states = {
+            "host.joined": "healthy",
+            "host.refuted": "healthy",
+            "host.recovered": "healthy",
+            "host.suspected": "suspect",
+            "host.agent_down": "agent_down",
+            "host.failed": "failed",
+            "host.fenced": "fenced",
+        }
+        found = {}
+        for host in self.scenario.hosts:
+            mine = [entry.event for entry in told if entry.subject == host.name]
+            said = [states[event] for event in mine if event in states]
+            # the proof that an old boot is over may be told after the new boot joined
+            state = "healthy" if said[-2:] == ["healthy", "fenced"] else (said[-1] if said else "healthy")
+            found[host.name] = HostOutcome(state=state, fenced="host.fenced" in mine)
+        return found
+
+    def _failovers(self, observed: Observations) -> list[FailoverOutcome]:
+        found = []
+        stories = [s for s in self.stories() if s.fenced or not s.incident.startswith("vm-")]
+        for story, one in zip(stories, failover_outcomes(stories, self.zero), strict=True):
+            names = [vm.name for vm in story.vms.values()]
+            up = last_up(observed.guests, names, story.confirmed) if names and story.confirmed else None
+            update = {"occurred_s": self.occurred.get(story.host), "guests_up_s": seconds(self.zero, up)}
+            found.append(one.model_copy(update=update))
+        return found
+
+
+def _not_running(vms: dict[str, VmOutcome], end_s: float) -> list[Violation]:
+    """Without expectations, every VM must run in the end."""
+    return [
+        Violation(rule="expect", at_s=end_s, detail=f"VM {name} is {vm.state}")
+        for name, vm in vms.items()
+        if vm.state != "running"
+    ]
+
+
+def _rates(observed: Observations) -> dict[str, float]:
+    if observed.summary is None:
+        return {}
+    lowest = [rate["lowest_hz"] for rate in observed.summary.hosts.values() if rate.get("lowest_hz")]
+    samples = [rate["samples"] for rate in observed.summary.hosts.values()]
+    return {"lowest_hz": min(lowest, default=0.0), "samples": float(sum(samples))}

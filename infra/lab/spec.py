@@ -1,0 +1,121 @@
+"""What a lab consists of, as kept in `<root>/lab.json` for everyone who opens the lab later."""
+
+import json
+import re
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.lab.paths import MAX_ROOT, HostPaths, LabPaths
+
+SCHEMA = "rekindle.lab.v1"
+_NAMESPACE = uuid.UUID("6b1f1c2e-9c58-5d0b-9b0e-5b7a8f7d3c11")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,14}[a-z0-9])?")
+
+
+class LabError(RuntimeError):
+    """The lab cannot do what was asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class LabHost:
+    """One host. Memory and processors are a claim for others to read: libvirt reports the machine's own."""
+
+    name: str
+    memory_mib: int = 4096
+    cpus: int = 4
+
+
+@dataclass(frozen=True)
+class LabNetwork:
+    """A switch of the lab's own in the machine's root network namespace, and an address a host."""
+
+    bridge: str
+    gateway: str
+    prefix: int
+    addresses: dict[str, str]
+
+    def port(self, host: str) -> str:
+        """Name of the switch's end of a host's cable."""
+        return f"{self.bridge}p{list(self.addresses).index(host)}"
+
+
+@dataclass(frozen=True)
+class LabSpec:
+    """Everything that does not change while a lab exists."""
+
+    root: Path
+    privileged: bool
+    hosts: tuple[LabHost, ...]
+    cache_dir: Path
+    network: LabNetwork | None = None
+    domain_type: str = "qemu"
+    disk_cache: str = "writethrough"
+    created: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> LabPaths:
+        return LabPaths(self.root)
+
+    def host(self, name: str) -> HostPaths:
+        """Paths of one host. Raises LabError for a name that the lab does not have."""
+        if name not in (host.name for host in self.hosts):
+            raise LabError(f"the lab {self.root} has no host {name!r}")
+        return HostPaths(self.root, name, self.privileged)
+
+    def host_uuid(self, name: str) -> str:
+        """What libvirt reports as the host's own uuid: libvirtd on one machine would otherwise all share one."""
+        return str(uuid.uuid5(_NAMESPACE, f"{self.root}/{name}"))
+
+    def save(self) -> None:
+        document: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
+        document["root"], document["cache_dir"] = str(self.root), str(self.cache_dir)
+        temporary = self.paths.spec.with_suffix(".tmp")
+        temporary.write_text(json.dumps(document, indent=1) + "\n")
+        temporary.replace(self.paths.spec)
+
+
+def check_hosts(hosts: list[LabHost]) -> None:
+    """Raises LabError naming the first host that cannot be built."""
+    if not hosts:
+        raise LabError("a lab needs at least one host")
+    seen = set()
+    for host in hosts:
+        if not _NAME.fullmatch(host.name) or host.name in ("shared", "console", "etc"):
+            raise LabError(
+                f"host name {host.name!r}: up to 16 of a-z, 0-9 and -; shared, console, etc are taken"
+            )
+        if host.name in seen:
+            raise LabError(f"host name {host.name!r}: given twice")
+        seen.add(host.name)
+
+
+def check_root(root: Path) -> Path:
+    """The lab's directory made absolute. Raises LabError when unix sockets below it would get too long a path."""
+    absolute = root.absolute()
+    if len(str(absolute)) > MAX_ROOT:
+        raise LabError(f"root {absolute}: at most {MAX_ROOT} characters, since unix socket paths end at 108")
+    return absolute
+
+
+def load(root: Path) -> LabSpec:
+    """The lab at `root`. Raises LabError when there is none or another version made it."""
+    path = LabPaths(check_root(root)).spec
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise LabError(f"no lab at {root}") from error
+    except ValueError as error:
+        raise LabError(f"{path}: not JSON ({error})") from error
+    if document.pop("schema", None) != SCHEMA:
+        raise LabError(f"{path}: not a {SCHEMA} document")
+    network = document.pop("network")
+    return LabSpec(
+        root=Path(document.pop("root")),
+        hosts=tuple(LabHost(**host) for host in document.pop("hosts")),
+        cache_dir=Path(document.pop("cache_dir")),
+        network=LabNetwork(**network) if network else None,
+        **document,
+    )

@@ -1,0 +1,65 @@
+"""From what the observer saw to figures: who was down for how long, who runs where, who ran twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from infra.lab.observations import GuestUp, Observations, VmChange
+from libs.scenario.outcome import VmOutcome
+
+
+def _runs(changes: Iterable[VmChange]) -> list[tuple[str, datetime, datetime | None]]:
+    """Spells of one VM on one host, from both ways of looking: first seen active, last seen to have ended."""
+    spells: list[tuple[str, datetime, datetime | None]] = []
+    active: dict[str, set[str]] = {}
+    for change in changes:
+        sources = active.setdefault(change.host, set())
+        if change.active:
+            if not sources:
+                spells.append((change.host, change.at, None))
+            sources.add(change.source)
+        elif change.source in sources:
+            sources.discard(change.source)
+            if not sources:
+                for index in range(len(spells) - 1, -1, -1):
+                    host, begun, ended = spells[index]
+                    if host == change.host and ended is None:
+                        spells[index] = (host, begun, change.at)
+                        break
+    return spells
+
+
+def vm_outcome(
+    uuid: str, name: str, observed: Observations, since: datetime, end: datetime, waiting: bool
+) -> tuple[VmOutcome, datetime | None]:
+    """What became of one VM since the scenario began, and since when its guest is up now."""
+    spells = _runs(change for change in observed.vms if change.vm == uuid)
+    ups = [up.at for up in observed.guests if up.name == name]
+    down_s = 0.0
+    for index, (_, _, ended) in enumerate(spells):
+        if ended is None or ended < since:
+            continue
+        following = spells[index + 1][1] if index + 1 < len(spells) else None
+        back = next((at for at in ups if following is not None and at >= following), None)
+        down_s += ((back or end) - ended).total_seconds()
+    current = spells[-1] if spells and spells[-1][2] is None else None
+    up_since = None
+    if current is not None:
+        up_since = next((at for at in ups if at >= current[1]), None)
+    state = "running" if current else ("waiting" if waiting else "stopped")
+    host = current[0] if current else None
+    outcome = VmOutcome(state=state, host=host, starts=len(spells), downtime_s=round(max(0.0, down_s), 3))
+    return outcome, up_since
+
+
+def last_up(guests: Iterable[GuestUp], names: Iterable[str], after: datetime) -> datetime | None:
+    """When the last of these guests came up for the first time after a moment; None where one did not."""
+    latest: datetime | None = None
+    seen = list(guests)
+    for name in names:
+        first = next((up.at for up in seen if up.name == name and up.at >= after), None)
+        if first is None:
+            return None
+        latest = first if latest is None or first > latest else latest
+    return latest

@@ -1,0 +1,210 @@
+"""`rekindle.scenario.v1`: one file, two worlds. The simulator and the lab run the same steps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from libs.config.settings import Name
+from libs.config.yamlfile import BadInputError, line_of, load, read
+from libs.model import Priority, Protection
+from libs.planning.snapshot import PoolPolicy
+
+HOST_STEPS = frozenset(
+    [
+        "power_off",
+        "power_on",
+        "reboot",
+        "crash",
+        "hang",
+        "kill_agent",
+        "start_agent",
+        "remove_host",
+        "enter_maintenance",
+        "exit_maintenance",
+        "confirm_failed",
+        "break_fencing",
+        "mend_fencing",
+        "stall_storage",
+        "restore_storage",
+        "step_clock",
+    ]
+)
+VM_STEPS = frozenset(
+    ["crash_vm", "hang_guest", "shutdown_guest", "destroy_vm", "fail_start", "protect", "unprotect"]
+)
+SERVICE_STEPS = frozenset(["kill_service", "pause_service", "resume_service"])
+OTHER_STEPS = frozenset(["partition", "heal", "delay", "loss", "kill_bus", "start_bus", "add_host"])
+STEPS = HOST_STEPS | VM_STEPS | SERVICE_STEPS | OTHER_STEPS
+SERVICES = ("heartbeat", "detector", "fencer", "placement", "executor", "alerting")
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FencingEntry(Part):
+    method: Literal["power", "watchdog"]
+    level: int = Field(1, ge=1, le=9)
+    timeout_s: PositiveFloat | None = None
+
+
+class ScenarioHost(Part):
+    name: Name
+    memory_mib: PositiveInt = 4096
+    cpus: PositiveInt = 4
+    memory_reserved_mib: int = Field(0, ge=0)
+    labels: dict[str, str] = {}
+    fencing: tuple[FencingEntry, ...] = (FencingEntry(method="power", level=1),)
+
+
+class ScenarioVm(Part):
+    name: Name
+    host: str
+    memory_mib: int = Field(128, ge=1)
+    vcpus: PositiveInt = 1
+    protection: Protection = Protection.RESTART
+    priority: Priority = Priority.MEDIUM
+    order: int = Field(0, ge=0)
+
+
+def _known_step(value: str) -> str:
+    if value not in STEPS:
+        raise ValueError(f"{value!r} is no step; there are {', '.join(sorted(STEPS))}")
+    return value
+
+
+class StepEntry(Part):
+    """One step. Which fields it takes follows from `do`."""
+
+    at_s: float = Field(ge=0)
+    do: Annotated[str, AfterValidator(_known_step)]
+    host: Any = None
+    vm: str | None = None
+    service: Literal["heartbeat", "detector", "fencer", "placement", "executor", "alerting"] | None = None
+    replica: int = Field(0, ge=0)
+    node: int = Field(0, ge=0)
+    groups: tuple[tuple[str, ...], ...] | None = None
+    method: Literal["power", "watchdog"] | None = None
+    how: str | None = None
+    count: PositiveInt | None = None
+    seconds: float | None = None
+    percent: float | None = Field(None, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.do in HOST_STEPS and self.host is None:
+            raise ValueError(f"{self.do} needs a host")
+        if self.do in VM_STEPS and self.vm is None:
+            raise ValueError(f"{self.do} needs a vm")
+        if self.do in SERVICE_STEPS and self.service is None:
+            raise ValueError(f"{self.do} needs a service")
+        if self.do == "partition" and (self.groups is None or len(self.groups) < 2):
+            raise ValueError("partition needs at least two groups")
+        return self
+
+    @property
+    def subject(self) -> str:
+        """What the step is done to, for people."""
+        return str(self.vm or self.service or self.host or self.node)
+
+
+class Expectation(Part):
+    """One thing that must be true: of a VM or a host in the end (or from `by_s` on), or of an event."""
+
+    vm: str | None = None
+    state: str | None = None
+    host: str | None = None
+    host_not: str | None = None
+    fenced: bool | None = None
+    event: str | None = None
+    never: str | None = None
+    subject: str | None = None
+    by_s: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> Self:
+        kinds = [self.vm is not None, self.event is not None, self.never is not None]
+        if not any(kinds) and self.host is None:
+            raise ValueError("an expectation is about a vm, a host, an event or a never")
+        if self.vm is not None and self.state not in (None, "running", "stopped", "waiting"):
+            raise ValueError(f"a VM's state is running, stopped or waiting, not {self.state}")
+        return self
+
+
+class Management(Part):
+    replicas: PositiveInt = 1
+
+
+class Scenario(Part):
+    """The whole file."""
+
+    format: Literal["rekindle.scenario.v1"] = Field(alias="schema")
+    name: str = Field(min_length=1)
+    duration_s: PositiveFloat = 120.0
+    seed: int = 0
+    policy: PoolPolicy = PoolPolicy()
+    settings: dict[str, Any] = Field({}, description="parts of the pool file, for this run")
+    management: Management = Management()
+    hosts: tuple[ScenarioHost, ...] = Field(min_length=1)
+    vms: tuple[ScenarioVm, ...] = ()
+    steps: tuple[StepEntry, ...] = ()
+    expect: tuple[Expectation, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        hosts = [host.name for host in self.hosts]
+        added = [step.host["name"] for step in self.steps if step.do == "add_host" and "name" in step.host]
+        vms = [vm.name for vm in self.vms]
+        for kind, names in (("hosts", hosts + added), ("vms", vms)):
+            twice = [name for name in names if names.count(name) > 1]
+            if twice:
+                raise ValueError(f"{kind}: {twice[0]} is given twice")
+        for vm in self.vms:
+            if vm.host not in hosts:
+                raise ValueError(f"vms: {vm.name}: there is no host {vm.host}")
+        return self
+
+
+def load_scenario(path: Path, possible: Collection[str] | None = None) -> Scenario:
+    """Read and check a file. `possible` are the steps that the world at hand can do; any other is refused by
+    name, before anything starts. Raises BadInputError with file, line, field and reason."""
+    scenario = load(path, Scenario)
+    _, node = read(path)
+
+    def refuse(field: tuple[int | str, ...], reason: str) -> BadInputError:
+        line = line_of(node, field)
+        where = ".".join(str(part) for part in field)
+        return BadInputError(f"{path}: " + (f"line {line}: " if line else "") + f"{where}: {reason}")
+
+    hosts = {host.name for host in scenario.hosts}
+    vms = {vm.name for vm in scenario.vms}
+    last = 0.0
+    for index, step in enumerate(scenario.steps):
+        at = ("steps", index)
+        if possible is not None and step.do not in possible:
+            raise refuse(
+                (*at, "do"), f"{step.do} is not possible here yet; possible are {', '.join(sorted(possible))}"
+            )
+        if step.at_s < last:
+            raise refuse((*at, "at_s"), f"{step.at_s} s lies before the step above ({last} s)")
+        if step.at_s > scenario.duration_s:
+            raise refuse((*at, "at_s"), f"{step.at_s} s lies after the end ({scenario.duration_s} s)")
+        last = step.at_s
+        if step.do == "add_host":
+            hosts.add(ScenarioHost.model_validate(step.host).name)
+        elif step.do in HOST_STEPS and step.host not in hosts:
+            raise refuse((*at, "host"), f"there is no host {step.host}")
+        if step.vm is not None and step.vm not in vms:
+            raise refuse((*at, "vm"), f"there is no VM {step.vm}")
+    for index, one in enumerate(scenario.expect):
+        if one.vm is not None and one.vm not in vms:
+            raise refuse(("expect", index, "vm"), f"there is no VM {one.vm}")
+        for field in ("host", "host_not"):
+            value = getattr(one, field)
+            if value is not None and value not in hosts:
+                raise refuse(("expect", index, field), f"there is no host {value}")
+    return scenario
