@@ -6,8 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -230,6 +230,9 @@ _LOGS = {
     "observer.log",
     "console",
     "agent.log",
+    "logs",
+    "up.log",
+    "pool.yaml",
     "libvirtd.log",
     "power.log",
     "log",

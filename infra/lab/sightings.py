@@ -13,7 +13,7 @@ class Track:
     last: float
 
 
-def doubled_s(tracks: Iterable[Track]) -> float:
+def doubled_s(tracks: list[Track]) -> float:
     """Seconds in which at least two hosts had the VM, from first to last sighting only: nothing is guessed."""
     edges = sorted(
         [(track.first, 1, track.host) for track in tracks]
@@ -49,7 +49,10 @@ class Ledger:
                 track = self.open[vm, host] = Track(host, at, at)
                 self.tracks.setdefault(vm, []).append(track)
             track.last = at
-            if any(other != host and known == vm for known, other in self.open):
+            if any(
+                other.host != host and known == vm and other.last >= track.first
+                for (known, _), other in self.open.items()
+            ):
                 self.sightings[vm] = self.sightings.get(vm, 0) + 1
         self.lose(host, keep=present)
 

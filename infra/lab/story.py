@@ -10,23 +10,18 @@ from libs.scenario.outcome import VmOutcome
 
 
 def _runs(changes: Iterable[VmChange]) -> list[tuple[str, datetime, datetime | None]]:
-    """Spells of one VM on one host, from both ways of looking: first seen active, last seen to have ended."""
+    """Spells of one VM on one host: first seen active, seen to have ended. The observer tells each change once,
+    by whichever way of looking saw it first."""
     spells: list[tuple[str, datetime, datetime | None]] = []
-    active: dict[str, set[str]] = {}
+    open_: dict[str, int] = {}
     for change in changes:
-        sources = active.setdefault(change.host, set())
-        if change.active:
-            if not sources:
-                spells.append((change.host, change.at, None))
-            sources.add(change.source)
-        elif change.source in sources:
-            sources.discard(change.source)
-            if not sources:
-                for index in range(len(spells) - 1, -1, -1):
-                    host, begun, ended = spells[index]
-                    if host == change.host and ended is None:
-                        spells[index] = (host, begun, change.at)
-                        break
+        at = open_.get(change.host)
+        if change.active and at is None:
+            open_[change.host] = len(spells)
+            spells.append((change.host, change.at, None))
+        elif not change.active and at is not None:
+            spells[at] = (change.host, spells[at][1], change.at)
+            del open_[change.host]
     return spells
 
 
