@@ -46,7 +46,13 @@ class Context:
 
     def lease(self) -> JetStreamLease:
         """The leadership of this service's role; renewed while the service runs."""
-        lease = JetStreamLease(self.store("leaders"), self.service, self.clock)
+        lease = JetStreamLease(
+            self.store("leaders"),
+            self.service,
+            self.clock,
+            me=os.environ.get("REKINDLE_HOLDER"),
+            predecessor=os.environ.get("REKINDLE_PREDECESSOR"),
+        )
         self.leases.append(lease)
         return lease
 

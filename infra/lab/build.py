@@ -144,7 +144,7 @@ def raise_hosts(spec: LabSpec, progress: Progress, power_on: Callable[[str], Non
     progress("guest")
     ensure_guest(spec.cache_dir)
     if spec.network is not None:
-        network.up(spec.network)
+        network.up(spec.network, spec.root)
     hosts = [spec.host(host.name) for host in spec.hosts]
 
     def start(host: HostPaths) -> None:

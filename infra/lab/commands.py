@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import tempfile
+from collections.abc import Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -24,6 +26,7 @@ from libs.logs import configure
 from libs.scenario.model import Scenario, ScenarioHost, ScenarioVm, StepEntry, load_scenario
 from libs.scenario.outcome import Outcome
 
+T = TypeVar("T")
 lab = typer.Typer(help="A pool on this one machine, out of real parts.", no_args_is_help=True)
 RootOption = Annotated[
     Path | None, typer.Option("--root", help="the lab's directory; default /tmp/rkl-<uid>")
@@ -72,12 +75,30 @@ def _new_root(given: Path | None) -> Path:
     return given or Path(tempfile.mkdtemp(prefix="rkl-"))
 
 
+async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
+    """Cancel the work on the first Ctrl-C or SIGTERM; further ones do not disturb its cleaning up."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    asked: list[int] = []
+
+    def stop() -> None:
+        if not asked:
+            asked.append(1)
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
 def run_scenario(run: LabRun) -> Outcome:
     """Run it, with our errors as messages."""
     _require_packages()
     configure(Logging(level="error"))
     try:
-        return asyncio.run(run.run())
+        return asyncio.run(_interruptible(run.run()))
     except (LabError, RunFailedError, TimeoutError) as error:
         sys.stderr.write(f"rekindle: the lab did not come up: {error}\n")
         raise typer.Exit(1) from error
@@ -201,7 +222,7 @@ def up(
         example(hosts, vms), where, say=lambda line: console.print(line, style="dim", highlight=False)
     )
     try:
-        asyncio.run(_raise(run))
+        asyncio.run(_interruptible(_raise(run)))
     except (LabError, RunFailedError, TimeoutError) as error:
         raise BadInputError(f"lab: {error}") from error
     console.print(f"lab runs at {where}; look: rekindle hosts -c {run.plane.config}", highlight=False)
@@ -209,12 +230,13 @@ def up(
 
 
 async def _raise(run: LabRun) -> None:
-    await asyncio.to_thread(run.build)
+    building = asyncio.create_task(asyncio.to_thread(run.build))
     try:
+        await asyncio.shield(building)
         async with run.playing():
             return
     except BaseException:
-        await asyncio.shield(asyncio.to_thread(run.take_down))
+        await run.abandon(building)
         raise
 
 

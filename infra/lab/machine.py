@@ -114,13 +114,17 @@ class Machine:
         self._unplug_network()
 
     def _reap(self) -> None:
-        """Collect what a dead host left to us as the nearest subreaper."""
-        while True:
-            try:
-                if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                    return
-            except ChildProcessError:
-                return
+        """Collect all that a dead host left to us as the nearest subreaper: only then are its last threads gone."""
+
+        def none_left() -> bool:
+            while True:
+                try:
+                    if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                        return False
+                except ChildProcessError:
+                    return True
+
+        procs.wait_for(none_left, _GONE_TIMEOUT_S, f"end of the processes of {self.host.host}", 0.001)
 
     # -- network ----------------------------------------------------------------------------------------------
 

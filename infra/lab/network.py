@@ -12,11 +12,13 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from infra.lab.needs import program
+from infra.lab.paths import MARKER
 from infra.lab.spec import LabError, LabHost, LabNetwork
 
 
-def _ip(*arguments: str) -> str:
-    done = subprocess.run([program("ip"), *arguments], capture_output=True, text=True, check=False)
+def _ip(*arguments: str, env: dict[str, str] | None = None) -> str:
+    argv = [program("ip"), *arguments]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
@@ -65,12 +67,15 @@ def works() -> bool:
     return True
 
 
-def up(network: LabNetwork) -> None:
+def up(network: LabNetwork, root: Path) -> None:
     """Make the switch, unless it is there. Raises LabError."""
+    # Marked as the lab's: if the caller is killed now, `down` must not overtake a command still under way.
+    environment = {**os.environ, MARKER: str(root)}
     if not Path(f"/sys/class/net/{network.bridge}").exists():
-        _ip("link", "add", network.bridge, "type", "bridge")
-        _ip("addr", "add", f"{network.gateway}/{network.prefix}", "dev", network.bridge)
-    _ip("link", "set", network.bridge, "up")
+        _ip("link", "add", network.bridge, "type", "bridge", env=environment)
+        address = f"{network.gateway}/{network.prefix}"
+        _ip("addr", "add", address, "dev", network.bridge, env=environment)
+    _ip("link", "set", network.bridge, "up", env=environment)
 
 
 def down(network: LabNetwork) -> None:

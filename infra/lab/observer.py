@@ -66,7 +66,9 @@ class Observer:
     def take(self, answer: Answer) -> None:
         """A host answered, or could not."""
         if answer.domains is None:
-            self._lost(answer.host, answer.mono)
+            if self._lost(answer.host, answer.mono):
+                # Its processes have to speak for it now, not at the next turn.
+                self.look()
             return
         if answer.host not in self.heard:
             self.write("host", answer.mono, host=answer.host, reachable=True)
@@ -75,12 +77,14 @@ class Observer:
         self.listed.see(answer.host, answer.domains, answer.mono)
         self._set_active(answer.host, answer.domains, answer.mono, "domains")
 
-    def _lost(self, host: str, mono: float) -> None:
-        """No answer is no evidence: its list is unknown, its processes are not."""
-        if self.heard.pop(host, None) is not None:
-            self.rates[host].interrupt()
-            self.listed.lose(host)
-            self.write("host", mono, host=host, reachable=False)
+    def _lost(self, host: str, mono: float) -> bool:
+        """No answer is no evidence: its list is unknown, its processes are not. False when that was known."""
+        if self.heard.pop(host, None) is None:
+            return False
+        self.rates[host].interrupt()
+        self.listed.lose(host)
+        self.write("host", mono, host=host, reachable=False)
+        return True
 
     def look(self) -> None:
         """Look at processes and consoles, and let processes speak for the hosts that do not answer."""

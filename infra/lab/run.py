@@ -7,11 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from infra.lab.lab import Lab, LabHost, LabVm
 from infra.lab.observations import Observations
 from infra.lab.plane import Plane, policy_metadata
+from infra.lab.procs import wait_for
 from infra.lab.story import last_up, vm_outcome
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
@@ -35,7 +37,7 @@ from libs.scenario.outcome import (
 POSSIBLE = frozenset(
     {"power_off", "power_on", "kill_agent", "start_agent", "kill_service", "crash_vm", "shutdown_guest"}
 )
-READY_S = 90.0
+READY_S, GUEST_S = 90.0, 90.0
 LOOK_S = 0.1
 SETTLE_S = 1.5
 Heard = Callable[[Envelope], None]
@@ -56,6 +58,7 @@ class LabRun:
     heard: Heard = lambda _: None
     agents: bool = True
     keep: bool = False
+    stopping: bool = False
     lab: Lab = field(init=False)
     plane: Plane = field(init=False)
     zero: datetime = field(init=False)
@@ -65,15 +68,25 @@ class LabRun:
 
     async def run(self) -> Outcome:
         """Build, play, observe, take down; also after an error or Ctrl-C. Raises RunFailedError."""
-        await asyncio.to_thread(self.build)
+        building = asyncio.create_task(asyncio.to_thread(self.build))
         try:
+            await asyncio.shield(building)
             async with self.playing():
                 await self.play()
                 await asyncio.to_thread(self.lab.stop_observer)
                 return await asyncio.to_thread(self.outcome)
         finally:
-            # shielded: a second Ctrl-C must not leave half a lab behind
-            await asyncio.shield(asyncio.to_thread(self.take_down))
+            await self.abandon(building)
+
+    async def abandon(self, building: asyncio.Task[None]) -> None:
+        """Let the build end, which runs in a thread and cannot be cancelled, then take everything down."""
+        self.stopping = True
+        if not building.done():
+            self.say("taking the lab down")
+            await asyncio.wait([building])
+        if not building.cancelled():
+            building.exception()  # told already, or of no interest now
+        await asyncio.to_thread(self.take_down)
 
     def build(self) -> None:
         """Hosts up, agents and plane started, VMs running, guests up."""
@@ -81,24 +94,32 @@ class LabRun:
         self.lab = Lab.create(claims, self.root)
         self.plane = Plane(self.lab, self.scenario.hosts, self.scenario.settings, self.agents)
         self.plane.write()
-        try:
-            self.lab.up(progress=self.say)
-            self.say("starting the management plane")
-            self.plane.start()
-            for vm in self.scenario.vms:
-                self.say(f"starting VM {vm.name} on {vm.host}")
-                # what a VM occupies includes its hypervisor's overhead; the guest gets what the scenario says
-                spec = LabVm(vm.name, vm.memory_mib, vm.vcpus, metadata=policy_metadata(vm))
-                self.lab.define_vm(spec, vm.host)
-            for vm in self.scenario.vms:
-                self.lab.wait_guest_up(vm.name)
-        except BaseException:
-            self.take_down()
-            raise
+        self.lab.up(progress=self.say)
+        self.say("starting the management plane")
+        self.plane.start()
+        for vm in self.scenario.vms:
+            self._go_on()
+            self.say(f"starting VM {vm.name} on {vm.host}")
+            # what a VM occupies includes its hypervisor's overhead; the guest gets what the scenario says
+            spec = LabVm(vm.name, vm.memory_mib, vm.vcpus, metadata=policy_metadata(vm))
+            self.lab.define_vm(spec, vm.host)
+        for vm in self.scenario.vms:
+            wait_for(partial(self._is_up, vm.name), GUEST_S, f"guest of {vm.name}", LOOK_S)
+
+    def _go_on(self) -> None:
+        if self.stopping:
+            raise RunFailedError("stopped while it was being built")
+
+    def _is_up(self, name: str) -> bool:
+        self._go_on()
+        return self.lab.guest_up_count(name) > 0
 
     def take_down(self) -> None:
-        self.plane.stop()
-        self.lab.down(keep_logs=self.keep)
+        """Nothing is left afterwards; also where the build never came far."""
+        if hasattr(self, "plane"):
+            self.plane.stop()
+        if hasattr(self, "lab"):
+            self.lab.down(keep_logs=self.keep)
 
     @contextlib.asynccontextmanager
     async def playing(self) -> AsyncIterator[None]:

@@ -72,6 +72,8 @@ class Wiring:
     perform: Perform | None = None
     requests: TypeAdapter[Any] = field(default_factory=lambda: TypeAdapter(Request))
     parallel_acts: int = 64
+    notices_pauses: bool = False
+    """Tell the decider, by Paused, when this process stood still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ class Shell(Generic[S]):
         if self._w.lease is not None:
             self._w.lease.on_change(self._bell.set)
         listening = await self._w.bus.listen(self._w.signals, self.hear) if self._w.signals else None
-        side = [self._spawn("pulse", self._pulse())]
+        side = [self._spawn("pulse", self._pulse())] if self._w.notices_pauses else []
         side += [self._spawn(f"table {table.name}", self._read_table(table)) for table in self._w.tables]
         try:
             while True:
@@ -231,6 +233,8 @@ class Shell(Generic[S]):
             async with asyncio.timeout(wait_s):
                 await self._bell.wait()
         except TimeoutError:
+            # after standing still all timers are due at once: let the pulse say so before a deadline is judged
+            await asyncio.sleep(0)
             if leading and wake_at is not None and not self._inbox:
                 await self._wake(wake_at)
         return None
@@ -255,7 +259,11 @@ class Shell(Generic[S]):
             self._log.debug("heard", what=_name(item.event))
         step = self._decider.step(self._state, item.event, item.at)
         publishing = await self._commit(step, item.settles)
-        if item.delivery is not None:
+        if item.delivery is None:
+            return
+        if publishing is None:
+            await self._give_back(item.delivery)  # the step is void: whoever leads now has yet to hear it
+        else:
             self._spawn("ack", self._acknowledge(item.delivery, publishing))
 
     async def _give_back(self, delivery: Delivery) -> None:
@@ -268,8 +276,9 @@ class Shell(Generic[S]):
 
     async def _commit(
         self, step: Step[S], settles: tuple[str, str] | None = None
-    ) -> list[asyncio.Task[None]]:
-        """Write the step down, then begin its effects. Returns the publications that it began."""
+    ) -> list[asyncio.Task[None]] | None:
+        """Write the step down, then begin its effects. Returns the publications that it began; None where the
+        step is void, since another leads now."""
         owed = [e for e in step.effects if not isinstance(e, Send) and e.record is not None]
         self._state = step.state
         if self._ledger is not None:
@@ -277,7 +286,7 @@ class Shell(Generic[S]):
             if owed or settles or records is not self._ledger.records:
                 written = await self._persist(lambda ledger: ledger.commit(records, owed, settles))
                 if not written:
-                    return []
+                    return None
         return self._perform_all(step.effects)
 
     async def _persist(self, write: Callable[[Ledger], Awaitable[None]]) -> bool:
@@ -288,7 +297,7 @@ class Shell(Generic[S]):
                 if self._leading():
                     await write(self._ledger)
                     return True
-                if self._w.lease is not None and self._w.lease.token not in (None, self._token):
+                if self._w.lease is not None and self._w.lease.token != self._token:
                     self._step_down("leadership was lost while writing")
                     return False
                 await asyncio.sleep(RETRY_S)  # our validity ran out; it may come back under the same token

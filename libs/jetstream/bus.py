@@ -23,7 +23,7 @@ from libs.jetstream.schema import Names
 
 PUBLISH_BUDGET_S = 20.0  # an election of the stream's leader takes 4 to 9 s, and the dedupe window is 600 s
 CALL_S = 1.0
-ACK_WAIT_S = 5.0
+ACK_WAIT_S = 2.0  # what a killed service had in hand comes again after this; a repeat is harmless
 DEAF_CALLS = 4
 
 log = structlog.get_logger()

@@ -31,9 +31,22 @@ class _Claim(Value):
 class JetStreamLease:
     """Lease of one role for this process. `run` renews it for ever."""
 
-    def __init__(self, store: Store, role: str, clock: Clock, *, term_s: float = TERM_S) -> None:
+    def __init__(
+        self,
+        store: Store,
+        role: str,
+        clock: Clock,
+        *,
+        term_s: float = TERM_S,
+        me: str | None = None,
+        predecessor: str | None = None,
+    ) -> None:
+        """`me` names this process among all that ever claim the role; drawn at random where not given.
+        `predecessor` is a holder that is known to have ended (its supervisor saw its process exit): its
+        claim is taken over at once."""
         self._store, self._role, self._clock, self._term_s = store, role, clock, term_s
-        self._me = uuid.uuid4().hex
+        self._me = me or uuid.uuid4().hex
+        self._predecessor = predecessor
         self._token: int | None = None
         self._valid_until = 0.0
         self._seen: tuple[int, float] = (-1, 0.0)
@@ -83,7 +96,8 @@ class JetStreamLease:
         now = self._clock.monotonic()
         if revision != self._seen[0]:
             self._seen = (revision, now)
-        if claim is None or now - self._seen[1] > self._term_s:
+        over = claim is not None and claim.holder == self._predecessor
+        if claim is None or over or now - self._seen[1] > self._term_s:
             await self._claim(None, revision)
 
     async def _claim(self, token: int | None, revision: int) -> None:

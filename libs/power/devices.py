@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from libs.config.settings import FencingSettings, HostEntry
 from libs.config.yamlfile import BadInputError
@@ -12,17 +13,42 @@ from libs.model import FenceProof, Incarnation, PowerState, ProofMethod
 from libs.power.agents import AgentDevice
 
 
-class FenceDevices:
-    """Power over fence agents. Raises BadInputError at once for a device that cannot work."""
+class Device(Protocol):
+    """One fence device of one host: an agent, or its simulated twin. Never raises for the world's faults."""
 
-    def __init__(self, hosts: Iterable[HostEntry], settings: FencingSettings) -> None:
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def level(self) -> int: ...
+
+    @property
+    def timeout_s(self) -> float: ...
+
+    async def status(self, timeout_s: float) -> tuple[PowerState, str]:
+        """One reading, with a detail. What is not clearly on or off is unknown."""
+
+    async def off(self) -> tuple[bool, str]:
+        """Command off. True: the device reports success, which alone proves nothing."""
+
+
+def agent_devices(hosts: Iterable[HostEntry]) -> dict[str, list[AgentDevice]]:
+    """The fence agents of each host. Raises BadInputError at once for a device that cannot work."""
+    devices: dict[str, list[AgentDevice]] = {}
+    for host in hosts:
+        try:
+            devices[host.name] = [AgentDevice(device) for device in host.fencing]
+        except BadInputError as error:
+            raise BadInputError(f"hosts.{host.name}.fencing: {error}") from error
+    return devices
+
+
+class FenceDevices:
+    """Power over the fence devices of each host."""
+
+    def __init__(self, devices: Mapping[str, Sequence[Device]], settings: FencingSettings) -> None:
         self._settings = settings
-        self._devices: dict[str, list[AgentDevice]] = {}
-        for host in hosts:
-            try:
-                self._devices[host.name] = [AgentDevice(device) for device in host.fencing]
-            except BadInputError as error:
-                raise BadInputError(f"hosts.{host.name}.fencing: {error}") from error
+        self._devices = devices
 
     def deadline_s(self, host: str) -> float:
         """The longest that one attempt over all levels may take."""
@@ -62,7 +88,7 @@ class FenceDevices:
             missing += [f"level {level}: {reason}" for reason in wrong]
         raise FenceError(missing)
 
-    async def _level(self, devices: list[AgentDevice], off_seen: Callable[[], None]) -> list[str]:
+    async def _level(self, devices: Sequence[Device], off_seen: Callable[[], None]) -> list[str]:
         """Switch off what is not off already, then read all twice. Returns what stood in the way."""
         said: list[str] = []
         found = await asyncio.gather(*(device.status(device.timeout_s) for device in devices))

@@ -69,6 +69,7 @@ class ScenarioVm(Part):
     protection: Protection = Protection.RESTART
     priority: Priority = Priority.MEDIUM
     order: int = Field(0, ge=0)
+    autostart: bool = Field(False, description="its host starts it at boot, as libvirt's autostart does")
 
 
 def _known_step(value: str) -> str:

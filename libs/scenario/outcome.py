@@ -107,6 +107,29 @@ def timeline(envelopes: Iterable[Envelope], zero: datetime, names: dict[str, str
     return entries
 
 
+HOST_STATES = {
+    "host.joined": "healthy",
+    "host.refuted": "healthy",
+    "host.recovered": "healthy",
+    "host.suspected": "suspect",
+    "host.agent_down": "agent_down",
+    "host.failed": "failed",
+    "host.fenced": "fenced",
+}
+
+
+def host_outcomes(told: Iterable[TimelineEntry], hosts: Iterable[str]) -> dict[str, HostOutcome]:
+    """What the facts made of each host in the end, and whether it was fenced at any time."""
+    entries, found = list(told), {}
+    for host in hosts:
+        mine = [entry.event for entry in entries if entry.subject == host]
+        said = [HOST_STATES[event] for event in mine if event in HOST_STATES]
+        # the proof that an old boot is over may be told after the new boot joined
+        state = "healthy" if said[-2:] == ["healthy", "fenced"] else (said[-1] if said else "healthy")
+        found[host] = HostOutcome(state=state, fenced="host.fenced" in mine)
+    return found
+
+
 def unmet(
     expect: Iterable[Expectation],
     vms: dict[str, VmOutcome],

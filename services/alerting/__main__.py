@@ -8,33 +8,20 @@ from typing import Any
 
 import aiohttp
 
-from libs.core.shell import Shell, Wiring
 from libs.service import Context, run
 from services.alerting.act import Hands
-from services.alerting.decide import REQUESTS, Alerting
-from services.alerting.texts import TEXTS
+from services.alerting.wiring import shell
 
 
 async def wire(context: Context) -> list[Coroutine[Any, Any, None]]:
     alerts = context.settings.alerts
     session = aiohttp.ClientSession()
     hands = Hands(alerts.webhook_url or "", alerts.webhook_timeout_s, session)
-    wiring = Wiring(
-        service=context.service,
-        bus=context.bus,
-        clock=context.clock,
-        store=context.store("state"),
-        lease=context.lease(),
-        kinds=tuple(TEXTS),
-        perform=hands.perform,
-        requests=REQUESTS,
-        parallel_acts=8,
-    )
-    shell = Shell(Alerting(alerts.webhook_url is not None, alerts.webhook_timeout_s), wiring)
+    running = shell(context, hands.perform)
 
     async def work() -> None:
         async with session:
-            await shell.run()
+            await running.run()
 
     return [work()]
 

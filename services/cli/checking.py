@@ -9,7 +9,7 @@ from libs.config.settings import HostEntry, Settings
 from libs.config.yamlfile import line_of, read
 from libs.core.clock import SystemClock
 from libs.model import Answer, PowerState
-from libs.power.devices import FenceDevices
+from libs.power.devices import FenceDevices, agent_devices
 from libs.virt.host import LibvirtHost
 
 PROBE_S, POWER_S = 5.0, 20.0
@@ -17,7 +17,7 @@ PROBE_S, POWER_S = 5.0, 20.0
 
 async def check_pool(settings: Settings, path: Path) -> list[str]:
     """One line a finding: file, line, field, reason. Raises BadInputError for what is wrong in the file itself."""
-    power = FenceDevices(settings.hosts, settings.fencing)
+    power = FenceDevices(agent_devices(settings.hosts), settings.fencing)
     _, node = read(path)
 
     async def one(index: int, host: HostEntry) -> list[str]:

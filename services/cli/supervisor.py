@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from libs.core.clock import SystemClock
 from libs.jetstream.bus import open_bus
 from libs.jetstream.schema import ensure
 from libs.jetstream.server import EmbeddedServer
-from libs.power.devices import FenceDevices
+from libs.power.devices import agent_devices
 
 SERVICES = ("alerting", "executor", "placement", "fencer", "detector")
 STOP_S = 8.0
@@ -49,7 +50,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Returns the exit status. Raises BadInputError before anything is started."""
-        FenceDevices(self.settings.hosts, self.settings.fencing)  # a device that cannot work is said now
+        agent_devices(self.settings.hosts)  # a device that cannot work is said now
         directory = self.settings.data_dir
         try:
             (directory / "run").mkdir(parents=True, exist_ok=True)
@@ -89,10 +90,12 @@ class Supervisor:
         return self._exit
 
     async def _keep(self, name: str, environment: dict[str, str], stop: asyncio.Event) -> None:
-        backoff_s = BACKOFF_FIRST_S
+        backoff_s, holder = 0.0, ""
         while not self._stopping:
             began = time.monotonic()
-            code = await self._once(name, environment)
+            # each process has its own name as a leader; the next one knows that this one has ended
+            names = {"REKINDLE_PREDECESSOR": holder, "REKINDLE_HOLDER": (holder := uuid.uuid4().hex)}
+            code = await self._once(name, {**environment, **names})
             if self._stopping:
                 return
             if code == BAD_INPUT:
@@ -100,8 +103,8 @@ class Supervisor:
                 self._exit = BAD_INPUT
                 stop.set()
                 return
-            backoff_s = BACKOFF_FIRST_S if time.monotonic() - began > STEADY_S else backoff_s * 2
-            backoff_s = min(backoff_s, BACKOFF_MOST_S)
+            steady = time.monotonic() - began > STEADY_S
+            backoff_s = 0.0 if steady else min(max(BACKOFF_FIRST_S, backoff_s * 2), BACKOFF_MOST_S)
             log.warning("service ended, starting it again", service=name, code=code, in_s=backoff_s)
             await asyncio.sleep(backoff_s)
 

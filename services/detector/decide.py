@@ -6,6 +6,7 @@ A follower hears like the leader and never judges, so it takes over with warm vi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from rpds import HashTrieMap
@@ -125,8 +126,11 @@ class Detector:
                 return self._answered(state, event, now)
             case HostFenced():
                 return self._fenced(state, event)
-            case Paused() | BusChanged():
+            case Paused():
                 return Step(self._deaf(state, now))
+            case BusChanged(connected=connected):
+                # cut off we hear nobody: until the bus is back nobody is silent
+                return Step(self._deaf(state, now if connected else math.inf))
             case TableRead(table="inventory", rows=rows):
                 return self._late_reading(state, rows)
             case Expired():
@@ -193,23 +197,25 @@ class Detector:
         return Step(state, effects)
 
     def _late_reading(self, state: State, rows: tuple[object, ...]) -> Step[State]:
-        """Stored inventories tell a late reader what ran where; what was heard since is newer."""
+        """Stored inventories tell a late reader what ran where, and what crashed while nobody listened; what
+        was heard since is newer."""
+        effects: list[Effect] = []
         for row in rows:
             if not isinstance(row, Inventory) or row.at.host not in self.hosts:
                 continue
-            view = state.view(row.at.host)
-            if view.inventory is None:
-                view = replace(view, inventory=row)
-                state = replace(state, views=state.views.insert(row.at.host, view))
-        return Step(state)
+            if state.view(row.at.host).inventory is None:
+                step = self._inventory(state, row)
+                state = step.state
+                effects += step.effects
+        return Step(state, tuple(effects))
 
-    def _deaf(self, state: State, now: float) -> State:
+    def _deaf(self, state: State, until: float) -> State:
         """Discard our own evidence and listen for a full period before suspecting anyone (rule 6)."""
         views: HashTrieMap[str, HostView] = HashTrieMap(
             {host: replace(view, suspicion=None) for host, view in state.views.items()}
         )
-        judge_from = now + self.settings.deaf_period_s
-        return replace(state, views=views, listening_since=now, judge_from=judge_from)
+        judge_from = until + self.settings.deaf_period_s
+        return replace(state, views=views, listening_since=until, judge_from=judge_from)
 
     def _fenced(self, state: State, fact: HostFenced) -> Step[State]:
         record = state.record(fact.at.host)

@@ -32,6 +32,8 @@ class FenceRecord(Value):
     attempt: int = 1
     missing: tuple[str, ...] = ()
     vms: tuple[VmReport, ...] = ()
+    recovered: bool = False
+    """It spoke again while an attempt was under way: that one is the last."""
 
 
 class Fence(Request):
@@ -108,14 +110,24 @@ class Fencer:
     def _failed(self, state: FencerState, fact: HostFailed) -> Step[FencerState]:
         host = fact.at.host
         known = state.records.get(host)
-        if known is not None and known.epoch >= fact.epoch:
-            return Step(state)  # the same failure, told again
         record = FenceRecord(
             at=fact.at, incident=fact.incident, epoch=fact.epoch, phase=Phase.FENCING, vms=fact.vms
         )
+        if known is not None and known.epoch >= fact.epoch:
+            if known.epoch == fact.epoch or known.at == fact.at:
+                return Step(state)  # the same failure, told again
+            return Step(
+                state, (_over(record, known.at, fact.key),)
+            )  # told late: a later boot has failed since
+        before: tuple[Publish, ...] = ()
+        if known is not None and known.phase in (Phase.FENCING, Phase.WAITING) and known.at != fact.at:
+            before = (_over(known, fact.at, fact.key),)
         if fact.proof is not None:
-            return self._proven(state, record, fact.proof, fact.key)
-        return self._with(state, record, _act(record, self.deadline_s))
+            step = self._proven(state, record, fact.proof, fact.key)
+        else:
+            state = replace(state, retry_at=state.retry_at.discard(host))
+            step = self._with(state, record, _act(record, self.deadline_s))
+        return Step(step.state, (*before, *step.effects))
 
     def _outcome(self, state: FencerState, outcome: Fenced, now: float) -> Step[FencerState]:
         record = next((r for r in state.records.values() if r.incident == outcome.incident), None)
@@ -125,7 +137,10 @@ class Fencer:
             return self._proven(state, record, outcome.proof, f"host.failed/{record.incident}")
         if record.phase is Phase.STOOD_DOWN:
             return Step(state)
-        wait_s = min(self.settings.retry_first_s * 2 ** (record.attempt - 1), self.settings.retry_max_s)
+        if record.recovered:
+            return self._with(state, record.model_copy(update={"phase": Phase.STOOD_DOWN}))
+        doubled = self.settings.retry_first_s * 2.0 ** min(record.attempt - 1, 16)
+        wait_s = min(doubled, self.settings.retry_max_s)
         said = record.missing == outcome.missing
         record = record.model_copy(update={"phase": Phase.WAITING, "missing": outcome.missing})
         state = replace(state, retry_at=state.retry_at.insert(record.at.host, now + wait_s))
@@ -165,8 +180,11 @@ class Fencer:
 
     def _stand_down(self, state: FencerState, at: Incarnation, incident: str) -> Step[FencerState]:
         record = state.records.get(at.host)
-        if record is None or record.incident != incident or record.phase is not Phase.WAITING:
-            return Step(state)  # an attempt under way may yet succeed: then it is fenced, whatever it says
+        if record is None or record.incident != incident or record.phase in (Phase.FENCED, Phase.STOOD_DOWN):
+            return Step(state)
+        if record.phase is Phase.FENCING:
+            # the attempt under way may yet succeed: then it is fenced, whatever it says
+            return self._with(state, record.model_copy(update={"recovered": True}))
         return self._with(
             replace(state, retry_at=state.retry_at.discard(at.host)),
             record.model_copy(update={"phase": Phase.STOOD_DOWN}),
@@ -191,6 +209,21 @@ class Fencer:
     def _with(self, state: FencerState, record: FenceRecord, *effects: Act | Publish) -> Step[FencerState]:
         records = state.records.insert(record.at.host, record)
         return Step(replace(state, records=records), effects)
+
+
+def _over(record: FenceRecord, later: Incarnation, cause: str) -> Publish:
+    """A later boot of the host is known to have been: this one is over."""
+    proof = FenceProof(of=record.at, method=ProofMethod.NEW_BOOT, detail=f"boot {later.boot} came after it")
+    fact = HostFenced(
+        at=record.at,
+        incident=record.incident,
+        epoch=record.epoch,
+        proof=proof,
+        vms=record.vms,
+        cause=cause,
+        rule=proof.method.value,
+    )
+    return Publish(record.at.host, fact)
 
 
 def _act(record: FenceRecord, deadlines_s: dict[str, float]) -> Act:

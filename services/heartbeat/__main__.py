@@ -14,17 +14,15 @@ import structlog
 from libs.config.settings import HostEntry
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
-from libs.core.shell import Shell, Wiring
 from libs.events.signals import Goodbye
 from libs.model import Incarnation
 from libs.service import Context, run
 from libs.virt.events import register, watch
 from libs.virt.host import LibvirtHost
 from libs.virt.hosts import LibvirtHosts
-from services.heartbeat.act import Hands
 from services.heartbeat.agentless import Watched
-from services.heartbeat.decide import Agent
-from services.heartbeat.orders import REQUESTS, Stirred
+from services.heartbeat.orders import Stirred
+from services.heartbeat.wiring import agent
 
 log = structlog.get_logger()
 Work = list[Coroutine[Any, Any, None]]
@@ -90,30 +88,7 @@ class Agents:
             context.bus,
             context.clock,
         )
-        hands = Hands(
-            host,
-            neighbours,
-            context.store("inventory"),
-            context.store("definitions"),
-            context.store("leases"),
-            at,
-        )
-        agent = Agent(
-            at=at,
-            life=life,
-            settings=settings.heartbeats,
-            memory_mib=entry.memory_mib,
-            memory_reserved_mib=entry.memory_reserved_mib,
-            cpus=entry.cpus,
-        )
-        wiring = Wiring(
-            service=f"heartbeat-{entry.name}",
-            bus=context.bus,
-            clock=context.clock,
-            perform=hands.perform,
-            requests=REQUESTS,
-        )
-        shell = Shell(agent, wiring)
+        shell, hands = agent(context, entry, at, life, host, neighbours)
         watch(host, lambda: shell.hear(Stirred(key="libvirt")))
         answering = await context.bus.answer(f"ask.{entry.name}", hands.answer)
         self._announced.append((at, life))

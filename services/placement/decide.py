@@ -33,6 +33,7 @@ from services.placement.state import Beat, Incident, Item, Phase, PlacementRecor
 
 DEBOUNCE_S = 0.2
 FENCED = "host.fenced"
+CRASHES_KEPT = 32
 State = PlacementState
 
 
@@ -143,7 +144,7 @@ class Placement:
                 continue
             item = incidents.item_of(pool.size_of(state, lease), lease.holder)
             incident = Incident(id=f"left-{lease.vm}-{lease.token}", cause="a lease held by a fenced host")
-            if item.policy.protection is not Protection.NONE:
+            if self._to_be_started(state, item, now):
                 step = self._open(state, incident, [item.model_copy(update={"proofs": (proof,)})], now)
                 state = step.state
                 effects += step.effects
@@ -158,17 +159,24 @@ class Placement:
             state = replace(state, down=state.down.insert(at.host, FENCED))
         if state.proof_of(at) is not None:
             return Step(state)  # told again
-        record = PlacementRecord(proof=fact.proof)
-        state = replace(state, records=state.records.insert(f"fenced.{at.host}", record))
+        late = state.epoch_of(at.host) > fact.epoch
+        if not late:
+            record = PlacementRecord(proof=fact.proof, epoch=fact.epoch)
+            state = replace(state, records=state.records.insert(f"fenced.{at.host}", record))
         for incident in state.incidents():
             state = _keep(state, incidents.reclaimed(incident, fact.proof))
         items = [
             item.model_copy(update={"proofs": (fact.proof,)})
             for item in self._orphans(state, fact)
-            if item.policy.protection is not Protection.NONE
-            and pool.elsewhere(state, item.vm, at.host, now) is None
+            if self._to_be_started(state, item, now)
         ]
+        if late and not items:
+            return self._plan(state, now)
         return self._open(state, Incident(id=fact.incident, cause=fact.key), items, now)
+
+    def _to_be_started(self, state: State, item: Item, now: float) -> bool:
+        """False for what is not protected, and for what runs already by a person's hand."""
+        return item.policy.protection is not Protection.NONE and pool.runs_at(state, item, now) is None
 
     def _orphans(self, state: State, fact: HostFenced) -> Iterable[Item]:
         """By lease, and by what the host itself last reported where no lease says otherwise."""
@@ -188,14 +196,17 @@ class Placement:
         lease = state.leases.get(fact.vm)
         moved_on = lease is not None and (lease.holder != fact.at or lease.state is not LeaseState.RUNNING)
         incident = Incident(id=f"vm-{fact.vm[:8]}-{fact.at.boot[:8]}-{fact.run}", cause=fact.key)
-        if fact.vm in _open_vms(state) or moved_on:
-            return Step(state)
         key = f"crashes.{fact.vm}"
         record = state.records.get(key)
-        known = record.crashes if isinstance(record, PlacementRecord) else ()
-        recent = tuple(at for at in known if now - self.settings.crash_window_s < at <= now)
+        known = record if isinstance(record, PlacementRecord) else PlacementRecord()
+        if fact.vm in _open_vms(state) or moved_on or incident.id in known.told:
+            return Step(state)
+        recent = tuple(at for at in known.crashes if now - self.settings.crash_window_s < at <= now)
         crashes = (*recent, now)
-        state = replace(state, records=state.records.insert(key, PlacementRecord(crashes=crashes)))
+        kept = PlacementRecord(
+            crashes=crashes[-CRASHES_KEPT:], told=(*known.told, incident.id)[-CRASHES_KEPT:]
+        )
+        state = _crash_shown(replace(state, records=state.records.insert(key, kept)), fact)
         item = incidents.item_of(fact.report, fact.at).model_copy(update={"run": max(1, fact.run)})
         if len(crashes) <= self.settings.crash_budget:
             return self._open(state, incident, [item.model_copy(update={"in_place": True})], now)
@@ -216,6 +227,8 @@ class Placement:
         incident, item = _find(state, fact.incident, fact.vm)
         if incident is None or item is None or item.phase is not Phase.PLANNED:
             return Step(state)
+        if incidents.start_key(incident, item) != fact.start_key:
+            return Step(state)  # about an attempt that was given up since
         item = item.model_copy(update={"phase": Phase.RUNNING, "to": fact.at, "reason": ""})
         return _settle(state, incidents.replaced(incident, item), [])
 
@@ -244,12 +257,15 @@ class Placement:
             done = FailoverCompleted(
                 incident=incident.id, revision=0, cause=incident.cause, rule="nothing to restart"
             )
-            return Step(state, (Publish(f"incident.{incident.id}", done),))
+            step = self._plan(state, now)  # of other incidents, what was taken back
+            return Step(step.state, (Publish(f"incident.{incident.id}", done), *step.effects))
         state = _keep(state, incident.model_copy(update={"items": tuple(items)}))
         return self._plan(state, now)
 
     def _plan(self, state: State, now: float) -> Step[State]:
         """One plan over all that waits, of all incidents; one revision for each that changes by it."""
+        ended = self._without_us(state, now)
+        state = ended.state
         due = [
             item
             for incident in state.incidents()
@@ -265,7 +281,7 @@ class Placement:
             shot = pool.snapshot(state, self.policy, self.labels, wanted, now)
             found = plan(shot, frozenset({pool.NOWHERE}), {item.vm: frozenset(item.avoid) for item in wanted})
         targets = {host: state.heard[host].at for host in hosts}
-        effects: list[Effect] = []
+        effects: list[Effect] = list(ended.effects)
         for incident in state.incidents():
             changed, facts = incidents.revised(incident, found, targets, in_place)
             if facts:
@@ -277,6 +293,38 @@ class Placement:
         ahead = [at for at in later.values() if at > now]
         state = replace(state, retry_at=HashTrieMap(later), plan_at=min(ahead, default=None))
         return Step(state, tuple(effects))
+
+    def _without_us(self, state: State, now: float) -> Step[State]:
+        """What waits and needs no start of ours any more: a person started it, or stopped it on purpose."""
+        effects: list[Effect] = []
+        for incident in state.incidents():
+            changed = incident
+            for item in incident.items:
+                if item.phase is not Phase.WAITING:
+                    continue
+                lease, at = state.leases.get(item.vm), pool.runs_at(state, item, now)
+                if at is not None:
+                    update: dict[str, object] = {"phase": Phase.RUNNING, "to": at, "reason": ""}
+                elif lease is not None and not lease.wanted:
+                    update = {"phase": Phase.GIVEN_UP, "reason": "it was stopped on purpose"}
+                else:
+                    continue
+                changed = incidents.replaced(changed, item.model_copy(update=update))
+            if changed is not incident:
+                step = _settle(state, changed, [])
+                state = step.state
+                effects += step.effects
+        return Step(state, tuple(effects))
+
+
+def _crash_shown(state: State, fact: VmFailed) -> State:
+    """The crash as part of what the host showed last: the fact may overtake the inventory."""
+    heard = state.heard.get(fact.at.host)
+    report = None if heard is None else heard.vm(fact.vm)
+    if heard is None or report is None or heard.at != fact.at or 0 < fact.run < report.run:
+        return state
+    vms = tuple(fact.report if one.uuid == fact.vm else one for one in heard.vms)
+    return replace(state, heard=state.heard.insert(fact.at.host, heard.model_copy(update={"vms": vms})))
 
 
 def _settle(state: State, incident: Incident, facts: list[AnyFact]) -> Step[State]:

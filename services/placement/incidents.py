@@ -123,6 +123,7 @@ def settled(incident: Incident) -> tuple[Incident | None, list[AnyFact]]:
         revision=incident.revision,
         restarted=tuple(item.name for item in incident.items if item.phase is Phase.RUNNING),
         waiting=tuple(item.name for item in waiting),
+        given_up=tuple(item.name for item in incident.items if item.phase is Phase.GIVEN_UP),
         cause=incident.cause,
         rule="all seen running, or waiting with a reason",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from libs.model import Protection, RunLease
+from libs.model import Incarnation, Protection, RunLease
 from libs.planning.snapshot import PoolPolicy, Snapshot, SnapshotHost, SnapshotHostState, SnapshotVm
 from services.placement.state import Item, Phase, PlacementState
 
@@ -84,13 +84,14 @@ def snapshot(
     return Snapshot(schema="rekindle.snapshot.v1", policy=policy, hosts=(*hosts, nowhere), vms=tuple(vms))
 
 
-def elsewhere(state: PlacementState, vm: str, host: str, now: float) -> str | None:
-    """A usable host whose own latest inventory shows the VM active, other than `host`."""
+def runs_at(state: PlacementState, item: Item, now: float) -> Incarnation | None:
+    """The usable host whose own latest inventory shows the VM active, in another run than the one that ended."""
     for name in usable(state, now):
-        if name != host:
-            report = state.heard[name].vm(vm)
-            if report is not None and report.state.active:
-                return name
+        heard = state.heard[name]
+        report = heard.vm(item.vm)
+        ended = heard.at == item.origin and report is not None and report.run == item.run
+        if report is not None and report.state.active and not ended:
+            return heard.at
     return None
 
 

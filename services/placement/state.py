@@ -50,11 +50,13 @@ class Incident(Value):
 
 
 class PlacementRecord(Value):
-    """Exactly one of these is set: records of three kinds share one ledger."""
+    """Records of three kinds share one ledger: an incident, a host's latest proof, a VM's crashes."""
 
     incident: Incident | None = None
     proof: FenceProof | None = None
+    epoch: int = Field(0, description="of the proof")
     crashes: tuple[float, ...] = ()
+    told: tuple[str, ...] = Field((), description="crashes that were dealt with: a repeat is no news")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ class PlacementState:
     def incidents(self) -> list[Incident]:
         found = (record.incident for _, record in sorted(self.records.items()))
         return [incident for incident in found if incident is not None]
+
+    def epoch_of(self, host: str) -> int:
+        """Of the latest proof about this host, 0 where there is none."""
+        record = self.records.get(f"fenced.{host}")
+        return record.epoch if isinstance(record, PlacementRecord) else 0
 
     def proof_of(self, at: Incarnation) -> FenceProof | None:
         record = self.records.get(f"fenced.{at.host}")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import libvirt
@@ -32,7 +32,7 @@ AGENT = ["/bin/sh", "-c", "echo agent-started $REKINDLE_HOST; hostname; sleep 10
 @pytest.fixture
 def short_root() -> Iterator[Path]:
     """A directory with a short path (socket paths), gone afterwards with all that runs in it."""
-    with tempfile.TemporaryDirectory(prefix="rkl-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="rkt-", dir="/tmp") as folder:
         root = Path(folder) / "l"
         yield root
         if (root / "lab.json").exists():
@@ -42,7 +42,7 @@ def short_root() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """One lab of two hosts for the tests that leave it usable: each uses VMs of its own and powers hosts on again."""
-    with tempfile.TemporaryDirectory(prefix="rkl-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="rkt-", dir="/tmp") as folder:
         hosts = [LabHost("h1", 4096, 4), LabHost("h2", 4096, 4)]
         lab = Lab.create(hosts, Path(folder) / "l", agent_argv={"h1": AGENT})
         lab.up()
@@ -56,8 +56,7 @@ def qemus_of(root: Path) -> list[int]:
     return [pid for pid in procs.every_pid() if procs.is_qemu_of(procs.cmdline(pid), root)]
 
 
-def wait_until(condition: "object", what: str, timeout_s: float = 20.0) -> None:
-    assert callable(condition)
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
     procs.wait_for(condition, timeout_s, what)
 
 
@@ -79,6 +78,7 @@ def test_a_vm_starts_and_its_guest_comes_up(lab: Lab) -> None:
     wait_until(lambda: lab.disk_count("up1") >= 2, "two counts on the disk")
     wait_until(lambda: len(lab.guest_up_times("up1")) == 1, "the observer to see the guest come up")
     lab.crash_vm("up1")
+    wait_until(lambda: "up1" not in lab.placement(), "libvirt to see its end")
 
 
 def test_the_agent_runs_on_its_host_and_can_be_killed_alone(lab: Lab) -> None:
@@ -234,7 +234,9 @@ def test_the_observer_sees_each_change_and_no_double_run(short_root: Path) -> No
     summary = lab.stop_observer()
 
     changes = [(change.name, change.host, change.active) for change in lab.observations().vms]
-    assert changes == [("one", "h1", True), ("one", "h1", False), ("one", "h2", True)]
+    # The loss of h1 and the start on h2 lie closer together than two samples.
+    assert changes[0] == ("one", "h1", True)
+    assert sorted(changes[1:]) == [("one", "h1", False), ("one", "h2", True)]
     assert len(lab.guest_up_times("one")) == 2
     assert summary.double_s == 0
     assert summary.sightings == 0

@@ -1,0 +1,241 @@
+"""An asyncio loop whose clock moves instead of waiting, and processes that can be stopped and killed in it.
+
+No sockets, no threads, no real time: when nothing is runnable the clock jumps to the next timer. Every handle
+runs in the context of the process that armed it, so that a stopped process (SIGSTOP) stands still as a whole
+while messages and timers pile up for it, and a killed one never does anything again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+from collections import deque
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+WALL_ZERO = datetime(2026, 1, 1, tzinfo=UTC)
+HANDLES_MOST = 20_000_000
+PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+
+
+class DeadlockError(RuntimeError):
+    """Nothing is runnable and no timer is armed: time could never move again."""
+
+
+class _Handle(asyncio.TimerHandle):
+    """A callback that is due. Leaner than asyncio's own, which is made for debugging, too."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: SimLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._when = when
+        self._callback, self._args = callback, args
+        self._cancelled = False
+        self._loop = loop
+        self._context = contextvars.copy_context() if context is None else context
+        self._source_traceback = None
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback, self._args = _nothing, ()
+
+    def __repr__(self) -> str:
+        return f"<_Handle at {self._when:.3f} of {self._callback!r}>"
+
+
+def _nothing() -> None:
+    """What a cancelled handle would do."""
+
+
+class SimLoop(asyncio.BaseEventLoop):
+    """Virtual time. `asyncio.Runner(loop_factory=SimLoop)` or `run_until_complete`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._due: deque[_Handle] = deque()
+        self._timers: list[tuple[float, int, _Handle]] = []
+        self._count = 0
+        self._world = contextvars.Context()
+        self.failures: list[tuple[Process | None, BaseException]] = []
+        """Errors that no task caught: a programmer's error of whoever armed the callback."""
+
+    def time(self) -> float:
+        return self._now
+
+    # asyncio's stubs type `args` by a variable tuple, which an override cannot repeat without its internals
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        handle = _Handle(self._now, callback, args, self, context)
+        self._due.append(handle)
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        handle = _Handle(when, callback, args, self, context)
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, handle))
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def world_at(self, when: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """As call_at, for what the world does by itself: it belongs to no process."""
+        return self.call_at(when, callback, *args, context=self._world)
+
+    def world_later(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=self._world)
+
+    def create_task(self, coro: Any, *, name: Any = None, context: Any = None, **more: Any) -> Any:
+        """A task that shares the fate of the process it is started by."""
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context, **more)
+        process = PROCESS.get() if context is None else context.get(PROCESS)
+        if process is not None:
+            process.adopt(task)
+        return task
+
+    def _run_once(self) -> None:
+        """One turn; called by asyncio's run_forever."""
+        due = self._due
+        if not due:
+            self._advance()
+        for _ in range(len(due)):
+            handle = due.popleft()
+            if handle._cancelled:
+                continue
+            process = handle._context.get(PROCESS)
+            if process is not None and process.stopped:
+                process.held.append(handle)
+                continue
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001  kept, and judged by whoever runs the world
+                self.failures.append((process, error))
+
+    def _advance(self) -> None:
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
+        if not timers:
+            raise DeadlockError(f"at {self._now:.3f} s nothing is runnable and no timer is armed")
+        if self._count > HANDLES_MOST:
+            raise DeadlockError(f"at {self._now:.3f} s after {self._count} timers: a storm of events")
+        self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            handle = heapq.heappop(timers)[2]
+            if not handle._cancelled:
+                self._due.append(handle)
+
+    def requeue(self, handles: deque[_Handle]) -> None:
+        """What piled up for a process that goes on."""
+        self._due.extend(handles)
+
+
+class Process:
+    """One operating-system process: all that runs in its context shares its fate.
+
+    `strike` kills it at its n-th call to the world from now on: at that very await."""
+
+    def __init__(self, loop: SimLoop, name: str, node: str) -> None:
+        self.loop, self.name, self.node = loop, name, node
+        self.alive, self.stopped = True, False
+        self.held: deque[_Handle] = deque()
+        self.strike: int | None = None
+        self.struck: Callable[[Process], None] = _forget
+        self._tasks: dict[int, asyncio.Task[Any]] = {}
+        self._numbers = 0
+        self.context = contextvars.copy_context()
+        self.context.run(PROCESS.set, self)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Task[Any]:
+        """Run something as this process."""
+        task: asyncio.Task[Any] = self.loop.create_task(work, name=name, context=self.context)
+        return task
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        self._numbers += 1
+        self._tasks[self._numbers] = task
+        if len(self._tasks) > 256:
+            self._tasks = {number: one for number, one in self._tasks.items() if not one.done()}
+
+    def stop(self) -> None:
+        """As SIGSTOP."""
+        self.stopped = True
+
+    def resume(self) -> None:
+        """As SIGCONT: what piled up happens now, in its order."""
+        self.stopped = False
+        held, self.held = self.held, deque()
+        self.loop.requeue(held)
+
+    def kill(self) -> None:
+        """As SIGKILL: memory is lost, and no last word reaches the world, since every port checks `alive`.
+
+        The tasks are unwound so that Python's own `finally` blocks run now and not at some collection."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.resume()
+        for task in self._tasks.values():
+            task.cancel()
+
+    def enter(self) -> None:
+        """Called by every port at every call: here a process can die. Raises CancelledError where it has."""
+        if self.strike is not None:
+            self.strike -= 1
+            if self.strike <= 0:
+                self.strike = None
+                self.struck(self)
+        if not self.alive:
+            raise asyncio.CancelledError(f"{self.name} was killed")
+
+
+def _forget(process: Process) -> None:
+    """Where nobody watches over a process, a strike just kills it."""
+    process.kill()
+
+
+class SimClock:
+    """A process's clocks. Monotonic clocks of two machines share no zero; wall clocks may be stepped."""
+
+    def __init__(
+        self, loop: SimLoop, zero_s: float = 0.0, wall_steps: Callable[[], float] | None = None
+    ) -> None:
+        self._loop, self._zero_s = loop, zero_s
+        self._wall_steps = wall_steps
+
+    def monotonic(self) -> float:
+        return self._loop.time() + self._zero_s
+
+    def wall(self) -> datetime:
+        step_s = 0.0 if self._wall_steps is None else self._wall_steps()
+        return wall_at(self._loop.time() + step_s)
+
+
+def wall_at(now: float) -> datetime:
+    """The true wall time at a moment of the loop."""
+    return WALL_ZERO + timedelta(seconds=round(now, 6))

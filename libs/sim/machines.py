@@ -1,0 +1,228 @@
+"""The simulated hosts: power, boots, QEMU processes. This is the truth that the invariants are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+
+from libs.model import Incarnation, StopReason, VmPolicy, VmState
+from libs.sim.loop import SimLoop
+
+GUEST_BOOT_S = 2.0
+BOOT_S = (3.0, 9.0)
+
+
+class Os(StrEnum):
+    """What a host's operating system does."""
+
+    DOWN = "down"
+    BOOTING = "booting"
+    UP = "up"
+    HUNG = "hung"  # its QEMU processes go on writing, nothing answers
+    CRASHED = "crashed"  # the kernel stopped: power is on, nothing runs
+
+
+@dataclass(frozen=True, slots=True)
+class VmSpec:
+    """One VM of the world."""
+
+    uuid: str
+    name: str
+    memory_mib: int
+    vcpus: int
+    policy: VmPolicy
+
+
+@dataclass(slots=True)
+class Domain:
+    """A VM as one host's libvirt knows it."""
+
+    spec: VmSpec
+    state: VmState = VmState.STOPPED
+    stop_reason: StopReason = StopReason.UNKNOWN
+    run: int = 0
+    """libvirt's id of the present run."""
+    token: int = 0
+    autostart: bool = False
+    since: float = 0.0
+
+
+@dataclass(slots=True)
+class Spell:
+    """One VM active on one boot of one host, from when to when."""
+
+    vm: str
+    at: Incarnation
+    token: int
+    began: float
+    ended: float | None = None
+    autostarted: bool = False
+    guest_up: float | None = None
+
+
+@dataclass(slots=True)
+class SimHost:
+    """One physical machine."""
+
+    name: str
+    memory_mib: int
+    memory_reserved_mib: int
+    cpus: int
+    power: bool = True
+    os: Os = Os.UP
+    boots: int = 1
+    booted_at: float = 0.0
+    domains: dict[str, Domain] = field(default_factory=dict)
+    runs: int = 0
+    libvirt_hangs: bool = False
+    """libvirt takes calls and never answers."""
+    fails: dict[str, int] = field(default_factory=dict)
+    """VMs whose next starts here are refused: how often."""
+    agent: bool = True
+    """Its agent is to run."""
+    announced: str = ""
+    """The boot that its agent spoke for first, and whose gate is thus passed."""
+
+    @property
+    def at(self) -> Incarnation:
+        return Incarnation(host=self.name, boot=f"boot{self.boots:04d}-{self.name}")
+
+    def active(self) -> list[Domain]:
+        return [domain for domain in self.domains.values() if domain.state.active]
+
+
+class Machines:
+    """All hosts and what runs on them. Every change of a QEMU process happens in `_begin` and `_end`."""
+
+    def __init__(self, loop: SimLoop, chance: Random) -> None:
+        self._loop, self._chance = loop, chance
+        self.hosts: dict[str, SimHost] = {}
+        self.specs: dict[str, VmSpec] = {}
+        self.spells: dict[str, list[Spell]] = {}
+        self.on_change: list[Callable[[SimHost, Domain, bool], None]] = []
+        """A QEMU process began (True) or ended."""
+        self.on_os: list[Callable[[SimHost], None]] = []
+        """A host came up or went down: agents live and die with it."""
+        self.on_stir: list[Callable[[SimHost], None]] = []
+
+    def running(self, vm: str) -> list[SimHost]:
+        """Where a process of the VM exists at this moment: the truth."""
+        return [
+            host
+            for host in self.hosts.values()
+            if (domain := host.domains.get(vm)) is not None and domain.state.active
+        ]
+
+    def present(self, at: Incarnation) -> SimHost | None:
+        """The host, if this very boot of it is going on."""
+        host = self.hosts.get(at.host)
+        return host if host is not None and host.power and host.at == at and host.os is not Os.DOWN else None
+
+    # -- QEMU processes
+
+    def begin(self, host: SimHost, spec: VmSpec, token: int, *, autostarted: bool = False) -> None:
+        """A QEMU process begins."""
+        domain = host.domains.setdefault(spec.uuid, Domain(spec))
+        host.runs += 1
+        domain.state, domain.stop_reason = VmState.RUNNING, StopReason.NONE
+        domain.run, domain.token, domain.since = host.runs, token, self._loop.time()
+        spell = Spell(spec.uuid, host.at, token, self._loop.time(), autostarted=autostarted)
+        self.spells.setdefault(spec.uuid, []).append(spell)
+        self._loop.world_later(GUEST_BOOT_S, self._guest_up, spell)
+        for told in self.on_change:
+            told(host, domain, True)
+        self._stir(host)
+
+    def _guest_up(self, spell: Spell) -> None:
+        if spell.ended is None:
+            spell.guest_up = self._loop.time()
+
+    def end(self, host: SimHost, uuid: str, reason: StopReason) -> None:
+        """The QEMU process ends. No error where none runs."""
+        domain = host.domains.get(uuid)
+        if domain is None or not domain.state.active:
+            return
+        domain.state, domain.stop_reason = VmState.STOPPED, reason
+        domain.since = self._loop.time()
+        for spell in self.spells.get(uuid, []):
+            if spell.at == host.at and spell.ended is None:
+                spell.ended = self._loop.time()
+        for told in self.on_change:
+            told(host, domain, False)
+        self._stir(host)
+
+    def pause_guest(self, host: SimHost, uuid: str) -> None:
+        """The guest stands still; its process stays, and counts."""
+        domain = host.domains[uuid]
+        if domain.state is VmState.RUNNING:
+            domain.state = VmState.PAUSED
+            self._stir(host)
+
+    def _stir(self, host: SimHost) -> None:
+        for told in self.on_stir:
+            told(host)
+
+    # -- power and boots
+
+    def power_off(self, host: SimHost) -> None:
+        """All at once."""
+        if not host.power:
+            return
+        host.power = False
+        self._down(host, Os.DOWN)
+
+    def power_on(self, host: SimHost) -> None:
+        if host.power:
+            return
+        host.power = True
+        self._boot(host)
+
+    def reboot(self, host: SimHost, *, fast: bool = False) -> None:
+        """Without a clean shutdown, as by a watchdog or a panic with reboot."""
+        if not host.power:
+            return
+        self._down(host, Os.DOWN)
+        self._boot(host, fast=fast)
+
+    def crash(self, host: SimHost) -> None:
+        """The kernel stops; the power stays on."""
+        if host.os in (Os.UP, Os.BOOTING, Os.HUNG) and host.power:
+            self._down(host, Os.CRASHED)
+
+    def hang(self, host: SimHost) -> None:
+        """Nothing answers, QEMU goes on."""
+        if host.os is Os.UP:
+            host.os = Os.HUNG
+            for told in self.on_os:
+                told(host)
+
+    def _down(self, host: SimHost, os: Os) -> None:
+        for uuid in list(host.domains):
+            self.end(host, uuid, StopReason.UNKNOWN)
+        host.os = os
+        host.libvirt_hangs = False
+        for told in self.on_os:
+            told(host)
+
+    def _boot(self, host: SimHost, *, fast: bool = False) -> None:
+        host.os = Os.BOOTING
+        host.boots += 1
+        wait_s = 1.5 if fast else self._chance.uniform(*BOOT_S)
+        self._loop.world_later(wait_s, self._booted, host, host.boots)
+
+    def _booted(self, host: SimHost, boot: int) -> None:
+        if not host.power or host.os is not Os.BOOTING or host.boots != boot:
+            return
+        host.os, host.booted_at = Os.UP, self._loop.time()
+        for domain in host.domains.values():
+            # nobody can say why it does not run; libvirt's ids begin anew with each boot
+            domain.stop_reason, domain.run, domain.token = StopReason.UNKNOWN, 0, 0
+        host.runs = 0
+        for domain in list(host.domains.values()):
+            # an image lock keeps out what starts by itself while another runs; nothing else here relies on it
+            if domain.autostart and not self.running(domain.spec.uuid):
+                self.begin(host, domain.spec, 0, autostarted=True)
+        for told in self.on_os:
+            told(host)

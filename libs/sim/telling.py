@@ -1,0 +1,164 @@
+"""A run told: one line a decision for the log, and the outcome document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from libs.events.envelope import Envelope, wrap
+from libs.events.facts import (
+    CapacityExhausted,
+    Fact,
+    FailoverCompleted,
+    FailoverPlanned,
+    HostFact,
+    HostFailed,
+    HostFenced,
+    HostFenceFailed,
+    HostSuspected,
+    StormHeld,
+    VmFact,
+    VmRestartFailed,
+    VmStartUncertain,
+)
+from libs.report import failovers
+from libs.scenario.model import Scenario
+from libs.scenario.outcome import (
+    FailoverOutcome,
+    HostOutcome,
+    Outcome,
+    TimelineEntry,
+    Violation,
+    VmOutcome,
+    failover_outcomes,
+    host_outcomes,
+    seconds,
+    timeline,
+    unmet,
+)
+from libs.sim.broker import Stored
+from libs.sim.loop import wall_at
+from libs.sim.world import World, vm_uuid
+
+
+def gist(fact: Fact, names: dict[str, str]) -> str:
+    """What one fact says, in a few words; VMs by name."""
+    subject = ""
+    if isinstance(fact, VmFact):
+        subject = f"{fact.name} on {fact.at.host}"
+    elif isinstance(fact, HostFact):
+        subject = str(fact.at)
+    match fact:
+        case FailoverPlanned():
+            starts = [f"{start.name} to {start.to.host}" for start in fact.starts]
+            waits = [f"{one.name} waits ({one.reason.split(':')[0]})" for one in fact.waiting]
+            return f"{_short(fact.incident, names)}: {', '.join([*starts, *waits])}"
+        case FailoverCompleted():
+            done = ", ".join(fact.restarted) or "none"
+            left = f"; waiting: {', '.join(fact.waiting)}" if fact.waiting else ""
+            return f"{_short(fact.incident, names)}: {done} restarted{left}"
+        case CapacityExhausted():
+            return (
+                f"{_short(fact.incident, names)}: no room for {', '.join(one.name for one in fact.waiting)}"
+            )
+        case HostFenceFailed():
+            return f"{subject}: {'; '.join(fact.missing)}"
+        case HostFenced():
+            return f"{subject}: {fact.proof.method.value}"
+        case HostFailed():
+            ran = sorted(names.get(vm.uuid, vm.uuid) for vm in fact.vms)
+            return f"{subject}: {fact.rule}; ran {', '.join(ran) or 'nothing'}"
+        case HostSuspected():
+            return f"{subject}: silent for {fact.silent_s:.1f} s"
+        case StormHeld():
+            return f"{', '.join(fact.suspects)} at once, {fact.limit} believable"
+        case VmRestartFailed() | VmStartUncertain():
+            return f"{subject}: {fact.reason}"
+        case _:
+            return subject or _short(fact.about, names)
+
+
+def _short(incident: str, names: dict[str, str]) -> str:
+    """Incidents of one VM carry the beginning of its id; in a log its name says more."""
+    for uuid, name in names.items():
+        incident = incident.replace(uuid, name).replace(f"vm-{uuid[:8]}", f"vm-{name}")
+    return incident
+
+
+def line(at_s: float, what: str, said: str) -> str:
+    return f"{at_s:9.3f}  {what:<20} {said}".rstrip()
+
+
+def envelopes(stored: Iterable[Stored]) -> list[Envelope]:
+    """The facts as an onlooker of the stream reads them."""
+    return [wrap(one.fact, pool="sim", service=one.service, wall=wall_at(one.at)) for one in stored]
+
+
+def outcome(
+    world: World, scenario: Scenario, zero: float, performed: list[TimelineEntry], broken: list[Violation]
+) -> Outcome:
+    """The document, from the stream and from what the hosts really did."""
+    end, start = world.loop.time(), wall_at(zero)
+    told = envelopes(world.broker.facts)
+    stories = [s for s in failovers(told) if s.confirmed and s.confirmed >= start]
+    waiting = {vm.name for s in stories for vm in s.vms.values() if vm.state == "waiting"}
+    vms, since = {}, {}
+    for vm in scenario.vms:
+        vms[vm.name], up = _vm(world, vm.name, zero, end, vm.name in waiting)
+        if up is not None:
+            since[vm.name] = round(up - zero, 3)
+    names = {vm_uuid(vm.name): vm.name for vm in scenario.vms}
+    entries = [one for one in timeline(told, start, names) if one.at_s >= 0]
+    hosts: dict[str, HostOutcome] = host_outcomes(entries, [host.name for host in world.members])
+    end_s = round(end - zero, 3)
+    violations = [*broken, *unmet(scenario.expect, vms, hosts, entries, since, end_s)]
+    occurred = {
+        entry.subject: entry.at_s
+        for entry in reversed(performed)
+        if entry.event in ("step.power_off", "step.crash", "step.hang", "step.reboot")
+    }
+    found: list[FailoverOutcome] = [
+        one.model_copy(update={"occurred_s": occurred.get(one.host)})
+        for one in failover_outcomes(stories, start)
+    ]
+    return Outcome(
+        scenario=scenario.name,
+        world="simulator",
+        passed=not violations,
+        double_running_s=round(double_running(world), 3),
+        violations=tuple(violations),
+        vms=vms,
+        hosts=hosts,
+        failovers=tuple(found),
+        timeline=tuple(sorted([*performed, *entries], key=lambda entry: entry.at_s)),
+    )
+
+
+def _vm(world: World, name: str, zero: float, end: float, waiting: bool) -> tuple[VmOutcome, float | None]:
+    """What became of a VM, and since when its guest is up now."""
+    spells = world.machines.spells.get(vm_uuid(name), [])
+    down_s, up_since = 0.0, None
+    for index, spell in enumerate(spells):
+        if spell.ended is None:
+            up_since = spell.guest_up
+        elif spell.ended >= zero:
+            after = [one.guest_up for one in spells[index + 1 :] if one.guest_up is not None]
+            down_s += (after[0] if after else end) - spell.ended
+    current = next((spell for spell in reversed(spells) if spell.ended is None), None)
+    state = "running" if current else ("waiting" if waiting else "stopped")
+    host = current.at.host if current else None
+    return VmOutcome(state=state, host=host, starts=len(spells), downtime_s=round(down_s, 3)), up_since
+
+
+def double_running(world: World) -> float:
+    """Seconds in which a VM had two processes, summed over VMs."""
+    total, end = 0.0, world.loop.time()
+    for spells in world.machines.spells.values():
+        for index, one in enumerate(spells):
+            for other in spells[index + 1 :]:
+                began = max(one.began, other.began)
+                ended = min(one.ended if one.ended is not None else end, other.ended or end)
+                total += max(0.0, ended - began)
+    return total
+
+
+__all__ = ["double_running", "envelopes", "gist", "line", "outcome", "seconds"]

@@ -1,0 +1,51 @@
+"""The world's own truth over time: since when each host has been well, and who was shut down on purpose."""
+
+from __future__ import annotations
+
+from libs.sim.machines import Os, SimHost
+from libs.sim.network import BUS
+from libs.sim.world import World
+
+LOOK_S = 0.25
+
+
+class Truth:
+    """Looks at the world a few times a second."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.well_since: dict[str, float] = {}
+        """Since when a host has run, its agent has spoken and nothing lay between it and the bus."""
+        self.calm_since: float | None = None
+        """Since when nothing at all has been wrong."""
+        self._look()
+
+    def _look(self) -> None:
+        world, now = self._world, self._world.loop.time()
+        quiet = world.network.calm and not world.broker.disturbed
+        for host in world.machines.hosts.values():
+            if quiet and self._well(host):
+                self.well_since.setdefault(host.name, now)
+            else:
+                self.well_since.pop(host.name, None)
+        whole = quiet and len(self.well_since) == len(world.machines.hosts)
+        running = all(slot.process is not None and not slot.process.stopped for slot in world.slots.values())
+        if not (whole and running):
+            self.calm_since = None
+        elif self.calm_since is None:
+            self.calm_since = now
+        world.loop.world_later(LOOK_S, self._look)
+
+    def _well(self, host: SimHost) -> bool:
+        process = self._world.slots[f"heartbeat@{host.name}"].process
+        speaks = process is not None and not process.stopped and host.announced == host.at.boot
+        linked = self._world.network.both_ways(host.name, BUS)
+        return host.os is Os.UP and not host.libvirt_hangs and speaks and linked
+
+    def well_for(self, host: str) -> float:
+        """Seconds; 0 where it is not."""
+        since = self.well_since.get(host)
+        return 0.0 if since is None else self._world.loop.time() - since
+
+    def calm_for(self) -> float:
+        return 0.0 if self.calm_since is None else self._world.loop.time() - self.calm_since

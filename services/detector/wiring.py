@@ -1,0 +1,38 @@
+"""The detector put together, the same in both worlds."""
+
+from __future__ import annotations
+
+from libs.core.ports import Hypervisors, Power
+from libs.core.shell import Shell, Table, Wiring
+from libs.core.wiring import Ports
+from libs.model import Inventory
+from services.detector.act import Hands
+from services.detector.asks import REQUESTS
+from services.detector.decide import Detector
+from services.detector.state import DetectorState
+
+
+def shell(
+    ports: Ports, power: Power, hypervisors: Hypervisors, plane_started: float | None
+) -> Shell[DetectorState]:
+    """`plane_started`: when the management plane started, by `ports.clock`; None: with this process."""
+    settings = ports.settings
+    decider = Detector(
+        hosts=tuple(host.name for host in settings.hosts),
+        settings=settings.detection,
+        plane_started=plane_started,
+    )
+    wiring = Wiring(
+        service=ports.service,
+        bus=ports.bus,
+        clock=ports.clock,
+        store=ports.store("state"),
+        lease=ports.lease(),
+        signals=("heartbeat.*", "inventory.*", "goodbye.*"),
+        kinds=("host.fenced",),
+        tables=(Table("inventory", ports.store("inventory"), "", Inventory, every_s=30.0),),
+        perform=Hands(power, hypervisors, ports.bus, settings.detection.ask_timeout_s).perform,
+        requests=REQUESTS,
+        notices_pauses=True,
+    )
+    return Shell(decider, wiring)

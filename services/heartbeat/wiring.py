@@ -1,0 +1,47 @@
+"""The agent of one host put together, the same in both worlds."""
+
+from __future__ import annotations
+
+from libs.config.settings import HostEntry
+from libs.core.ports import Hypervisors
+from libs.core.shell import Shell, Wiring
+from libs.core.wiring import Ports
+from libs.model import Incarnation
+from services.heartbeat.act import Hands, LocalHypervisor
+from services.heartbeat.decide import Agent, AgentState
+from services.heartbeat.orders import REQUESTS
+
+
+def agent(
+    ports: Ports,
+    entry: HostEntry,
+    at: Incarnation,
+    life: str,
+    hypervisor: LocalHypervisor,
+    neighbours: Hypervisors,
+) -> tuple[Shell[AgentState], Hands]:
+    """The agent's shell, and its hands, which also answer what peers are asked."""
+    hands = Hands(
+        hypervisor,
+        neighbours,
+        ports.store("inventory"),
+        ports.store("definitions"),
+        ports.store("leases"),
+        at,
+    )
+    decider = Agent(
+        at=at,
+        life=life,
+        settings=ports.settings.heartbeats,
+        memory_mib=entry.memory_mib,
+        memory_reserved_mib=entry.memory_reserved_mib,
+        cpus=entry.cpus,
+    )
+    wiring = Wiring(
+        service=f"heartbeat-{entry.name}",
+        bus=ports.bus,
+        clock=ports.clock,
+        perform=hands.perform,
+        requests=REQUESTS,
+    )
+    return Shell(decider, wiring), hands

@@ -1,0 +1,41 @@
+"""Placement put together, the same in both worlds."""
+
+from __future__ import annotations
+
+from libs.core.shell import Shell, Table, Wiring
+from libs.core.wiring import Ports
+from libs.model import Inventory, RunLease
+from services.placement.decide import Placement
+from services.placement.state import PlacementState
+
+KINDS = (
+    "host.joined",
+    "host.suspected",
+    "host.refuted",
+    "host.recovered",
+    "host.agent_down",
+    "host.failed",
+    "host.fenced",
+    "vm.failed",
+    "vm.restarted",
+    "vm.restart_failed",
+)
+
+
+def shell(ports: Ports) -> Shell[PlacementState]:
+    settings = ports.settings
+    decider = Placement(settings.restart, labels={host.name: host.labels for host in settings.hosts})
+    wiring = Wiring(
+        service=ports.service,
+        bus=ports.bus,
+        clock=ports.clock,
+        store=ports.store("state"),
+        lease=ports.lease(),
+        signals=("heartbeat.*", "inventory.*", "lease.*"),
+        kinds=KINDS,
+        tables=(
+            Table("leases", ports.store("leases"), "", RunLease),
+            Table("inventory", ports.store("inventory"), "", Inventory, every_s=10.0),
+        ),
+    )
+    return Shell(decider, wiring)

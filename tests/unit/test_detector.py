@@ -1,0 +1,638 @@
+"""Silence to suspicion to verdict: what each piece of evidence leads to, and what is never concluded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rpds import HashTrieMap
+
+from libs import lifecycle
+from libs.config.settings import Detection
+from libs.core.decider import BusChanged, Expired, Input, Paused, Step, TableRead
+from libs.events.facts import HostFailed, VmFailed
+from libs.events.signals import Goodbye, Heartbeat
+from libs.model import Answer, HostState, Incarnation, PowerState, ProofMethod, VmPolicy
+from services.detector.asks import Answered
+from services.detector.decide import Detector
+from services.detector.state import DetectorState, HostRecord
+from services.detector.verdict import RULES, Evidence, judge, storm_limit
+from tests.unit.made import beat, boot, crashed, facts, fenced, inventory, kinds, requests, seen, stored, vm
+
+pytestmark = pytest.mark.fast
+S = HostState
+DEFAULT = Detection()
+
+
+class Watch:
+    """A detector, driven by hand: time, heartbeats, answers; all facts it ever published."""
+
+    def __init__(self, *hosts: str, now: float = 1000.0, **more: Any) -> None:
+        self.decider = Detector(hosts=hosts, settings=Detection(**more))
+        self.now = now
+        self.state: DetectorState = self.decider.initial(now)
+        self.told: list[Any] = []
+        self.asked: list[Any] = []
+        self.silent: set[str] = set()
+
+    def take(self, step: Step[DetectorState]) -> list[str]:
+        self.state = step.state
+        self.told += facts(step.effects)
+        self.asked += requests(step.effects)
+        return kinds(step.effects)
+
+    def hear(self, event: Input) -> list[str]:
+        return self.take(self.decider.step(self.state, event, self.now))
+
+    def resume(self, records: Any) -> list[str]:
+        return self.take(self.decider.resume(self.state, records, self.now))
+
+    def until(self, at: float) -> list[str]:
+        """Let time pass; hosts that are not silent go on beating. What was told meanwhile."""
+        told: list[str] = []
+        beats = self.now
+        while self.now < at:
+            self.now = min(at, self.decider.wake_at(self.state) or at)
+            if self.now >= beats:
+                beats = self.now + 0.5
+                for host in self.decider.hosts:
+                    known = self.state.record(host).at
+                    if host not in self.silent and known is not None:
+                        told += self.hear(Heartbeat(at=known, agent="life", seq=1))
+            told += self.take(self.decider.step(self.state, None, self.now))
+        return told
+
+    def after(self, seconds: float) -> list[str]:
+        return self.until(self.now + seconds)
+
+    def joined(self) -> Watch:
+        for host in self.decider.hosts:
+            self.hear(beat(host))
+        return self
+
+    def gone(self, *hosts: str) -> Watch:
+        """These fall silent, and are suspected."""
+        self.silent |= set(hosts)
+        self.after(1.7)
+        return self
+
+    def answer(self, host: str, channel: str, answer: Answer = Answer.UNKNOWN, **more: Any) -> list[str]:
+        number = self.state.record(host).number
+        return self.hear(Answered(key="a", host=host, number=number, channel=channel, answer=answer, **more))
+
+    def nobody_sees(self, host: str, *peers: str) -> list[str]:
+        """All channels say silent, the peers too."""
+        told = self.answer(host, "power", power=PowerState.UNKNOWN)
+        told += self.answer(host, "libvirt", Answer.SILENT)
+        for peer in peers:
+            told += self.answer(host, f"peer:{peer}", Answer.SILENT)
+        return told
+
+    def is_(self, host: str) -> HostState:
+        return self.state.record(host).state
+
+
+def pool(*hosts: str, **more: Any) -> Watch:
+    return Watch(*(hosts or ("h1", "h2", "h3", "h4", "h5")), **more).joined()
+
+
+# -- the table of rules
+
+NOTHING = Evidence(silent_s=9, quiet_s=0, power_off=False, lives_elsewhere=False, unreachable=False, votes=0)
+SILENT = {"unreachable": True}
+WITNESSED = {**SILENT, "votes": 2, "quiet_s": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("evidence", "rule", "verdict"),
+    [
+        ({}, None, None),
+        ({"power_off": True}, "power-off", S.FAILED),
+        ({"power_off": True, "lives_elsewhere": True}, "power-off", S.FAILED),
+        ({"lives_elsewhere": True}, "answers-elsewhere", S.AGENT_DOWN),
+        ({"lives_elsewhere": True, **WITNESSED}, "answers-elsewhere", S.AGENT_DOWN),
+        (WITNESSED, "witnessed", S.FAILED),
+        ({**WITNESSED, "quiet_s": 2.49}, None, None),
+        ({**WITNESSED, "votes": 1}, None, None),
+        ({**WITNESSED, "unreachable": False, "quiet_s": 1e6}, None, None),
+        ({**SILENT, "quiet_s": 8.0}, "silence-only", S.FAILED),
+        ({**SILENT, "quiet_s": 7.99}, None, None),
+        ({"quiet_s": 1e6}, None, None),
+        ({"quiet_s": 1e6, "votes": 9}, None, None),
+    ],
+)
+def test_every_row_of_the_rules(
+    evidence: dict[str, Any], rule: str | None, verdict: HostState | None
+) -> None:
+    found = judge(Evidence(**{**{f: getattr(NOTHING, f) for f in NOTHING.__slots__}, **evidence}), DEFAULT)
+    assert (found and found.name, found and found.verdict) == (rule, verdict)
+
+
+def test_only_a_power_reading_stands_on_its_own_in_a_storm() -> None:
+    assert [rule.name for rule in RULES if rule.proof] == ["power-off"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "limit"),
+    [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 2), (8, 2), (11, 2), (12, 3), (100, 25)],
+)
+def test_how_many_silent_hosts_are_believable(hosts: int, limit: int) -> None:
+    assert storm_limit(hosts) == limit
+
+
+# -- suspicion
+
+
+def test_a_host_silent_for_one_and_a_half_seconds_is_suspected_and_everyone_is_asked() -> None:
+    watch = pool()
+    watch.silent = {"h1"}
+    assert watch.after(1.4) == []
+    assert watch.after(0.2) == ["host.suspected"]
+    assert watch.told[-1].at == boot("h1")
+    assert watch.told[-1].silent_s == pytest.approx(1.5, abs=0.11)
+    assert sorted(ask.kind for ask in watch.asked) == ["ask_libvirt", *["ask_peer"] * 3, "ask_power"]
+    assert {ask.host for ask in watch.asked} == {"h1"}
+    assert len({ask.key for ask in watch.asked}) == 5
+
+
+def test_a_heartbeat_in_time_refutes() -> None:
+    watch = pool().gone("h1")
+    assert watch.is_("h1") is S.SUSPECT
+    assert watch.hear(beat("h1")) == ["host.refuted"]
+    assert watch.told[-1].was is S.SUSPECT
+    assert watch.is_("h1") is S.HEALTHY
+    # an answer about the suspicion that is over changes nothing
+    assert watch.answer("h1", "power", power=PowerState.OFF) == []
+    assert watch.is_("h1") is S.HEALTHY
+
+
+def test_a_second_suspicion_has_another_key() -> None:
+    watch = pool().gone("h1")
+    watch.hear(beat("h1"))
+    watch.after(1.7)
+    keys = [fact.key for fact in watch.told if fact.kind == "host.suspected"]
+    assert len(keys) == len(set(keys)) == 2
+
+
+def test_a_host_that_reads_off_is_failed_at_once() -> None:
+    watch = pool().gone("h1")
+    watch.hear(seen(boot("h1"), vm("a"), crashed("b", policy=VmPolicy(protection="none"))))
+    assert watch.answer("h1", "power", power=PowerState.OFF) == ["host.failed"]
+    fact = watch.told[-1]
+    assert (fact.rule, fact.epoch, fact.at, fact.proof) == ("power-off", 1, boot("h1"), None)
+    assert [report.uuid for report in fact.vms] == ["a"]
+    assert fact.cause == next(f.key for f in watch.told if f.kind == "host.suspected")
+    assert ("power", "off") in [(e.channel, e.said) for e in fact.evidence]
+
+
+def test_a_host_whose_libvirt_answers_has_lost_its_agent_and_is_not_failed_over() -> None:
+    watch = pool().gone("h1")
+    assert watch.answer("h1", "libvirt", Answer.UP) == ["host.agent_down"]
+    for _ in range(60):  # a minute of answering libvirt and silent agent
+        assert watch.after(1.0) == []
+        assert watch.answer("h1", "libvirt", Answer.UP) == []
+    assert watch.is_("h1") is S.AGENT_DOWN
+    assert watch.hear(beat("h1")) == ["host.refuted"]
+    assert watch.told[-1].was is S.AGENT_DOWN
+
+
+@pytest.mark.parametrize("channel", ["libvirt", "peer:h3"])
+@pytest.mark.parametrize("answer", [Answer.UP, Answer.REFUSED])
+def test_one_channel_that_sees_it_alive_outweighs_all_that_do_not(channel: str, answer: Answer) -> None:
+    watch = pool().gone("h1")
+    watch.nobody_sees("h1", "h2", "h3", "h4")
+    assert watch.answer("h1", channel, answer) == ["host.agent_down"]
+    for _ in range(10):
+        watch.after(1.0)
+        watch.answer("h1", "libvirt", Answer.SILENT)
+        watch.answer("h1", channel, answer)
+    assert "host.failed" not in [fact.kind for fact in watch.told]
+
+
+def test_a_host_without_agent_whose_libvirt_dies_too_is_failed() -> None:
+    watch = pool().gone("h1")
+    watch.answer("h1", "libvirt", Answer.UP)
+    told: list[str] = []
+    for _ in range(10):
+        watch.nobody_sees("h1", "h2", "h3")
+        told += watch.after(1.0)
+    assert told == ["host.failed"]
+    assert watch.told[-1].rule == "witnessed"
+
+
+def test_witnessed_silence_is_a_verdict_after_two_and_a_half_seconds() -> None:
+    watch = pool().gone("h1")
+    suspected_at = watch.now - 0.2
+    told: list[str] = []
+    while not told:
+        watch.nobody_sees("h1", "h2", "h3")
+        told = watch.after(0.1)
+    assert told == ["host.failed"]
+    assert watch.told[-1].rule == "witnessed"
+    assert 2.4 <= watch.now - suspected_at <= 2.9
+
+
+def test_silence_that_nobody_witnesses_takes_eight_seconds() -> None:
+    watch = pool().gone("h1")
+    suspected_at = watch.now - 0.2
+    told: list[str] = []
+    while not told:
+        watch.nobody_sees("h1", "h2")  # one vote is too few
+        told = watch.after(0.1)
+    assert watch.told[-1].rule == "silence-only"
+    assert 7.9 <= watch.now - suspected_at <= 8.4
+
+
+@pytest.mark.parametrize("said", [Answer.UNKNOWN, None])
+def test_a_question_that_could_not_be_asked_is_evidence_of_nothing(said: Answer | None) -> None:
+    watch = pool().gone("h1")
+    for _ in range(120):
+        if said is not None:
+            watch.answer("h1", "libvirt", said)
+            for peer in ("h2", "h3", "h4"):
+                watch.answer("h1", f"peer:{peer}", said)
+        watch.hear(Expired(key="x", request="ask_power", reason="late"))
+        watch.after(1.0)
+    assert watch.is_("h1") is S.SUSPECT
+
+
+def test_old_answers_count_for_nothing() -> None:
+    watch = pool().gone("h1")
+    watch.nobody_sees("h1", "h2", "h3")
+    assert watch.after(1.0) == []
+    # from now on nobody answers anything: after a while nothing is known any more
+    watch.after(4.0)
+    watch.answer("h1", "peer:h2", Answer.SILENT)
+    watch.answer("h1", "peer:h3", Answer.SILENT)
+    watch.after(20.0)
+    fails = [fact for fact in watch.told if fact.kind == "host.failed"]
+    assert all(fact.rule == "witnessed" for fact in fails)
+    watch2 = pool().gone("h1")
+    watch2.answer("h1", "libvirt", Answer.SILENT)
+    watch2.after(6.0)
+    watch2.after(60.0)
+    assert watch2.is_("h1") is S.SUSPECT
+
+
+def test_only_healthy_hosts_heard_just_now_are_asked_as_peers() -> None:
+    watch = pool("h1", "h2", "h3").gone("h1", "h2")
+    peers = {ask.peer for ask in watch.asked if ask.kind == "ask_peer"}
+    assert peers <= {"h2", "h3"}
+    watch.asked.clear()
+    watch.after(3.0)
+    assert {ask.peer for ask in watch.asked if ask.kind == "ask_peer"} == {"h3"}
+
+
+# -- boots
+
+
+def test_a_new_boot_proves_that_the_old_one_is_over() -> None:
+    watch = pool()
+    watch.hear(seen(boot("h1"), vm("a")))
+    assert watch.hear(beat("h1", 2)) == ["host.failed", "host.joined"]
+    failed, joined = watch.told[-2:]
+    assert isinstance(failed, HostFailed)
+    assert failed.at == boot("h1")
+    assert failed.proof is not None
+    assert (failed.proof.method, failed.proof.of) == (ProofMethod.NEW_BOOT, boot("h1"))
+    assert [report.uuid for report in failed.vms] == ["a"]
+    assert joined.at == boot("h1", 2)
+    assert watch.is_("h1") is S.HEALTHY
+
+
+def test_what_an_old_boot_still_says_is_an_echo() -> None:
+    watch = pool()
+    watch.hear(beat("h1", 2))
+    assert watch.hear(beat("h1", 1)) == []
+    assert watch.hear(seen(boot("h1"), crashed("a"))) == []
+    assert watch.state.record("h1").at == boot("h1", 2)
+
+
+def test_a_failed_host_that_boots_again_joins_without_a_second_verdict() -> None:
+    watch = pool().gone("h1")
+    watch.answer("h1", "power", power=PowerState.OFF)
+    assert watch.hear(beat("h1", 2)) == ["host.joined"]
+    assert watch.told[-1].cause == watch.state.record("h1").incident
+
+
+def test_a_fenced_boot_that_still_speaks_is_not_believed() -> None:
+    watch = pool().gone("h1")
+    watch.answer("h1", "power", power=PowerState.OFF)
+    watch.hear(fenced(boot("h1")))
+    assert watch.is_("h1") is S.FENCED
+    assert watch.hear(beat("h1")) == []
+    assert watch.is_("h1") is S.FENCED
+    assert watch.hear(beat("h1", 2)) == ["host.joined"]
+    assert watch.is_("h1") is S.HEALTHY
+
+
+def test_a_failed_host_that_speaks_again_before_any_proof_has_recovered() -> None:
+    watch = pool().gone("h1")
+    watch.answer("h1", "power", power=PowerState.OFF)
+    assert watch.hear(beat("h1")) == ["host.recovered"]
+    assert watch.told[-1].incident == watch.told[-2].incident
+    watch.gone("h1")
+    watch.answer("h1", "power", power=PowerState.OFF)
+    incidents = [fact.incident for fact in watch.told if fact.kind == "host.failed"]
+    assert len(set(incidents)) == 2, "two verdicts are two incidents"
+    assert [fact.epoch for fact in watch.told if fact.kind == "host.failed"] == [1, 2]
+
+
+def test_a_fence_proof_of_another_boot_changes_nothing() -> None:
+    watch = pool().gone("h1")
+    watch.answer("h1", "power", power=PowerState.OFF)
+    watch.hear(fenced(boot("h1", 9)))
+    assert watch.is_("h1") is S.FAILED
+
+
+def test_hosts_that_are_not_in_the_pool_are_not_listened_to() -> None:
+    watch = pool("h1")
+    assert watch.hear(beat("stranger")) == []
+    assert watch.hear(seen(boot("stranger"), crashed("a"))) == []
+    assert "stranger" not in watch.state.records
+
+
+# -- after a start
+
+
+def records_of(watch: Watch) -> Any:
+    return stored(watch.state.records)
+
+
+def test_a_host_that_was_never_heard_of_stays_unknown_for_ever() -> None:
+    watch = Watch("h1", "h2")
+    watch.resume(HashTrieMap())
+    watch.hear(beat("h2"))
+    watch.silent.add("h1")
+    watch.after(3600)
+    assert watch.is_("h1") is S.UNKNOWN
+    assert [fact.kind for fact in watch.told] == ["host.joined"]
+    assert watch.asked == []
+
+
+def test_a_host_known_from_before_is_unknown_until_the_quiet_time_is_over_and_then_suspected() -> None:
+    before = pool("h1", "h2", "h3")
+    watch = Watch("h1", "h2", "h3", now=5000.0)
+    watch.resume(records_of(before))
+    watch.silent.add("h1")
+    assert watch.after(2.0) == []
+    assert watch.is_("h1") is S.UNKNOWN
+    assert watch.until(5059.9) == []
+    assert watch.asked == []
+    assert watch.until(5060.3) == ["host.suspected"]
+    assert watch.hear(beat("h1")) == ["host.refuted"]
+
+
+def test_a_host_known_from_before_that_speaks_in_the_quiet_time_is_simply_there() -> None:
+    watch = Watch("h1", "h2", now=5000.0)
+    watch.resume(records_of(pool("h1", "h2")))
+    watch.silent = {"h1"}
+    watch.after(10)
+    assert watch.hear(beat("h1")) == ["host.joined"]
+    assert watch.is_("h1") is S.HEALTHY
+
+
+def test_a_detector_that_starts_long_after_the_plane_has_no_quiet_time() -> None:
+    watch = Watch("h1", "h2", now=5000.0)
+    watch.decider = Detector(("h1", "h2"), DEFAULT, plane_started=1000.0)
+    watch.state = watch.decider.initial(5000.0)
+    watch.resume(records_of(pool("h1", "h2")))
+    watch.silent.add("h1")
+    assert watch.after(1.8) == ["host.suspected"]
+
+
+def test_a_successor_pursues_what_its_predecessor_suspected_and_asks_anew() -> None:
+    before = pool().gone("h1")
+    before.nobody_sees("h1", "h2", "h3")
+    watch = Watch(*before.decider.hosts, now=7000.0)
+    for host in ("h2", "h3", "h4", "h5"):
+        watch.hear(beat(host))
+    watch.resume(records_of(before))
+    assert watch.is_("h1") is S.SUSPECT
+    watch.silent.add("h1")
+    watch.after(0.3)
+    assert {ask.kind for ask in watch.asked} == {"ask_power", "ask_libvirt", "ask_peer"}
+    assert watch.answer("h1", "power", power=PowerState.OFF) == ["host.failed"]
+
+
+def test_a_follower_hears_and_takes_over_with_warm_views() -> None:
+    leader, follower = pool("h1", "h2"), Watch("h1", "h2")
+    for host in ("h1", "h2"):
+        follower.state = follower.decider.step(follower.state, beat(host), follower.now).state
+    follower.now += 1.0
+    assert follower.resume(records_of(leader)) == []
+    follower.silent.add("h1")
+    # heard as a follower: no quiet time for it, since it had its chance
+    assert follower.after(1.0) == ["host.suspected"]
+
+
+# -- deaf
+
+
+@pytest.mark.parametrize("deafness", [Paused(5.0), BusChanged(True)])
+def test_whoever_was_deaf_discards_its_evidence_and_listens_for_a_full_period(deafness: Input) -> None:
+    watch = pool().gone("h1")
+    watch.nobody_sees("h1", "h2", "h3")
+    watch.after(1.0)
+    watch.now += 5.0
+    watch.hear(deafness)
+    deaf_at = watch.now
+    watch.silent |= {"h2", "h3"}
+    assert watch.after(1.3) == []
+    assert watch.is_("h2") is S.HEALTHY
+    # what comes in is not judged before the period is over, even if it is a proof
+    assert watch.answer("h1", "power", power=PowerState.OFF) == []
+    watch.until(deaf_at + 1.95)
+    assert watch.is_("h1") is S.SUSPECT
+    assert "host.failed" in watch.after(0.3)
+
+
+def test_while_the_bus_is_away_nobody_is_suspected() -> None:
+    watch = pool()
+    watch.hear(BusChanged(False))
+    watch.silent = set(watch.decider.hosts)
+    assert watch.after(60.0) == []
+    watch.hear(BusChanged(True))
+    watch.silent = {"h1"}
+    assert watch.after(1.3) == []
+    assert watch.after(0.4) == ["host.suspected"]
+
+
+def test_a_suspect_is_not_judged_while_the_bus_is_away() -> None:
+    watch = pool().gone("h1")
+    watch.hear(BusChanged(False))
+    for _ in range(20):
+        watch.nobody_sees("h1", "h2", "h3")
+        watch.answer("h1", "power", power=PowerState.OFF)
+        assert watch.after(1.0) == []
+    assert watch.is_("h1") is S.SUSPECT
+
+
+def test_a_goodbye_makes_silence_mean_nothing_for_its_grace() -> None:
+    watch = pool()
+    watch.hear(Goodbye(at=boot("h1"), agent="life", grace_s=10.0))
+    watch.silent.add("h1")
+    assert watch.after(9.8) == []
+    assert watch.after(0.4) == ["host.suspected"]
+    watch.hear(beat("h1"))
+    assert watch.after(1.7) == ["host.suspected"], "the grace ended with the next heartbeat"
+
+
+# -- storms
+
+
+def test_more_suspects_than_believable_hold_the_verdict_and_alert_once() -> None:
+    watch = pool().gone("h1", "h2", "h3")
+    for _ in range(30):
+        for host in ("h1", "h2", "h3"):
+            watch.nobody_sees(host, "h4", "h5")
+        watch.after(1.0)
+    told = [fact.kind for fact in watch.told]
+    assert told.count("storm.held") == 1
+    assert "host.failed" not in told
+    held = next(fact for fact in watch.told if fact.kind == "storm.held")
+    assert (held.suspects, held.limit) == (("h1", "h2", "h3"), 2)
+
+
+def test_a_proof_passes_the_hold_and_the_rest_stay_held() -> None:
+    watch = pool().gone("h1", "h2", "h3")
+    assert watch.answer("h1", "power", power=PowerState.OFF) == ["host.failed"]
+    for _ in range(20):
+        watch.nobody_sees("h2", "h4", "h5")
+        watch.after(1.0)
+    assert watch.is_("h2") is S.SUSPECT, "the failed one still counts as long as it is not fenced"
+
+
+def test_the_hold_ends_when_the_number_is_believable_again() -> None:
+    watch = pool().gone("h1", "h2", "h3")
+    watch.after(0.5)
+    for host in ("h1", "h2"):
+        watch.silent.discard(host)
+        watch.hear(beat(host))
+    assert watch.after(0.2) == ["storm.released"]
+    for _ in range(4):
+        watch.nobody_sees("h3", "h4", "h5")
+        watch.after(1.0)
+    assert watch.is_("h3") is S.FAILED
+
+
+# -- VMs that crash
+
+
+def test_a_vm_that_its_own_hypervisor_calls_crashed_is_told_once() -> None:
+    watch = pool("h1", "h2")
+    watch.hear(seen(boot("h1"), vm("a", run=4)))
+    assert watch.hear(seen(boot("h1"), crashed("a", run=4), rev=2)) == ["vm.failed"]
+    fact = watch.told[-1]
+    assert isinstance(fact, VmFailed)
+    assert (fact.vm, fact.run, fact.at) == ("a", 4, boot("h1"))
+    assert watch.hear(seen(boot("h1"), crashed("a", run=4), rev=2)) == []
+    assert watch.hear(seen(boot("h1"), crashed("a", run=4), vm("b"), rev=3)) == []
+
+
+def test_an_unprotected_vm_may_crash() -> None:
+    watch = pool("h1", "h2")
+    assert watch.hear(seen(boot("h1"), crashed("a", policy=VmPolicy(protection="none")))) == []
+
+
+def test_a_crash_that_only_the_stored_inventory_tells_of_is_told() -> None:
+    """The agent stored it and said it while no detector was there; what it says from now on is no news."""
+    watch = Watch("h1", "h2")
+    watch.resume(records_of(pool("h1", "h2")))
+    row = inventory(boot("h1"), crashed("a"), rev=7)
+    told = watch.hear(TableRead("inventory", (row,)))
+    told += watch.hear(seen(boot("h1"), crashed("a"), rev=7))
+    assert told == ["vm.failed"]
+
+
+def test_a_crash_seen_as_a_follower_is_told_on_taking_over() -> None:
+    watch = Watch("h1", "h2")
+    event = seen(boot("h1"), crashed("a"))
+    watch.state = watch.decider.step(watch.state, event, watch.now).state
+    assert watch.resume(HashTrieMap()) == ["vm.failed"]
+
+
+def test_an_older_inventory_of_the_same_agent_is_not_believed() -> None:
+    watch = pool("h1", "h2")
+    watch.hear(seen(boot("h1"), vm("a"), rev=5))
+    assert watch.hear(seen(boot("h1"), crashed("a"), rev=4)) == []
+    watch.gone("h1")
+    watch.answer("h1", "power", power=PowerState.OFF)
+    assert [report.uuid for report in watch.told[-1].vms] == ["a"]
+
+
+# -- any walk at all
+
+HOSTS = ("h1", "h2", "h3")
+events = st.one_of(
+    st.builds(lambda h, n: beat(h, n), st.sampled_from(HOSTS), st.integers(1, 3)),
+    st.builds(lambda h, n: fenced(boot(h, n)), st.sampled_from(HOSTS), st.integers(1, 3)),
+    st.builds(
+        lambda h, n: seen(boot(h, n), vm("a"), crashed("b")), st.sampled_from(HOSTS), st.integers(1, 3)
+    ),
+    st.builds(
+        lambda h, c, a, p, n: Answered(key="k", host=h, number=n, channel=c, answer=a, power=p),
+        st.sampled_from(HOSTS),
+        st.sampled_from(["power", "libvirt", "peer:h1", "peer:h2", "peer:h3"]),
+        st.sampled_from(list(Answer)),
+        st.sampled_from(list(PowerState)),
+        st.integers(0, 3),
+    ),
+    st.builds(lambda h: Goodbye(at=boot(h), agent="x"), st.sampled_from(HOSTS)),
+    st.sampled_from([Paused(2.0), BusChanged(True), BusChanged(False)]),
+    st.just("tick"),
+    st.just("restart"),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(events, st.floats(0.0, 5.0)), max_size=40))
+def test_on_any_walk_hosts_move_only_along_the_table_and_nothing_fails_unheard_of(
+    walk: Iterable[tuple[Any, float]],
+) -> None:
+    watch = Watch(*HOSTS, quiet_after_start_s=4.0)
+    watch.resume(HashTrieMap())
+    heard: set[Incarnation] = set()
+    for event, wait_s in walk:
+        before = {host: watch.state.record(host) for host in HOSTS}
+        told = len(watch.told)
+        if event == "tick":
+            watch.now = max(watch.now + wait_s, watch.decider.wake_at(watch.state) or 0.0)
+            watch.take(watch.decider.step(watch.state, None, watch.now))
+            wake_at = watch.decider.wake_at(watch.state)
+            assert wake_at is not None
+            assert wake_at > watch.now
+        elif event == "restart":
+            records = records_of(watch)
+            watch.state = watch.decider.initial(watch.now)
+            watch.resume(records)
+        else:
+            watch.now += wait_s / 10
+            watch.hear(event)
+        if isinstance(event, Heartbeat):
+            heard.add(event.at)
+        for host in HOSTS:
+            check_move(before[host], watch.state.record(host))
+        for fact in watch.told[told:]:
+            if fact.kind == "host.failed":
+                assert fact.at in heard
+                assert fact.epoch == before[fact.at.host].epoch + 1
+    keys = [fact.key for fact in watch.told if fact.kind == "host.failed"]
+    assert len(keys) == len(set(keys)), "one verdict, one incident"
+
+
+def check_move(before: HostRecord, after: HostRecord) -> None:
+    assert lifecycle.allowed(before.state, after.state), f"{before.state} to {after.state}"
+    assert after.epoch >= before.epoch
+    assert after.number >= before.number
+    if before.at is not None and after.at != before.at:
+        assert before.at.boot in after.former
+
+
+def test_the_table_as_a_diagram_names_every_state() -> None:
+    drawn = lifecycle.as_mermaid()
+    assert drawn.startswith("stateDiagram-v2")
+    assert all(state.value in drawn for state in HostState if state is not HostState.ISOLATED)

@@ -1,0 +1,159 @@
+"""Who may take a run lease, and what people's own doings make of it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from libs.events.facts import PlannedStart
+from libs.leases import Grant, adopted, may_run, rule, taken, turned
+from libs.model import FenceProof, Incarnation, LeaseState, RunLease, StopReason, VmPolicy, VmReport, VmState
+from tests.unit.made import boot, lease, proof, vm
+
+pytestmark = pytest.mark.fast
+L = LeaseState
+H1, H2, H3 = boot("h1"), boot("h2"), boot("h3")
+OFF = VmState.STOPPED
+
+
+def start(
+    to: Incarnation = H2,
+    *,
+    key: str = "i/a/1",
+    origin: Incarnation = H1,
+    proofs: tuple[FenceProof, ...] = (),
+    run: int = 0,
+) -> PlannedStart:
+    return PlannedStart(
+        key=key, vm="a", name="A", origin=origin, to=to, wave=0, priority_rank=2, memory_mib=100, vcpus=1,
+        proofs=proofs, run=run,
+    )  # fmt: skip
+
+
+FENCED = (proof(H1),)
+
+
+@pytest.mark.parametrize(
+    ("found", "order", "grant"),
+    [
+        (None, start(), Grant.TAKE),
+        # a living holder keeps it
+        (lease("a", H1), start(), Grant.REFUSE),
+        (lease("a", H1, L.STARTING), start(), Grant.REFUSE),
+        (lease("a", H3), start(proofs=FENCED), Grant.REFUSE),
+        # a proof is of one boot
+        (lease("a", H1), start(proofs=FENCED), Grant.TAKE),
+        (lease("a", H1, L.STARTING), start(proofs=FENCED), Grant.TAKE),
+        (lease("a", boot("h1", 2)), start(proofs=FENCED), Grant.REFUSE),
+        (lease("a", H1), start(proofs=(proof(boot("h1", 2)),)), Grant.REFUSE),
+        # stopped on purpose stays stopped, whoever is fenced
+        (lease("a", H1, L.STOPPED), start(proofs=FENCED), Grant.REFUSE),
+        (lease("a", H1, L.STOPPED), start(run=3), Grant.REFUSE),
+        # the holder was asked to start it and does not run it
+        (lease("a", H3, L.FAILED), start(), Grant.TAKE),
+        # a restart after a crash: the living holder itself must say that it is stopped
+        (lease("a", H1), start(run=3), Grant.ASK_HOLDER),
+        (lease("a", H3), start(run=3), Grant.REFUSE),
+        (lease("a", boot("h1", 2)), start(run=3), Grant.REFUSE),
+        # the same order again
+        (lease("a", H2, L.STARTING, start_key="i/a/1"), start(), Grant.OURS),
+        (lease("a", H2, L.RUNNING, start_key="i/a/1"), start(), Grant.DONE),
+        (lease("a", H2, L.STOPPED, start_key="i/a/1"), start(), Grant.DONE),
+        (lease("a", H2, L.FAILED, start_key="i/a/1"), start(), Grant.REFUSE),
+        (lease("a", H2, L.STARTING, start_key="i/a/1"), start(H3, key="i/a/2"), Grant.REFUSE),
+        (lease("a", H2, L.FAILED, start_key="i/a/1"), start(H3, key="i/a/2"), Grant.TAKE),
+        (
+            lease("a", H2, L.STARTING, start_key="i/a/1"),
+            start(H3, key="i/a/2", proofs=(proof(H1), proof(H2))),
+            Grant.TAKE,
+        ),
+    ],
+)
+def test_who_may_have_the_lease(found: RunLease | None, order: PlannedStart, grant: Grant) -> None:
+    ruling = rule(found, order)
+    assert ruling.grant is grant
+    assert ruling.reason or grant in (Grant.OURS, Grant.DONE)
+
+
+def test_a_token_grows_with_every_holder_and_the_sequence_with_every_writing() -> None:
+    writings = [taken(None, start())]
+    writings.append(turned(writings[-1], L.RUNNING))
+    writings.append(taken(writings[-1], start(H3, key="i/a/2")))
+    writings.append(turned(writings[-1], L.FAILED))
+    writings.append(taken(writings[-1], start(H2, key="i/a/3")))
+    assert [w.token for w in writings] == [1, 1, 2, 2, 3]
+    assert [w.seq for w in writings] == [1, 2, 3, 4, 5]
+    assert all(later.seq == before.seq + 1 for before, later in pairwise(writings))
+    assert writings[-1].holder == H2
+    assert (writings[-1].state, writings[-1].start_key) == (L.STARTING, "i/a/3")
+
+
+BIG = vm("a", memory_mib=500, policy=VmPolicy(priority="highest"))
+NOT_THERE: tuple[VmReport | None, bool] = (None, True)
+UNHEARD: tuple[VmReport | None, bool] = (None, False)
+
+
+@pytest.mark.parametrize(
+    ("found", "at", "report", "holder", "expected"),
+    [
+        # found running, and nobody holds it
+        (None, H1, vm("a"), UNHEARD, (H1, L.RUNNING, 1)),
+        (None, H1, vm("a", VmState.PAUSED), UNHEARD, (H1, L.RUNNING, 1)),
+        (None, H1, vm("a", OFF), UNHEARD, None),
+        # the holder runs it: nothing to say
+        (lease("a", H1), H1, vm("a"), (vm("a"), True), None),
+        (lease("a", H1, L.STARTING), H1, vm("a"), (vm("a"), True), None),
+        # a person started it again after it had been stopped, or it came up after all
+        (lease("a", H1, L.STOPPED), H1, vm("a"), (vm("a"), True), (H1, L.RUNNING, 2)),
+        (lease("a", H1, L.FAILED), H1, vm("a"), (vm("a"), True), (H1, L.RUNNING, 1)),
+        # a person changed its size or policy
+        (lease("a", H1), H1, BIG, (BIG, True), (H1, L.RUNNING, 1)),
+        (lease("a", H1, L.STARTING), H1, BIG, (BIG, True), None),
+        # migrated: the old host itself no longer runs it
+        (lease("a", H1), H2, vm("a"), NOT_THERE, (H2, L.RUNNING, 2)),
+        (lease("a", H1), H2, vm("a"), (vm("a", OFF, stop_reason=StopReason.MIGRATED), True), (H2, L.RUNNING, 2)),
+        # the holder has said nothing, or still runs it: nothing may be concluded
+        (lease("a", H1), H2, vm("a"), UNHEARD, None),
+        (lease("a", H1), H2, vm("a"), (vm("a"), True), None),
+        (lease("a", H1), H2, vm("a"), (vm("a", VmState.PAUSED), True), None),
+        (lease("a", H1, L.STARTING), H2, vm("a"), NOT_THERE, None),
+        (lease("a", H1, L.STOPPED), H2, vm("a"), NOT_THERE, (H2, L.RUNNING, 2)),
+        (lease("a", H1, L.FAILED), H2, vm("a"), NOT_THERE, (H2, L.RUNNING, 2)),
+        # stopped on purpose, by its holder's own word
+        (lease("a", H1), H1, vm("a", OFF, stop_reason=StopReason.ON_PURPOSE), NOT_THERE, (H1, L.STOPPED, 1)),
+        (lease("a", H1), H1, vm("a", OFF, stop_reason=StopReason.SAVED), NOT_THERE, (H1, L.STOPPED, 1)),
+        # stopped for any other reason: it is still wanted
+        (lease("a", H1), H1, vm("a", OFF, stop_reason=StopReason.CRASHED), NOT_THERE, None),
+        (lease("a", H1), H1, vm("a", OFF, stop_reason=StopReason.UNKNOWN), NOT_THERE, None),
+        (lease("a", H1), H1, vm("a", OFF, stop_reason=StopReason.MIGRATED), NOT_THERE, None),
+        (lease("a", H1), H1, vm("a", VmState.UNKNOWN), NOT_THERE, None),
+        # somebody else's word about a VM that is not theirs
+        (lease("a", H1), H2, vm("a", OFF, stop_reason=StopReason.ON_PURPOSE), NOT_THERE, None),
+        (lease("a", H1), boot("h1", 2), vm("a", OFF, stop_reason=StopReason.ON_PURPOSE), UNHEARD, None),
+        (lease("a", H1, L.STARTING), H1, vm("a", OFF, stop_reason=StopReason.ON_PURPOSE), NOT_THERE, None),
+    ],
+)  # fmt: skip
+def test_what_is_found_is_put_into_the_lease(
+    found: RunLease | None,
+    at: Incarnation,
+    report: VmReport,
+    holder: tuple[VmReport | None, bool],
+    expected: tuple[Incarnation, LeaseState, int] | None,
+) -> None:
+    change = adopted(found, at, report, *holder)
+    if expected is None:
+        assert change is None
+        return
+    assert change is not None
+    assert (change.holder, change.state, change.token) == expected
+    assert change.seq == (0 if found is None else found.seq) + 1
+    if change.state is L.RUNNING and report is BIG:
+        assert (change.memory_mib, change.policy) == (BIG.memory_mib, BIG.policy)
+
+
+def test_only_the_holder_may_run_it_and_anybody_may_where_there_is_none() -> None:
+    assert may_run(None, H1)
+    assert may_run(lease("a", H1), H1)
+    assert not may_run(lease("a", H2), H1)
+    assert not may_run(lease("a", boot("h1", 2)), H1)

@@ -1,0 +1,604 @@
+"""From a proof or a crash to a plan, and from a failed start to the next: for ever, and never for what runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rpds import HashTrieMap
+
+from libs.config.settings import Restart
+from libs.core.decider import Input, Step, TableRead
+from libs.events.facts import (
+    FailoverPlanned,
+    HostJoined,
+    HostSuspected,
+    PlannedStart,
+    VmFailed,
+    VmRestarted,
+    VmRestartFailed,
+)
+from libs.events.signals import LeaseWritten
+from libs.model import Incarnation, LeaseState, StopReason, VmPolicy, VmReport, VmState
+from services.placement.decide import Placement
+from services.placement.state import PlacementState
+from tests.unit.made import (
+    beat,
+    boot,
+    crashed,
+    facts,
+    failed,
+    fenced,
+    inventory,
+    kinds,
+    lease,
+    seen,
+    stored,
+    vm,
+)
+
+pytestmark = pytest.mark.fast
+H1, H2, H3 = boot("h1"), boot("h2"), boot("h3")
+SETTINGS = Restart(retry_first_s=1.0, retry_max_s=60.0, crash_budget=3, crash_window_s=3600.0)
+
+
+class Desk:
+    """A placement driven by hand. Hosts beat whenever time passes, but for those that are `off`."""
+
+    def __init__(self, hosts: int = 3, memory_mib: int = 1000) -> None:
+        self.decider = Placement(SETTINGS)
+        self.now = 100.0
+        self.state: PlacementState = self.decider.initial(self.now)
+        self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
+        self.off: set[str] = set()
+        self.memory_mib = memory_mib
+        self.vms: dict[str, list[VmReport]] = {host: [] for host in self.hosts}
+        self.told: list[Any] = []
+        self.take(self.decider.resume(self.state, HashTrieMap(), self.now))
+        for host in self.hosts:
+            self.show(host)
+        self.after(0.5)
+
+    def take(self, step: Step[PlacementState]) -> list[str]:
+        self.state = step.state
+        self.told += facts(step.effects)
+        return kinds(step.effects)
+
+    def hear(self, event: Input) -> list[str]:
+        return self.take(self.decider.step(self.state, event, self.now))
+
+    def show(self, host: str, *vms: VmReport) -> list[str]:
+        """The host's inventory from now on."""
+        self.vms[host] = list(vms)
+        told = self.hear(beat(host))
+        return told + self.hear(seen(boot(host), *vms, memory_mib=self.memory_mib))
+
+    def leased(self, uuid: str, at: Incarnation, state: LeaseState = LeaseState.RUNNING, **more: Any) -> None:
+        self.hear(LeaseWritten(lease=lease(uuid, at, state, **more)))
+
+    def runs(self, host: str, *uuids: str, **more: Any) -> None:
+        """These run there, under leases."""
+        self.show(host, *self.vms[host], *(vm(uuid, **more) for uuid in uuids))
+        for uuid in uuids:
+            size = {name: more[name] for name in ("memory_mib", "policy") if name in more}
+            self.leased(uuid, boot(host), **size)
+
+    def after(self, seconds: float) -> list[str]:
+        told: list[str] = []
+        until = self.now + seconds
+        while self.now < until:
+            due = self.decider.wake_at(self.state)
+            ticks = due is not None and due <= min(until, self.now + 1.0)
+            self.now = max(self.now, due) if ticks and due is not None else min(until, self.now + 1.0)
+            for host in self.hosts:
+                if host not in self.off:
+                    told += self.hear(beat(host))
+            if ticks:
+                told += self.take(self.decider.step(self.state, None, self.now))
+        return told
+
+    def dies(self, host: str, epoch: int = 1) -> list[str]:
+        """Failed, fenced."""
+        self.off.add(host)
+        at = boot(host)
+        told = self.hear(failed(at, *self.vms[host], epoch=epoch))
+        self.now += 2.6  # its last heartbeat grows old
+        for other in self.hosts:
+            if other not in self.off:
+                told += self.hear(beat(other))
+        return told + self.hear(fenced(at, *self.vms[host], epoch=epoch))
+
+    def plans(self) -> list[FailoverPlanned]:
+        return [fact for fact in self.told if isinstance(fact, FailoverPlanned)]
+
+    def last(self) -> PlannedStart:
+        return self.plans()[-1].starts[-1]
+
+    def where(self, fact: FailoverPlanned | None = None) -> dict[str, str]:
+        fact = fact or self.plans()[-1]
+        return {start.vm: start.to.host for start in fact.starts}
+
+    def starts(self, start: PlannedStart | None = None) -> list[str]:
+        """The executor says that it runs."""
+        start = start or self.last()
+        incident = start.key.split("/")[0]
+        token = 1 if (held := self.state.leases.get(start.vm)) is None else held.token + 1
+        self.leased(start.vm, start.to, token=token, start_key=start.key)
+        return self.hear(
+            VmRestarted(
+                vm=start.vm, name=start.name, at=start.to, incident=incident, start_key=start.key, token=token
+            )
+        )
+
+    def refuses(self, start: PlannedStart | None = None, reason: str = "refused") -> list[str]:
+        """The executor says that it does not run."""
+        start = start or self.last()
+        incident = start.key.split("/")[0]
+        return self.hear(
+            VmRestartFailed(
+                vm=start.vm, name=start.name, at=start.to, incident=incident, start_key=start.key,
+                reason=reason,
+            )
+        )  # fmt: skip
+
+    def crashes(self, uuid: str, at: Incarnation = H1, run: int = 1, **more: Any) -> list[str]:
+        report = crashed(uuid, run=run, **more)
+        self.show(at.host, *(one for one in self.vms[at.host] if one.uuid != uuid), report)
+        return self.hear(self.crash(uuid, at, run, **more))
+
+    @staticmethod
+    def crash(uuid: str, at: Incarnation, run: int, **more: Any) -> VmFailed:
+        report = crashed(uuid, run=run, **more)
+        return VmFailed(vm=uuid, name=report.name, at=at, run=run, reason=StopReason.CRASHED, report=report)
+
+    def open(self) -> list[str]:
+        return [incident.id for incident in self.state.incidents()]
+
+
+# -- a host
+
+
+def test_every_vm_of_a_fenced_host_is_planned_elsewhere_at_once_with_the_proof() -> None:
+    desk = Desk()
+    desk.runs("h1", "a", "b")
+    desk.runs("h2", "c")
+    assert desk.dies("h1") == ["failover.planned"]
+    plan = desk.plans()[-1]
+    assert desk.where(plan).keys() == {"a", "b"}
+    assert {start.to.host for start in plan.starts} <= {"h2", "h3"}
+    assert all([one.of for one in start.proofs] == [H1] for start in plan.starts)
+    assert plan.cause == fenced(H1).key
+    for start in plan.starts:
+        told = desk.starts(start)
+    assert told == ["failover.completed"]
+    assert desk.told[-1].restarted == ("A", "B")
+    assert desk.open() == []
+
+
+def test_nothing_is_planned_before_the_proof() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.off.add("h1")
+    assert desk.hear(failed(H1, vm("a"))) == []
+    assert desk.after(60) == []
+
+
+def test_a_vm_that_no_lease_names_is_known_by_what_the_host_itself_reported_last() -> None:
+    desk = Desk()
+    desk.show("h1", vm("a"))
+    assert desk.dies("h1") == ["failover.planned"]
+    assert set(desk.where()) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("holder", "state"),
+    [(H2, LeaseState.RUNNING), (H1, LeaseState.STOPPED), (boot("h1", 2), LeaseState.RUNNING)],
+)
+def test_a_lease_that_says_otherwise_outweighs_the_report(holder: Incarnation, state: LeaseState) -> None:
+    desk = Desk()
+    desk.show("h1", vm("a"))
+    desk.leased("a", holder, state)
+    assert desk.dies("h1") == ["failover.completed"]
+    assert desk.told[-1].rule == "nothing to restart"
+
+
+def test_a_lease_that_was_being_taken_is_an_orphan_too() -> None:
+    desk = Desk()
+    desk.leased("a", H1, LeaseState.STARTING)
+    desk.leased("b", H1, LeaseState.FAILED)
+    assert desk.dies("h1") == ["failover.planned"]
+    assert set(desk.where()) == {"a", "b"}
+
+
+def test_a_vm_without_protection_is_left() -> None:
+    desk = Desk()
+    desk.runs("h1", "a", policy=VmPolicy(protection="none"))
+    assert desk.dies("h1") == ["failover.completed"]
+
+
+def test_the_same_proof_told_fifty_times_is_one_incident() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.dies("h1")
+    for _ in range(50):
+        assert desk.hear(fenced(H1, vm("a"))) == []
+    assert len(desk.plans()) == 1
+    desk.starts()
+    assert desk.hear(fenced(H1, vm("a"))) == []
+
+
+def test_a_proof_of_an_older_boot_told_late_does_not_undo_that_of_the_newer() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    newer = boot("h1", 2)
+    desk.off.add("h1")
+    desk.hear(fenced(newer, epoch=2))
+    desk.hear(fenced(H1, vm("a"), epoch=1))
+    assert desk.where() == {"a": "h3"}
+    assert desk.state.proof_of(newer) is not None
+    assert desk.hear(fenced(H1, vm("a"), epoch=1)) == [], "and told again it is no news"
+
+
+def test_the_important_go_first_and_a_suspected_host_takes_nothing() -> None:
+    desk = Desk(hosts=4)
+    desk.runs("h1", "a", policy=VmPolicy(priority="low"))
+    desk.runs("h1", "b", policy=VmPolicy(priority="highest"))
+    desk.runs("h1", "c", policy=VmPolicy(priority="highest", order=5))
+    desk.hear(HostSuspected(at=H3, number=1, silent_s=1.5))
+    desk.dies("h1")
+    assert [(start.vm, start.wave) for start in desk.plans()[-1].starts] == [("b", 0), ("c", 1), ("a", 2)]
+    assert set(desk.where().values()) <= {"h2", "h4"}
+
+
+def test_room_promised_once_is_not_promised_again() -> None:
+    desk = Desk(hosts=4, memory_mib=250)
+    desk.runs("h1", "a", "b")
+    desk.runs("h2", "c", "d")
+    desk.dies("h1")
+    desk.dies("h2")
+    both = [start for plan in desk.plans() for start in plan.starts]
+    load: dict[str, int] = {}
+    for start in both:
+        load[start.to.host] = load.get(start.to.host, 0) + start.memory_mib
+    assert len(both) == 4
+    assert all(memory <= 250 for memory in load.values())
+
+
+def test_a_second_host_fenced_in_the_middle_gives_back_what_was_planned_to_it() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.dies("h1")
+    first = desk.last()
+    desk.hosts.append("h4")
+    desk.vms["h4"] = []
+    desk.show("h4")
+    assert desk.dies(first.to.host) == ["failover.planned"]
+    second = desk.last()
+    assert second.vm == "a"
+    assert second.key != first.key
+    assert second.to.host not in ("h1", first.to.host)
+    assert {one.of for one in second.proofs} == {H1, first.to}
+    # what the first attempt still says is about an attempt that is over
+    assert desk.refuses(first) == []
+    assert desk.starts(first) == []
+    assert desk.open() == ["h1-1"], "the attempt that counts has not ended yet"
+    assert desk.starts(second) == ["failover.completed"]
+
+
+def test_a_vm_that_had_restarted_on_the_second_host_is_planned_once_more() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.runs("h1", "b")
+    desk.dies("h1")
+    starts = {start.vm: start for start in desk.plans()[-1].starts}
+    desk.starts(starts["a"])
+    at = starts["a"].to
+    desk.dies(at.host)
+    assert "a" in desk.where()
+    waiting = [item.vm for inc in desk.state.incidents() for item in inc.items if item.phase == "planned"]
+    assert sorted(waiting) == sorted(set(waiting)), "one incident deals with a VM at a time"
+
+
+# -- room
+
+
+def test_without_room_it_is_said_once_and_the_vm_starts_when_room_comes() -> None:
+    desk = Desk(hosts=2, memory_mib=300)
+    desk.runs("h1", "a", memory_mib=200)
+    desk.runs("h2", "b", memory_mib=200)
+    assert desk.dies("h1") == ["failover.planned", "capacity.exhausted", "failover.completed"]
+    waiting = desk.plans()[-1].waiting[0]
+    assert (waiting.vm, waiting.short_memory_mib, waiting.short_vcpus) == ("a", 100, 0)
+    assert waiting.reason.startswith("no_room")
+    assert desk.after(300) == [], "said once"
+    desk.show("h2", vm("b", memory_mib=200), vm("c", memory_mib=10))
+    told = desk.after(5)
+    assert "failover.planned" in told, "another shortage is another plan"
+    assert "capacity.exhausted" not in told, "and no other alert"
+    desk.leased("b", H2, LeaseState.STOPPED, token=2)
+    desk.show("h2", vm("b", VmState.STOPPED, memory_mib=200), vm("c", memory_mib=10))
+    assert desk.after(1) == ["failover.planned", "capacity.relieved"]
+    assert desk.where() == {"a": "h2"}
+    assert desk.starts() == ["failover.completed"]
+    assert desk.open() == []
+
+
+def test_a_host_that_joins_is_room() -> None:
+    desk = Desk(hosts=2, memory_mib=300)
+    desk.runs("h1", "a", memory_mib=200)
+    desk.runs("h2", "b", memory_mib=200)
+    desk.dies("h1")
+    desk.hosts.append("h3")
+    desk.vms["h3"] = []
+    desk.hear(HostJoined(at=H3))
+    desk.show("h3")
+    assert desk.after(1)[:1] == ["failover.planned"]
+    assert desk.where() == {"a": "h3"}
+
+
+def test_the_same_host_booted_again_is_room() -> None:
+    desk = Desk(hosts=2, memory_mib=300)
+    desk.runs("h1", "a", memory_mib=200)
+    desk.runs("h2", "b", memory_mib=200)
+    desk.dies("h1")
+    back = boot("h1", 2)
+    desk.hear(HostJoined(at=back))
+    desk.hear(beat("h1", 2))
+    desk.hear(seen(back, memory_mib=300))
+    desk.hosts.remove("h1")
+    desk.now += 0.5
+    for event in (beat("h1", 2), beat("h2"), None):
+        desk.hear(event) if event else desk.take(desk.decider.step(desk.state, None, desk.now))
+    assert desk.last().to == back
+
+
+def test_while_nobody_is_usable_it_waits_and_says_what_for() -> None:
+    desk = Desk(hosts=1)
+    desk.runs("h1", "a")
+    told = desk.dies("h1")
+    assert told == ["failover.planned", "capacity.exhausted", "failover.completed"]
+    assert desk.plans()[-1].waiting[0].reason.startswith("no_host")
+
+
+def test_what_waits_survives_the_process() -> None:
+    desk = Desk(hosts=2, memory_mib=300)
+    desk.runs("h1", "a", memory_mib=200)
+    desk.runs("h2", "b", memory_mib=200)
+    desk.dies("h1")
+    after = Desk(hosts=0)
+    after.hosts, after.vms, after.memory_mib = ["h2", "h3"], {"h2": [], "h3": []}, 300
+    after.take(after.decider.resume(after.state, stored(desk.state.records), after.now))
+    for host in after.hosts:
+        after.show(host)
+    assert "failover.planned" in after.after(2)
+    assert set(after.where()) == {"a"}
+
+
+# -- starts that fail
+
+
+def test_after_a_refusal_another_host_is_tried_at_once_and_the_round_begins_again_with_a_pause() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.dies("h1")
+    first = desk.last()
+    desk.refuses()
+    assert desk.after(0.2) == ["failover.planned"]
+    second = desk.last()
+    assert {first.to.host, second.to.host} == {"h2", "h3"}
+    desk.refuses()
+    assert desk.after(0.9) == [], "all were tried: now it waits"
+    pauses = []
+    for _ in range(12):
+        began = desk.now
+        while not desk.after(0.25):
+            assert desk.now - began < 70
+        pauses.append(desk.now - began)
+        desk.refuses()
+    assert max(pauses) <= 61
+    assert pauses[-1] > 30 or pauses[-2] > 30
+    keys = [start.key for plan in desk.plans() for start in plan.starts]
+    assert len(keys) == len(set(keys)), "every attempt has its own key"
+    desk.after(70)
+    assert desk.starts() == ["failover.completed"]
+
+
+def test_a_refusal_told_again_is_not_a_second() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.dies("h1")
+    first = desk.last()
+    desk.refuses(first)
+    desk.after(0.2)
+    for _ in range(10):
+        assert desk.refuses(first) == []
+    assert desk.after(30) == []
+    assert len(desk.plans()) == 2
+
+
+def test_a_vm_that_turns_out_to_be_stopped_on_purpose_is_given_up() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.dies("h1")
+    # its owner had shut it down just before; placement had not heard of it
+    desk.leased("a", H1, LeaseState.STOPPED, token=2)
+    desk.refuses(reason="it was stopped on purpose")
+    assert desk.after(1) == ["failover.completed"]
+    assert desk.told[-1].given_up == ("A",)
+    assert desk.after(300) == []
+    assert desk.open() == []
+
+
+# -- what runs already
+
+
+def test_a_vm_that_a_person_started_elsewhere_before_the_proof_is_not_started_again() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.show("h3", vm("a"))
+    assert desk.dies("h1") == ["failover.completed"]
+    # nor by the net under the facts: its lease is still the fenced host's
+    told = desk.hear(TableRead("leases", (lease("a", H1),)))
+    assert "failover.planned" not in told
+    assert desk.after(60) == []
+
+
+def test_a_vm_that_a_person_started_while_it_waited_for_room_is_not_started_again() -> None:
+    desk = Desk(hosts=3, memory_mib=300)
+    desk.runs("h1", "a", memory_mib=200)
+    desk.runs("h2", "b", memory_mib=200)
+    desk.runs("h3", "c", memory_mib=200)
+    desk.dies("h1")
+    desk.show("h3", vm("c", memory_mib=200), vm("a", memory_mib=50))
+    desk.show("h2")
+    desk.leased("b", H2, LeaseState.STOPPED, token=2)
+    desk.after(10)
+    assert [start for plan in desk.plans() for start in plan.starts] == []
+    assert desk.open() == []
+
+
+def test_a_lease_of_a_fenced_host_that_no_incident_deals_with_is_found() -> None:
+    desk = Desk()
+    desk.dies("h1")
+    told = desk.hear(TableRead("leases", (lease("a", H1), lease("b", H1, LeaseState.STOPPED))))
+    assert told == ["failover.planned"]
+    assert set(desk.where()) == {"a"}
+    assert desk.hear(TableRead("leases", (lease("a", H1),))) == []
+    assert desk.starts() == ["failover.completed"]
+
+
+# -- a VM
+
+
+def test_a_crashed_vm_is_restarted_in_place_first() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    assert desk.crashes("a") == ["failover.planned"]
+    start = desk.last()
+    assert (start.to, start.origin, start.run, start.proofs) == (H1, H1, 1, ())
+    assert desk.starts() == ["failover.completed"]
+    assert desk.open() == []
+
+
+def test_a_crash_told_again_after_the_restart_changes_nothing_and_hides_no_later_crash() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.crashes("a", run=1)
+    desk.starts()
+    desk.show("h1", vm("a", run=2))
+    for _ in range(10):
+        assert desk.hear(desk.crash("a", H1, 1)) == []
+    assert desk.open() == []
+    assert desk.crashes("a", run=2) == ["failover.planned"]
+    assert desk.last().run == 2
+    assert desk.last().to == H1, "repeats do not eat the budget"
+
+
+def test_a_vm_that_keeps_crashing_is_tried_in_place_then_elsewhere_then_given_up() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    at, where = H1, []
+    for run in range(1, 7):
+        assert desk.crashes("a", at, run) == ["failover.planned"]
+        desk.show(at.host)
+        at = desk.last().to
+        where.append(at.host)
+        desk.starts()
+        desk.show(at.host, vm("a", run=run + 1))
+    assert where[:3] == ["h1", "h1", "h1"]
+    assert all(one != other for one, other in zip(["h1", *where[3:]], where[3:], strict=False))
+    assert desk.crashes("a", at, 7) == ["vm.given_up"]
+    assert desk.told[-1].failures == 7
+    assert desk.after(600) == []
+    assert desk.crashes("a", at, 7) == [], "told again"
+
+
+def test_a_vm_given_up_stays_down_though_its_crash_is_told_again_much_later() -> None:
+    """A detector that takes over tells all crashes that it sees; the server has forgotten the first telling."""
+    desk = Desk()
+    desk.runs("h1", "a")
+    for run in range(1, 7):
+        desk.crashes("a", H1, run)
+        start = desk.last()
+        desk.starts(start.model_copy(update={"to": H1}))
+    assert desk.crashes("a", H1, 7) == ["vm.given_up"]
+    desk.now += 7200
+    assert desk.hear(desk.crash("a", H1, 7)) == []
+
+
+def test_crashes_far_apart_never_use_the_budget_up() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    for run in range(1, 12):
+        assert desk.crashes("a", H1, run) == ["failover.planned"]
+        assert desk.last().to == H1
+        desk.starts()
+        desk.show("h1", vm("a", run=run + 1))
+        desk.now += 3700
+
+
+def test_a_crash_of_a_vm_that_has_moved_on_is_history() -> None:
+    desk = Desk()
+    desk.leased("a", H2)
+    assert desk.hear(desk.crash("a", H1, 1)) == []
+    desk.leased("b", H1, LeaseState.STOPPED)
+    assert desk.hear(desk.crash("b", H1, 1)) == []
+
+
+def test_a_crashed_vm_on_a_host_in_doubt_waits_for_the_doubt_to_end() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.hear(HostSuspected(at=H1, number=1, silent_s=1.5))
+    assert desk.crashes("a") == []
+    assert desk.after(5) == []
+    desk.hear(HostJoined(at=H1))
+    assert desk.after(1) == ["failover.planned"]
+    assert desk.last().to == H1
+
+
+def test_a_crashed_vm_whose_host_then_fails_is_restarted_elsewhere() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.hear(HostSuspected(at=H1, number=1, silent_s=1.5))
+    desk.crashes("a")
+    desk.dies("h1")
+    desk.after(1)
+    assert desk.last().vm == "a"
+    assert desk.last().to.host in ("h2", "h3")
+    assert [one.of for one in desk.last().proofs] == [H1]
+
+
+def test_a_crashed_vm_that_a_person_started_again_is_left_alone_and_its_incident_ends() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.crashes("a", run=1)
+    desk.show("h1", vm("a", run=2))
+    desk.refuses(reason="h1 says that it is running")
+    assert desk.after(1) == ["failover.completed"]
+    assert desk.open() == []
+    assert desk.after(300) == []
+
+
+# -- bounds
+
+
+def test_state_does_not_grow_with_the_number_of_failures() -> None:
+    desk = Desk()
+    sizes = []
+    for number in range(1, 40):
+        desk.crashes("a", H1, number)
+        if desk.plans() and desk.open():
+            desk.starts()
+        desk.now += 4000
+        sizes.append(sum(len(r.model_dump_json()) for r in desk.state.records.values()))
+    assert sizes[-1] < 3 * sizes[5]
+
+
+def test_a_stored_inventory_helps_where_none_was_heard() -> None:
+    decider = Placement(SETTINGS)
+    state = decider.initial(0.0)
+    state = decider.step(state, TableRead("inventory", (inventory(H1, vm("a")),)), 0.0).state
+    assert state.heard["h1"].vm("a") is not None
+    state = decider.step(state, seen(H1), 1.0).state
+    state = decider.step(state, TableRead("inventory", (inventory(H1, vm("a")),)), 2.0).state
+    assert state.heard["h1"].vm("a") is None, "what was heard is newer"
