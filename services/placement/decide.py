@@ -33,7 +33,7 @@ from services.placement.state import Beat, Incident, Item, Phase, PlacementRecor
 
 DEBOUNCE_S = 0.2
 FENCED = "host.fenced"
-CRASHES_KEPT = 32
+TOLD_KEPT = 8
 State = PlacementState
 
 
@@ -202,10 +202,8 @@ class Placement:
         if fact.vm in _open_vms(state) or moved_on or incident.id in known.told:
             return Step(state)
         recent = tuple(at for at in known.crashes if now - self.settings.crash_window_s < at <= now)
-        crashes = (*recent, now)
-        kept = PlacementRecord(
-            crashes=crashes[-CRASHES_KEPT:], told=(*known.told, incident.id)[-CRASHES_KEPT:]
-        )
+        crashes = (*recent, now)[-2 * self.settings.crash_budget - 1 :]
+        kept = PlacementRecord(crashes=crashes, told=(*known.told, incident.id)[-TOLD_KEPT:])
         state = _crash_shown(replace(state, records=state.records.insert(key, kept)), fact)
         item = incidents.item_of(fact.report, fact.at).model_copy(update={"run": max(1, fact.run)})
         if len(crashes) <= self.settings.crash_budget:
