@@ -76,9 +76,8 @@ def failovers(envelopes: Iterable[Envelope]) -> list[FailoverStory]:
                     confirmed=time,
                 )
             case VmFailed():
-                incident = f"vm-{fact.vm[:8]}-{fact.at.boot[:8]}-{fact.run}"
-                stories[incident] = FailoverStory(
-                    incident=incident, host=fact.at.host, rule=fact.rule, confirmed=time
+                stories[fact.incident] = FailoverStory(
+                    incident=fact.incident, host=fact.at.host, rule=fact.rule, confirmed=time
                 )
             case HostFenced() if fact.incident in stories:
                 change(fact.incident, fenced=time, proof=fact.proof.method.value)

@@ -282,6 +282,11 @@ class VmFailed(VmFact):
     def key(self) -> str:
         return f"{self.kind}/{self.vm}/{self.at.boot}/{self.run}"
 
+    @property
+    def incident(self) -> str:
+        """What is opened for it."""
+        return f"vm-{self.vm}-{self.at.boot[:8]}-{self.run}"
+
 
 class VmRestarted(VmFact):
     """The VM was seen running at `at`, with our token."""

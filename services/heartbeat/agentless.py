@@ -40,7 +40,7 @@ class Watched:
                 continue
             if stored is not None and _goes_on(stored.vms, reports):
                 return stored.at
-            return Incarnation(host=self.host.name, boot=f"agentless-{uuid.uuid4().hex}")
+            return Incarnation(host=self.host.name, boot=f"{uuid.uuid4().hex}-agentless")
 
     async def until_lost(self, interval_s: float) -> None:
         """Return when libvirt fails to answer twice in a row."""

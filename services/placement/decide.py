@@ -195,7 +195,7 @@ class Placement:
     def _crashed(self, state: State, fact: VmFailed, now: float) -> Step[State]:
         lease = state.leases.get(fact.vm)
         moved_on = lease is not None and (lease.holder != fact.at or lease.state is not LeaseState.RUNNING)
-        incident = Incident(id=f"vm-{fact.vm[:8]}-{fact.at.boot[:8]}-{fact.run}", cause=fact.key)
+        incident = Incident(id=fact.incident, cause=fact.key)
         key = f"crashes.{fact.vm}"
         record = state.records.get(key)
         known = record if isinstance(record, PlacementRecord) else PlacementRecord()

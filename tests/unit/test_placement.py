@@ -526,6 +526,16 @@ def test_a_vm_given_up_stays_down_though_its_crash_is_told_again_much_later() ->
     assert desk.hear(desk.crash("a", H1, 7)) == []
 
 
+def test_vms_with_uuids_that_begin_alike_have_incidents_of_their_own() -> None:
+    desk = Desk()
+    one, other = (f"52540000-0000-0000-0000-{number:012}" for number in (1, 2))
+    desk.runs("h1", one, other)
+    desk.crashes(one)
+    desk.crashes(other)
+    assert {start.vm for plan in desk.plans() for start in plan.starts} == {one, other}
+    assert len(desk.open()) == 2
+
+
 def test_crashes_far_apart_never_use_the_budget_up() -> None:
     desk = Desk()
     desk.runs("h1", "a")

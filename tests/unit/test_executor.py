@@ -1,0 +1,498 @@
+"""Orders become starts, bounded and in order; what is uncertain is never dropped; leases follow the hypervisors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pytest
+from rpds import HashTrieMap
+
+from libs.config.settings import Restart
+from libs.core.clock import SystemClock
+from libs.core.decider import Expired, Input, Step, TableRead
+from libs.core.ports import ConflictError, Hypervisor, StartRefusedError, UnavailableError
+from libs.events.facts import FailoverPlanned, PlannedStart
+from libs.events.signals import LeaseWritten
+from libs.model import (
+    Answer,
+    Incarnation,
+    LeaseState,
+    RunLease,
+    StopReason,
+    VmDefinition,
+    VmPolicy,
+    VmReport,
+    VmState,
+)
+from services.executor.act import Hands
+from services.executor.decide import Executor, ExecutorState
+from services.executor.orders import Attempted, LeaseFound, Phase, Result, StartVm, WriteLease
+from tests.unit.made import boot, facts, fenced, kinds, lease, proof, requests, seen, stored, vm
+from tests.unit.world import Process, World
+
+pytestmark = pytest.mark.fast
+H1, H2, H3 = boot("h1"), boot("h2"), boot("h3")
+L = LeaseState
+
+
+def order(uuid: str, to: Incarnation = H2, *, attempt: int = 1, incident: str = "h1-1", **more: Any) -> PlannedStart:
+    values: dict[str, Any] = {
+        "origin": H1, "wave": 0, "priority_rank": 2, "memory_mib": 100, "vcpus": 1, "proofs": (proof(H1),),
+        **more,
+    }  # fmt: skip
+    return PlannedStart(key=f"{incident}/{uuid}/{attempt}", vm=uuid, name=uuid.upper(), to=to, **values)
+
+
+def plan(*starts: PlannedStart, revision: int = 1, incident: str = "h1-1") -> FailoverPlanned:
+    return FailoverPlanned(incident=incident, revision=revision, starts=starts)
+
+
+class Desk:
+    """An executor driven by hand."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.decider = Executor(Restart(**settings))
+        self.now = 10.0
+        self.state: ExecutorState = self.decider.initial(self.now)
+        self.told: list[Any] = []
+        self.asked: list[Any] = []
+
+    def take(self, step: Step[ExecutorState]) -> list[str]:
+        self.state = step.state
+        self.told += facts(step.effects)
+        self.asked += requests(step.effects)
+        return [*kinds(step.effects), *(request.key for request in requests(step.effects))]
+
+    def hear(self, event: Input) -> list[str]:
+        return self.take(self.decider.step(self.state, event, self.now))
+
+    def wait(self) -> list[str]:
+        wake_at = self.decider.wake_at(self.state)
+        assert wake_at is not None
+        assert wake_at > self.now
+        self.now = wake_at
+        return self.take(self.decider.step(self.state, None, self.now))
+
+    def ends(self, uuid: str, result: Result, reason: str = "", token: int = 1) -> list[str]:
+        request = next(one for one in reversed(self.asked) if one.kind == "start_vm" and one.start.vm == uuid)
+        return self.hear(
+            Attempted(key=request.key, start=request.start, result=result, reason=reason, token=token)
+        )
+
+
+# -- orders
+
+
+def test_the_important_start_first_and_never_more_than_allowed_on_one_host() -> None:
+    desk = Desk(parallel_per_host=2, parallel=3)
+    starts = (
+        order("e", priority_rank=4),
+        order("d", priority_rank=2, wave=1),
+        order("c", priority_rank=2),
+        order("a", priority_rank=0),
+        order("b", priority_rank=1, wave=7),
+        order("x", H3, priority_rank=3),
+        order("y", H3, priority_rank=4),
+    )
+    assert desk.hear(plan(*starts)) == ["start/h1-1/a/1/1", "start/h1-1/b/1/1", "start/h1-1/x/1/1"]
+    assert desk.ends("b", Result.STARTED) == ["vm.restarted", "start/h1-1/c/1/1"]
+    assert desk.ends("x", Result.STARTED) == ["vm.restarted", "start/h1-1/y/1/1"]
+    assert desk.ends("a", Result.NOT_STARTED) == ["vm.restart_failed", "start/h1-1/d/1/1"]
+    assert desk.ends("c", Result.STARTED) == ["vm.restarted", "start/h1-1/e/1/1"]
+
+
+def test_fifty_tellings_of_one_plan_are_one_start_each() -> None:
+    desk = Desk()
+    for _ in range(50):
+        desk.hear(plan(order("a"), order("b")))
+    assert len(desk.asked) == 2
+    desk.ends("a", Result.STARTED, token=7)
+    assert desk.told[0].token == 7
+    assert desk.told[0].at == H2
+
+
+def test_a_later_attempt_replaces_an_earlier_and_not_the_other_way_round() -> None:
+    desk = Desk()
+    desk.hear(plan(order("a", H2), revision=1))
+    desk.hear(plan(order("a", H3, attempt=2), revision=2))
+    # told again late: its acknowledgement was lost
+    assert desk.hear(plan(order("a", H2), revision=1)) == []
+    assert desk.state.records["a"].start.to == H3
+    assert desk.ends("a", Result.STARTED) == ["vm.restarted"]
+    assert desk.told[-1].start_key == "h1-1/a/2"
+
+
+def test_the_outcome_of_a_replaced_order_is_no_outcome_of_the_new() -> None:
+    desk = Desk()
+    desk.hear(plan(order("a", H2), revision=1))
+    old = desk.asked[-1]
+    desk.hear(plan(order("a", H3, attempt=2), revision=2))
+    assert desk.hear(Attempted(key=old.key, start=old.start, result=Result.NOT_STARTED)) == []
+    assert "a" in desk.state.records
+
+
+# -- uncertain
+
+
+def test_what_is_uncertain_is_told_once_asked_again_for_ever_and_never_dropped() -> None:
+    desk = Desk()
+    desk.hear(plan(order("a")))
+    assert desk.ends("a", Result.UNCERTAIN, "no answer") == ["vm.start_uncertain"]
+    for attempt in range(2, 200):
+        assert desk.wait() == [f"start/h1-1/a/1/{attempt}"]
+        late = Expired(key=desk.asked[-1].key, request="start_vm", reason="no end in 35 s")
+        assert desk.hear(late) == []
+    desk.wait()
+    assert desk.ends("a", Result.STARTED) == ["vm.restarted"]
+    assert desk.decider.wake_at(desk.state) is None
+
+
+def test_what_is_uncertain_takes_no_place_of_another() -> None:
+    desk = Desk(parallel_per_host=1)
+    desk.hear(plan(order("a", priority_rank=0), order("b")))
+    assert desk.ends("a", Result.UNCERTAIN) == ["vm.start_uncertain", "start/h1-1/b/1/1"]
+
+
+def test_a_target_that_is_fenced_takes_its_starts_with_it() -> None:
+    desk = Desk(parallel_per_host=1)
+    desk.hear(plan(order("a"), order("b"), order("c", H3)))
+    desk.ends("a", Result.UNCERTAIN)
+    assert desk.hear(fenced(boot("h2", 2))) == [], "another boot of it"
+    assert set(desk.state.records) == {"a", "b", "c"}
+    desk.hear(fenced(H2))
+    assert set(desk.state.records) == {"c"}
+    assert desk.decider.wake_at(desk.state) is None
+    late = Expired(key="start/h1-1/b/1/1", request="start_vm", reason="no end")
+    assert desk.hear(late) == []
+
+
+def test_a_successor_goes_on_where_its_predecessor_was() -> None:
+    desk = Desk(parallel_per_host=1)
+    desk.hear(plan(order("a", priority_rank=0), order("b"), order("c"), order("d", H3)))
+    desk.ends("a", Result.UNCERTAIN)
+    assert {vm: record.phase for vm, record in desk.state.records.items()} == {
+        "a": Phase.UNCERTAIN,
+        "b": Phase.STARTING,
+        "c": Phase.QUEUED,
+        "d": Phase.STARTING,
+    }
+    after = Desk(parallel_per_host=1)
+    # what was starting is owed, and performed again by the shell
+    assert after.take(after.decider.resume(after.state, stored(desk.state.records), 50.0)) == []
+    after.now = 50.0
+    step = after.decider.step(after.state, None, 50.0)
+    after.take(step)
+    assert after.asked == [], "b still has the only place on h2"
+    b = StartVm(key="start/h1-1/b/1/1", deadline_s=1, start=order("b"), incident="h1-1")
+    told = after.hear(Attempted(key=b.key, start=b.start, result=Result.STARTED))
+    assert told == ["vm.restarted", "start/h1-1/a/1/2"]
+
+
+# -- leases follow what people do
+
+
+def test_what_is_found_running_gets_a_lease_and_the_answer_ends_the_writing() -> None:
+    desk = Desk()
+    assert desk.hear(seen(H1, vm("a"))) == ["lease/a/1"]
+    assert desk.asked[-1].lease.holder == H1
+    assert desk.hear(seen(H1, vm("a"))) == [], "it is being written"
+    desk.hear(LeaseFound(key="lease/a/1", lease=desk.asked[-1].lease))
+    assert desk.hear(seen(H1, vm("a"))) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        LeaseFound(key="lease/a/1", lease=None),
+        Expired(key="lease/a/1", request="write_lease", reason="no answer"),
+    ],
+)
+def test_a_lease_that_could_not_be_written_is_tried_again(answer: Input) -> None:
+    desk = Desk()
+    desk.hear(seen(H1, vm("a")))
+    desk.hear(answer)
+    assert desk.hear(seen(H1, vm("a"))) == ["lease/a/1"]
+
+
+def test_a_vm_that_is_being_started_is_not_adopted_on_the_side() -> None:
+    desk = Desk()
+    desk.hear(plan(order("a")))
+    assert desk.hear(seen(H2, vm("a"))) == []
+
+
+def test_a_migration_is_followed_once_the_old_host_itself_no_longer_shows_it() -> None:
+    desk = Desk()
+    desk.hear(TableRead("leases", (lease("a", H1),)))
+    desk.hear(seen(H1, vm("a")))
+    assert desk.hear(seen(H2, vm("a"))) == [], "both show it: nothing is concluded"
+    assert desk.hear(seen(H1)) == ["lease/a/2"]
+    assert desk.asked[-1].lease.holder == H2
+    assert desk.asked[-1].lease.token == 2
+
+
+def test_a_vm_that_a_person_started_after_its_host_was_fenced_is_adopted() -> None:
+    desk = Desk()
+    desk.hear(TableRead("leases", (lease("a", H1),)))
+    desk.hear(seen(H1, vm("a")))
+    desk.hear(fenced(H1, vm("a")))
+    assert desk.hear(seen(H3, vm("a"))) == ["lease/a/2"]
+    assert desk.asked[-1].lease.holder == H3
+
+
+def test_a_vm_shut_down_on_purpose_is_noted_as_stopped() -> None:
+    desk = Desk()
+    desk.hear(LeaseWritten(lease=lease("a", H1)))
+    desk.hear(seen(H1, vm("a", VmState.STOPPED, stop_reason=StopReason.ON_PURPOSE)))
+    assert desk.asked[-1].lease.state is L.STOPPED
+
+
+def test_an_older_reading_of_a_lease_does_not_undo_a_newer() -> None:
+    desk = Desk()
+    desk.hear(LeaseWritten(lease=lease("a", H2, token=2)))
+    desk.hear(TableRead("leases", (lease("a", H1, token=1),)))
+    assert desk.state.leases["a"].holder == H2
+
+
+# -- the hands
+
+
+@dataclass
+class Host:
+    """A hypervisor in memory."""
+
+    at: Incarnation
+    vms: dict[str, VmState] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    starts: list[str] = field(default_factory=list)
+    on_start: Callable[[Host, str], None] = lambda host, uuid: None
+    gone: bool = False
+
+    def _up(self) -> None:
+        if self.gone:
+            raise UnavailableError("no answer")
+
+    async def reports(self) -> list[VmReport]:
+        self._up()
+        return [vm(uuid, state) for uuid, state in self.vms.items()]
+
+    async def report(self, uuid: str) -> VmReport | None:
+        self._up()
+        return vm(uuid, self.vms[uuid]) if uuid in self.vms else None
+
+    async def start(self, definition: VmDefinition, token: int) -> None:
+        self._up()
+        self.starts.append(definition.uuid)
+        self.tokens[definition.uuid] = token
+        self.vms[definition.uuid] = VmState.RUNNING
+        self.on_start(self, definition.uuid)
+
+    async def destroy(self, uuid: str) -> None:
+        self.vms[uuid] = VmState.STOPPED
+
+
+@dataclass
+class Hosts:
+    hosts: dict[Incarnation, Host]
+
+    async def at(self, incarnation: Incarnation, timeout_s: float) -> Hypervisor:
+        if incarnation not in self.hosts:
+            raise UnavailableError(f"{incarnation} is not heard")
+        return self.hosts[incarnation]
+
+    async def probe(self, host: str, timeout_s: float) -> tuple[Answer, str]:
+        return Answer.UNKNOWN, ""
+
+
+class Lab:
+    """The executor's hands over hypervisors and a store in memory."""
+
+    def __init__(self, *at: Incarnation, held: RunLease | None = None, defined: bool = True) -> None:
+        self.world = World()
+        self.store = Process(self.world)
+        self.hosts = {one: Host(one) for one in at}
+        self.hands = Hands(
+            _Bucket(self.store, "leases."),
+            _Bucket(self.store, "definitions."),
+            Hosts(self.hosts),
+            self.store,
+            SystemClock(),
+        )
+        if held is not None:
+            self.put("leases.a", held.model_dump_json())
+        if defined:
+            self.put("definitions.a", VmDefinition(uuid="a", name="A", xml="<x/>", sha256="0").model_dump_json())
+
+    def put(self, key: str, text: str) -> None:
+        self.world.revision += 1
+        self.world.rows[key] = (text.encode(), self.world.revision)
+
+    def lease(self) -> RunLease:
+        return RunLease.model_validate_json(self.world.rows["leases.a"][0])
+
+    async def start(self, start: PlannedStart) -> Attempted:
+        done = await self.hands.perform(
+            StartVm(key="k", deadline_s=5.0, start=start, incident="h1-1")
+        )
+        assert isinstance(done, Attempted)
+        return done
+
+
+class _Bucket:
+    """One bucket of several in one store."""
+
+    def __init__(self, store: Process, prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+
+    async def get(self, key: str) -> Any:
+        return await self._store.get(self._prefix + key)
+
+    async def put(self, key: str, value: bytes, expected: int | None) -> int:
+        return await self._store.put(self._prefix + key, value, expected)
+
+    async def delete(self, key: str, expected: int | None) -> None:
+        await self._store.delete(self._prefix + key, expected)
+
+    async def scan(self, prefix: str) -> Any:
+        return await self._store.scan(self._prefix + prefix)
+
+
+async def test_a_start_takes_the_lease_starts_with_its_token_and_sees_it_running() -> None:
+    lab = Lab(H2, held=lease("a", H1, token=4))
+    done = await lab.start(order("a"))
+    assert (done.result, done.token) == (Result.STARTED, 5)
+    assert datetime.fromisoformat(done.called_at)
+    assert lab.hosts[H2].tokens == {"a": 5}
+    assert (lab.lease().holder, lab.lease().state, lab.lease().token) == (H2, L.RUNNING, 5)
+    again = await lab.start(order("a"))
+    assert (again.result, again.token) == (Result.STARTED, 5)
+    assert lab.hosts[H2].starts == ["a"], "the same order again starts nothing"
+
+
+async def test_without_the_lease_nothing_is_started() -> None:
+    lab = Lab(H2, H3, held=lease("a", H3))
+    assert (await lab.start(order("a"))).result is Result.NOT_STARTED
+    assert lab.hosts[H2].starts == []
+    assert lab.lease() == lease("a", H3)
+
+
+async def test_two_orders_at_once_start_it_in_one_place() -> None:
+    lab = Lab(H2, H3, held=lease("a", H1))
+    one, other = order("a", H2), order("a", H3, attempt=2)
+    results = [await lab.start(one), await lab.start(other)]
+    assert [done.result for done in results] == [Result.STARTED, Result.NOT_STARTED]
+    assert [host.starts for host in lab.hosts.values()] == [["a"], []]
+
+
+async def test_a_race_for_the_lease_has_one_winner() -> None:
+    lab = Lab(H2, H3, held=lease("a", H1))
+    real = lab.store.put
+
+    async def slow(key: str, value: bytes, expected: int | None) -> int:
+        # the other one is quicker, once
+        lab.store.put = real  # type: ignore[method-assign]
+        assert (await lab.start(order("a", H3, attempt=2))).result is Result.STARTED
+        return await real(key, value, expected)
+
+    lab.store.put = slow  # type: ignore[method-assign]
+    assert (await lab.start(order("a", H2))).result is Result.NOT_STARTED
+    assert lab.hosts[H2].starts == []
+
+
+async def test_a_target_that_is_not_proven_to_be_that_boot_is_uncertain_not_skipped() -> None:
+    lab = Lab(held=lease("a", H1))
+    with pytest.raises(UnavailableError):
+        await lab.start(order("a"))
+    assert (lab.lease().holder, lab.lease().state) == (H2, L.STARTING)
+    # when it answers after all, the same order goes on under the same token
+    lab.hosts[H2] = Host(H2)
+    assert (await lab.start(order("a"))).token == 2
+
+
+async def test_a_refusal_is_a_refusal_only_where_it_is_seen_not_to_run() -> None:
+    def refuse(host: Host, uuid: str, *, state: VmState) -> None:
+        host.vms[uuid] = state
+        raise StartRefusedError("no space left on device")
+
+    for state, result, held in (
+        (VmState.STOPPED, Result.NOT_STARTED, L.FAILED),
+        (VmState.RUNNING, Result.STARTED, L.RUNNING),
+        (VmState.PAUSED, Result.STARTED, L.RUNNING),
+    ):
+        lab = Lab(H2, held=lease("a", H1))
+        lab.hosts[H2].on_start = lambda host, uuid, state=state: refuse(host, uuid, state=state)
+        done = await lab.start(order("a"))
+        assert (done.result, lab.lease().state) == (result, held)
+    lab = Lab(H2, held=lease("a", H1))
+    lab.hosts[H2].on_start = lambda host, uuid: refuse(host, uuid, state=VmState.UNKNOWN)
+    with pytest.raises(UnavailableError):
+        await lab.start(order("a"))
+    assert lab.lease().state is L.STARTING, "nothing is known: the lease stays taken"
+
+
+async def test_a_target_lost_in_the_middle_leaves_the_lease_taken() -> None:
+    def lost(host: Host, uuid: str) -> None:
+        host.gone = True
+
+    lab = Lab(H2, held=lease("a", H1))
+    lab.hosts[H2].on_start = lost
+    with pytest.raises(UnavailableError):
+        await lab.start(order("a"))
+    assert (lab.lease().holder, lab.lease().state) == (H2, L.STARTING)
+
+
+async def test_a_start_whose_vm_is_gone_right_after_has_failed() -> None:
+    def dies(host: Host, uuid: str) -> None:
+        host.vms[uuid] = VmState.STOPPED
+
+    lab = Lab(H2, held=lease("a", H1))
+    lab.hosts[H2].on_start = dies
+    done = await lab.start(order("a"))
+    assert (done.result, lab.lease().state) == (Result.NOT_STARTED, L.FAILED)
+
+
+async def test_without_a_copy_of_the_definition_it_says_so() -> None:
+    lab = Lab(H2, held=lease("a", H1), defined=False)
+    done = await lab.start(order("a"))
+    assert done.result is Result.NOT_STARTED
+    assert "definition" in done.reason
+
+
+@pytest.mark.parametrize(
+    ("holder_says", "started"),
+    [(VmState.STOPPED, True), (VmState.RUNNING, False), (VmState.PAUSED, False), (VmState.UNKNOWN, False)],
+)
+async def test_after_a_crash_only_the_living_holders_own_word_gives_the_lease(
+    holder_says: VmState, started: bool
+) -> None:
+    lab = Lab(H1, H2, held=lease("a", H1))
+    lab.hosts[H1].vms["a"] = holder_says
+    done = await lab.start(order("a", H2, proofs=(), run=1))
+    assert (done.result is Result.STARTED) is started
+    assert (lab.hosts[H2].starts == ["a"]) is started
+
+
+async def test_a_holder_that_does_not_answer_gives_nothing() -> None:
+    lab = Lab(H2, held=lease("a", H1))
+    assert (await lab.start(order("a", H2, proofs=(), run=1))).result is Result.NOT_STARTED
+    assert lab.lease() == lease("a", H1)
+
+
+async def test_an_adoption_decided_on_an_old_reading_writes_nothing() -> None:
+    lab = Lab(held=lease("a", H1, token=5))
+    wanted = lease("a", H2, token=2)
+    done = await lab.hands.perform(WriteLease(key="lease/a/2", deadline_s=1.0, lease=wanted))
+    assert isinstance(done, LeaseFound)
+    assert done.lease == lease("a", H1, token=5)
+    lab = Lab()
+    done = await lab.hands.perform(WriteLease(key="lease/a/1", deadline_s=1.0, lease=lease("a", H1)))
+    assert isinstance(done, LeaseFound)
+    assert lab.lease() == lease("a", H1)
+
+
+def test_policies_and_conflicts_are_values_too() -> None:
+    assert VmPolicy() == VmPolicy()
+    assert isinstance(HashTrieMap({"a": 1}), HashTrieMap)
+    assert issubclass(ConflictError, Exception)
