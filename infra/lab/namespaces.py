@@ -124,7 +124,9 @@ def furnish(spec: LabSpec, host_name: str) -> None:
     _bind(host.boot_id, Path("/proc/sys/kernel/random/boot_id"))
     # libvirt asks the resolver for the host's own name; unanswered, that would stall it for seconds.
     for name in ("hosts", "passwd", "group"):
-        _bind(spec.paths.etc / name, Path("/etc") / name)
+        target = Path("/etc") / name
+        if target.exists():  # a minimal system has no /etc/hosts, and making one would touch the machine
+            _bind(spec.paths.etc / name, target)
     encoded = host_name.encode()
     _check(_LIBC.sethostname(encoded, len(encoded)), "sethostname")
 

@@ -228,7 +228,9 @@ class Settings(Section):
 
 
 def _environment(environ: dict[str, str]) -> dict[str, Any]:
-    """`REKINDLE_A__B=x` as {"a": {"b": x}}, the value read as YAML. Only names of settings count."""
+    """`REKINDLE_A__B=x` as {"a": {"b": x}}, the value read as YAML. Only names of settings count.
+
+    Raises BadInputError."""
     tree: dict[str, Any] = {}
     for key, text in sorted(environ.items()):
         if not key.startswith(ENVIRONMENT_PREFIX):
@@ -239,7 +241,12 @@ def _environment(environ: dict[str, str]) -> dict[str, Any]:
         at = tree
         for step in path[:-1]:
             at = at.setdefault(step, {})
-        at[path[-1]] = yaml.safe_load(text)
+            if not isinstance(at, dict):
+                raise BadInputError(f"environment variable {key}: another one gives {step} as a whole")
+        try:
+            at[path[-1]] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise BadInputError(f"environment variable {key}: its value is no YAML") from error
     return tree
 
 

@@ -10,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 M = TypeVar("M", bound=BaseModel)
+SECRET = ("secrets", "options")
+"""Below these nothing that was given is repeated in a message: it may be a secret in the wrong place."""
 
 
 class BadInputError(Exception):
@@ -86,15 +88,29 @@ def explain(path: Path, node: yaml.Node | None, error: ValidationError, model: t
 
 
 def _reason(problem: Any, model: type[BaseModel]) -> str:
+    where = problem["loc"]
     if problem["type"] == "extra_forbidden":
-        name = str(problem["loc"][-1])
-        near = difflib.get_close_matches(name, sorted(_field_names(model)), n=1, cutoff=0.6)
+        name = str(where[-1])
+        known = _model_at(model, where[:-1]).model_fields
+        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+        near = near or difflib.get_close_matches(name, sorted(_field_names(model) - {name}), n=1, cutoff=0.6)
         return "unknown field" + (f" (did you mean {near[0]}?)" if near else "")
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     given = problem.get("input")
-    shown = "" if isinstance(given, dict | list) or given is None else f", not {given!r}"
-    return f"{problem['msg']}{shown}"
+    secret = any(str(step) in SECRET or str(step).endswith("url") for step in where)
+    hidden = secret or given is None or isinstance(given, dict | list)
+    return f"{problem['msg']}{'' if hidden else f', not {given!r}'}"
+
+
+def _model_at(model: type[BaseModel], where: tuple[int | str, ...]) -> type[BaseModel]:
+    """The part of the tree that stands at this place."""
+    for step in where:
+        field = model.model_fields.get(str(step))
+        if field is not None:
+            parts = (field.annotation, *getattr(field.annotation, "__args__", ()))
+            model = next((p for p in parts if isinstance(p, type) and issubclass(p, BaseModel)), model)
+    return model
 
 
 def _field_names(model: type[BaseModel], seen: set[type] | None = None) -> set[str]:

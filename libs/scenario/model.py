@@ -6,7 +6,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from libs.config.settings import Name
 from libs.config.yamlfile import BadInputError, line_of, load, read
@@ -78,6 +87,19 @@ def _known_step(value: str) -> str:
     return value
 
 
+def _whole_host(value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(
+            "host: add_host takes a whole host entry, such as {name: h4, memory_mib: 4096, cpus: 4}"
+        )
+    try:
+        ScenarioHost.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in ("host", *first["loc"]))
+        raise ValueError(f"{where}: {first['msg']}") from error
+
+
 class StepEntry(Part):
     """One step. Which fields it takes follows from `do`."""
 
@@ -97,8 +119,12 @@ class StepEntry(Part):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.do in HOST_STEPS and self.host is None:
+        if self.host is None and (self.do in HOST_STEPS or self.do == "add_host"):
             raise ValueError(f"{self.do} needs a host")
+        if self.do == "add_host":
+            _whole_host(self.host)
+        elif self.host is not None and not isinstance(self.host, str):
+            raise ValueError(f"host: {self.do} takes the name of a host")
         if self.do in VM_STEPS and self.vm is None:
             raise ValueError(f"{self.do} needs a vm")
         if self.do in SERVICE_STEPS and self.service is None:
@@ -158,7 +184,7 @@ class Scenario(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         hosts = [host.name for host in self.hosts]
-        added = [step.host["name"] for step in self.steps if step.do == "add_host" and "name" in step.host]
+        added = [step.host["name"] for step in self.steps if step.do == "add_host"]
         vms = [vm.name for vm in self.vms]
         for kind, names in (("hosts", hosts + added), ("vms", vms)):
             twice = [name for name in names if names.count(name) > 1]

@@ -118,8 +118,8 @@ class _Run:
         return self.stop_at_first and bool(self.violations)
 
     async def _until(self, at_s: float) -> None:
-        while self.now_s() < at_s and not self._over():
-            await asyncio.sleep(min(LOOK_S, at_s - self.now_s()))
+        while (left_s := at_s - self.now_s()) > 1e-6 and not self._over():
+            await asyncio.sleep(min(LOOK_S, left_s))
 
     async def _settle(self, invariants: Invariants) -> None:
         """Until nothing is open any more, or the time is over; then what must have happened by now."""

@@ -102,11 +102,11 @@ class Alerting:
 
     def _tell(self, state: AlertingState, fact: Any) -> Step[AlertingState]:
         name = fact.key.replace("/", ".")
-        if name in state.records or len(state.records) >= PENDING:
+        if name in state.records:
             return Step(state)
         severity, text = tell(fact)
         announce = Announce(key=f"log/{fact.key}", deadline_s=1.0, severity=severity.value, text=text)
-        if not self.webhook:
+        if not self.webhook or len(state.records) >= PENDING:
             return Step(state, (Act(None, announce),))
         body = {
             "id": fact.key,

@@ -83,6 +83,10 @@ class Executor:
                 gone = [vm for vm, record in state.records.items() if record.start.to == at]
                 for vm in gone:  # placement plans these again, with this proof
                     state = _drop(state, vm)
+                heard = state.heard.get(at.host)
+                if heard is not None and heard.at == at:  # whatever it showed last is over
+                    over = heard.model_copy(update={"vms": ()})
+                    state = replace(state, heard=state.heard.insert(at.host, over))
                 return self._dispatch(state)
             case InventorySeen(inventory=inventory):
                 return self._reconcile(state, inventory)
@@ -108,7 +112,9 @@ class Executor:
             known = state.records.get(start.vm)
             if known is not None and known.start.key == start.key:
                 continue  # told again
-            record = StartRecord(start=start, incident=fact.incident, cause=fact.key)
+            if known is not None and known.incident == fact.incident and known.revision > fact.revision:
+                continue  # told late: another attempt was ordered since
+            record = StartRecord(start=start, incident=fact.incident, revision=fact.revision, cause=fact.key)
             state = replace(
                 state,
                 records=state.records.insert(start.vm, record),

@@ -65,6 +65,8 @@ class StartRecord(Value):
 
     start: PlannedStart
     incident: str
+    revision: int = 0
+    """Of the plan that ordered it: within one incident the later order counts."""
     cause: str
     phase: Phase = Phase.QUEUED
     tries: int = 0

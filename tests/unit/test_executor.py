@@ -8,12 +8,11 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from rpds import HashTrieMap
 
 from libs.config.settings import Restart
 from libs.core.clock import SystemClock
 from libs.core.decider import Expired, Input, Step, TableRead
-from libs.core.ports import ConflictError, Hypervisor, StartRefusedError, UnavailableError
+from libs.core.ports import Hypervisor, StartRefusedError, UnavailableError
 from libs.events.facts import FailoverPlanned, PlannedStart
 from libs.events.signals import LeaseWritten
 from libs.model import (
@@ -23,7 +22,6 @@ from libs.model import (
     RunLease,
     StopReason,
     VmDefinition,
-    VmPolicy,
     VmReport,
     VmState,
 )
@@ -38,7 +36,9 @@ H1, H2, H3 = boot("h1"), boot("h2"), boot("h3")
 L = LeaseState
 
 
-def order(uuid: str, to: Incarnation = H2, *, attempt: int = 1, incident: str = "h1-1", **more: Any) -> PlannedStart:
+def order(
+    uuid: str, to: Incarnation = H2, *, attempt: int = 1, incident: str = "h1-1", **more: Any
+) -> PlannedStart:
     values: dict[str, Any] = {
         "origin": H1, "wave": 0, "priority_rank": 2, "memory_mib": 100, "vcpus": 1, "proofs": (proof(H1),),
         **more,
@@ -323,7 +323,9 @@ class Lab:
         if held is not None:
             self.put("leases.a", held.model_dump_json())
         if defined:
-            self.put("definitions.a", VmDefinition(uuid="a", name="A", xml="<x/>", sha256="0").model_dump_json())
+            self.put(
+                "definitions.a", VmDefinition(uuid="a", name="A", xml="<x/>", sha256="0").model_dump_json()
+            )
 
     def put(self, key: str, text: str) -> None:
         self.world.revision += 1
@@ -333,9 +335,7 @@ class Lab:
         return RunLease.model_validate_json(self.world.rows["leases.a"][0])
 
     async def start(self, start: PlannedStart) -> Attempted:
-        done = await self.hands.perform(
-            StartVm(key="k", deadline_s=5.0, start=start, incident="h1-1")
-        )
+        done = await self.hands.perform(StartVm(key="k", deadline_s=5.0, start=start, incident="h1-1"))
         assert isinstance(done, Attempted)
         return done
 
@@ -490,9 +490,3 @@ async def test_an_adoption_decided_on_an_old_reading_writes_nothing() -> None:
     done = await lab.hands.perform(WriteLease(key="lease/a/1", deadline_s=1.0, lease=lease("a", H1)))
     assert isinstance(done, LeaseFound)
     assert lab.lease() == lease("a", H1)
-
-
-def test_policies_and_conflicts_are_values_too() -> None:
-    assert VmPolicy() == VmPolicy()
-    assert isinstance(HashTrieMap({"a": 1}), HashTrieMap)
-    assert issubclass(ConflictError, Exception)

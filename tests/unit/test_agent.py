@@ -1,0 +1,317 @@
+"""The agent of one host: the gate before the first beat, and never "stopped" for what could not be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from libs.config.settings import Heartbeats
+from libs.core.decider import Expired, Input, Step
+from libs.core.ports import Hypervisors, UnavailableError
+from libs.events.signals import Heartbeat, InventorySeen, Question, Reply
+from libs.model import Answer, Incarnation, StopReason, VmDefinition, VmReport, VmState
+from services.heartbeat.act import Hands
+from services.heartbeat.decide import Agent, AgentState
+from services.heartbeat.orders import AllRead, GatePassed, PassGate, PutDefinition, Stirred, Stopped
+from tests.unit.made import boot, facts, kinds, lease, requests, sent, vm
+from tests.unit.world import Process, World
+
+pytestmark = pytest.mark.fast
+H1, H2 = boot("h1"), boot("h2")
+
+
+def definition(uuid: str, xml: str = "<a/>") -> VmDefinition:
+    return VmDefinition(uuid=uuid, name=uuid.upper(), xml=xml, sha256=xml)
+
+
+class Desk:
+    """An agent driven by hand."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.decider = Agent(at=H1, life="life", settings=Heartbeats(**settings), memory_reserved_mib=64)
+        self.now = 10.0
+        self.state: AgentState = self.decider.initial(self.now)
+        self.asked: list[Any] = []
+        self.said: list[Any] = []
+        self.told: list[Any] = []
+
+    def take(self, step: Step[AgentState]) -> list[str]:
+        self.state = step.state
+        self.asked += requests(step.effects)
+        self.said += sent(step.effects)
+        self.told += facts(step.effects)
+        return [
+            *kinds(step.effects),
+            *(signal.kind for signal in sent(step.effects)),
+            *(request.kind for request in requests(step.effects)),
+        ]
+
+    def hear(self, event: Input) -> list[str]:
+        return self.take(self.decider.step(self.state, event, self.now))
+
+    def wait(self) -> list[str]:
+        wake_at = self.decider.wake_at(self.state)
+        assert wake_at is not None
+        self.now = max(self.now, wake_at)
+        told = self.take(self.decider.step(self.state, None, self.now))
+        again = self.decider.wake_at(self.state)
+        assert again is not None
+        assert again > self.now
+        return told
+
+    def after(self, seconds: float) -> list[str]:
+        until, told = self.now + seconds, []
+        while (self.decider.wake_at(self.state) or until) < until:
+            told += self.wait()
+        self.now = until
+        return told
+
+    def passed(self, *stopped: Stopped) -> Desk:
+        self.wait()
+        self.hear(GatePassed(key=self.asked[-1].key, stopped=stopped))
+        return self
+
+    def reads(self, *vms: VmReport, definitions: tuple[VmDefinition, ...] = ()) -> list[str]:
+        """The reading under way ends so."""
+        assert self.state.reading
+        return self.hear(AllRead(key="read", memory_mib=1000, cpus=4, reports=vms, definitions=definitions))
+
+    def shown(self) -> list[VmReport]:
+        last = next(one for one in reversed(self.said) if isinstance(one, InventorySeen))
+        return list(last.inventory.vms)
+
+
+# -- the gate
+
+
+def test_no_beat_leaves_before_the_gate_is_passed() -> None:
+    desk = Desk()
+    assert desk.wait() == ["pass_gate"]
+    for attempt in range(1, 20):
+        assert desk.hear(Expired(key="gate", request="pass_gate", reason="libvirt is away")) == []
+        assert desk.wait() == ["pass_gate"]
+        assert desk.asked[-1].key == f"gate/{attempt}"
+    assert desk.said == []
+    assert desk.hear(GatePassed(key="gate/19")) == ["heartbeat", "read_all"]
+
+
+def test_a_gate_without_an_end_is_tried_again() -> None:
+    desk = Desk()
+    desk.wait()
+    assert desk.after(120.0) == ["pass_gate"]
+
+
+def test_what_the_gate_stopped_is_told() -> None:
+    desk = Desk()
+    desk.passed(Stopped(report=vm("a"), lease=lease("a", H2, token=7)))
+    assert [(fact.vm, fact.token, fact.holder) for fact in desk.told] == [("a", 7, H2)]
+
+
+def test_events_and_readings_before_the_gate_say_nothing() -> None:
+    desk = Desk()
+    desk.hear(Stirred(key="libvirt"))
+    assert desk.said == []
+
+
+# -- beats
+
+
+def test_it_beats_every_half_second_and_makes_up_for_nothing() -> None:
+    desk = Desk().passed()
+    desk.reads()
+    desk.said.clear()
+    desk.after(10.0)
+    beats = [signal for signal in desk.said if isinstance(signal, Heartbeat)]
+    assert 19 <= len(beats) <= 21
+    assert [beat.seq for beat in beats] == list(range(beats[0].seq, beats[0].seq + len(beats)))
+    desk.said.clear()
+    desk.now += 60.0  # stood still
+    desk.wait()
+    assert len([signal for signal in desk.said if isinstance(signal, Heartbeat)]) == 1
+
+
+def test_beats_go_on_while_libvirt_cannot_be_read() -> None:
+    desk = Desk().passed()
+    desk.hear(Expired(key="read/0", request="read_all", reason="no answer"))
+    told = desk.after(5.0)
+    assert told.count("heartbeat") >= 9
+    assert "read_all" in told
+
+
+# -- readings
+
+
+def test_a_reading_that_fails_makes_no_vm_stopped() -> None:
+    desk = Desk().passed()
+    desk.reads(vm("a"), vm("b"))
+    for _ in range(20):
+        desk.after(5.0)
+        desk.hear(Expired(key="read", request="read_all", reason="no answer"))
+    assert [(report.uuid, report.state) for report in desk.shown()] == [
+        ("a", VmState.RUNNING),
+        ("b", VmState.RUNNING),
+    ]
+    assert {one.inventory.rev for one in desk.said if isinstance(one, InventorySeen)} == {1}
+
+
+def test_a_change_is_said_and_stored_at_once_and_a_repeat_only_said_in_its_turn() -> None:
+    desk = Desk().passed()
+    assert desk.reads(vm("a")) == ["inventory", "put_inventory"]
+    desk.after(5.1)
+    assert desk.reads(vm("a")) == []
+    desk.after(5.1)
+    assert desk.reads(vm("a", VmState.PAUSED)) == ["inventory", "put_inventory"]
+    assert desk.asked[-1].inventory.rev == 2
+
+
+def test_an_inventory_that_was_not_stored_is_stored_at_the_next_reading() -> None:
+    desk = Desk().passed()
+    desk.reads(vm("a"))
+    desk.hear(Expired(key="inventory/1/1", request="put_inventory", reason="no answer"))
+    desk.after(5.1)
+    assert desk.reads(vm("a")) == ["put_inventory"]
+
+
+def test_an_event_in_the_middle_of_a_reading_brings_another() -> None:
+    desk = Desk().passed()
+    desk.hear(Stirred(key="libvirt"))
+    desk.reads(vm("a"))
+    assert "read_all" in desk.after(0.1)
+    assert desk.reads(vm("a", VmState.PAUSED)) == ["inventory", "put_inventory"]
+    desk.after(0.2)
+    assert not desk.state.reading
+    desk.hear(Stirred(key="libvirt"))
+    assert "read_all" in desk.after(0.1)
+
+
+def test_a_transient_vm_that_vanished_is_shown_as_stopped_for_no_known_reason_and_forgotten_later() -> None:
+    desk = Desk().passed()
+    desk.reads(vm("a"), vm("b", VmState.STOPPED))
+    desk.after(5.1)
+    desk.reads()
+    assert [(r.uuid, r.state, r.stop_reason) for r in desk.shown()] == [
+        ("a", VmState.STOPPED, StopReason.UNKNOWN)
+    ]
+    for _ in range(130):
+        desk.after(5.1)
+        desk.reads()
+    assert desk.shown() == []
+    assert len(desk.state.buried) == 0
+
+
+def test_a_vm_that_vanished_and_came_back_is_shown_as_it_is() -> None:
+    desk = Desk().passed()
+    desk.reads(vm("a"))
+    desk.after(5.1)
+    desk.reads()
+    desk.after(5.1)
+    desk.reads(vm("a", run=2))
+    assert [(r.state, r.run) for r in desk.shown()] == [(VmState.RUNNING, 2)]
+
+
+def test_definitions_are_copied_on_change_and_with_whether_they_run() -> None:
+    desk = Desk().passed()
+    desk.reads(vm("a"), definitions=(definition("a"), definition("b")))
+    puts = [one for one in desk.asked if isinstance(one, PutDefinition)]
+    assert [(put.definition.uuid, put.active) for put in puts] == [("a", True), ("b", False)]
+    desk.asked.clear()
+    desk.after(5.1)
+    desk.reads(vm("a"), definitions=(definition("a", "<changed/>"), definition("b")))
+    assert [one.definition.xml for one in desk.asked if isinstance(one, PutDefinition)] == ["<changed/>"]
+    desk.hear(Expired(key=desk.asked[-1].key, request="put_definition", reason="no answer"))
+    desk.asked.clear()
+    desk.after(5.1)
+    desk.reads(vm("a"), definitions=(definition("a", "<changed/>"), definition("b")))
+    assert [one.definition.uuid for one in desk.asked if isinstance(one, PutDefinition)] == ["a"]
+
+
+# -- the hands
+
+
+class Libvirt:
+    """A hypervisor in memory that may not answer."""
+
+    def __init__(self, *vms: VmReport, away: bool = False) -> None:
+        self.vms, self.away, self.destroyed = list(vms), away, list[str]()
+
+    async def reports(self) -> list[VmReport]:
+        if self.away:
+            raise UnavailableError("no answer")
+        return self.vms
+
+    async def report(self, uuid: str) -> VmReport | None:
+        return next((one for one in self.vms if one.uuid == uuid), None)
+
+    async def start(self, definition: VmDefinition, token: int) -> None:
+        raise AssertionError("an agent starts nothing")
+
+    async def destroy(self, uuid: str) -> None:
+        self.destroyed.append(uuid)
+
+    async def node(self) -> tuple[int, int]:
+        return 1000, 4
+
+    async def definitions(self) -> list[VmDefinition]:
+        return []
+
+
+class Neighbours:
+    async def at(self, incarnation: Incarnation, timeout_s: float) -> Any:
+        raise AssertionError("an agent acts on no neighbour")
+
+    async def probe(self, host: str, timeout_s: float) -> tuple[Answer, str]:
+        return (Answer.SILENT, "no answer") if host == "h2" else (Answer.UNKNOWN, "who?")
+
+
+def hands(libvirt: Libvirt) -> tuple[Hands, World]:
+    world = World()
+    store = Process(world)
+    neighbours: Hypervisors = Neighbours()
+    return Hands(libvirt, neighbours, store, store, store, H1), world
+
+
+async def test_the_gate_stops_what_runs_under_anothers_lease_and_nothing_else() -> None:
+    libvirt = Libvirt(
+        vm("mine"), vm("theirs"), vm("former"), vm("free"), vm("paused", VmState.PAUSED), vm("off", VmState.STOPPED)
+    )  # fmt: skip
+    hand, world = hands(libvirt)
+    holders = {"mine": H1, "theirs": H2, "former": boot("h1", 9), "paused": H2, "off": H2}
+    for uuid, holder in holders.items():
+        world.rows[uuid] = (lease(uuid, holder).model_dump_json().encode(), 1)
+    done = await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
+    assert isinstance(done, GatePassed)
+    assert libvirt.destroyed == ["theirs", "former", "paused"]
+    assert [one.report.uuid for one in done.stopped] == libvirt.destroyed
+
+
+async def test_the_gate_is_not_passed_while_leases_or_libvirt_cannot_be_read() -> None:
+    hand, world = hands(Libvirt(vm("a")))
+    world.store_down = True
+    with pytest.raises(UnavailableError):
+        await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
+    hand, _ = hands(Libvirt(vm("a"), away=True))
+    with pytest.raises(UnavailableError):
+        await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
+
+
+async def test_a_stale_definition_left_behind_never_replaces_the_one_that_runs_elsewhere() -> None:
+    hand, world = hands(Libvirt())
+    for active, xml, kept in (
+        (False, "<first/>", "<first/>"),
+        (True, "<runs/>", "<runs/>"),
+        (False, "<stale/>", "<runs/>"),
+        (True, "<edited/>", "<edited/>"),
+    ):
+        put = PutDefinition(key="d", deadline_s=1.0, definition=definition("a", xml), active=active)
+        await hand.perform(put)
+        assert VmDefinition.model_validate_json(world.rows["a"][0]).xml == kept
+
+
+async def test_it_answers_for_a_neighbour_by_its_own_look() -> None:
+    hand, _ = hands(Libvirt())
+    reply = await hand.answer(Question(about="h2"))
+    assert reply == Reply(about="h2", peer=H1, answer=Answer.SILENT, detail="no answer")
+    nonsense = await hand.answer(Heartbeat(at=H1, agent="x", seq=1))
+    assert isinstance(nonsense, Reply)
+    assert nonsense.answer is Answer.UNKNOWN
