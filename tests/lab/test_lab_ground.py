@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from infra.lab.guest import ensure_guest
 from infra.lab.lab import FENCE_AGENT, Lab, LabError, LabHost, LabVm
 from infra.lab.needs import missing_packages
 from infra.lab.paths import default_cache
+from tests.lab.roots import plain_user
 
 pytestmark = [
     pytest.mark.lab,
@@ -353,37 +353,11 @@ def test_the_guest_is_cached() -> None:
     assert guest.kernel.stat().st_size > 1_000_000
 
 
-@pytest.mark.skipif(
-    os.getuid() != 0, reason="runs these very tests as a plain user; needs root to become one"
-)
 def test_a_plain_user_has_the_same_lab() -> None:
-    nobody = 65534
     with tempfile.TemporaryDirectory(prefix="rkh-", dir="/tmp") as home:
-        cache = Path(home) / "cache" / "rekindle" / "lab"
-        cache.mkdir(parents=True)
-        # The guest comes along, so that this needs no package server.
-        folder = ensure_guest(default_cache()).kernel.parent
-        shutil.copytree(folder, cache / folder.name)
-        for path in (Path(home), *Path(home).rglob("*")):
-            os.chown(path, nobody, nobody)
-        environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": home,
-            "XDG_CACHE_HOME": f"{home}/cache",
-            "PYTHONPATH": str(REPOSITORY),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        become = ["setpriv", f"--reuid={nobody}", f"--regid={nobody}", "--clear-groups"]
+        become, environment = plain_user(Path(home))
         tests = ["starts_and or agent_runs or power_off or crashed_host or told_apart or double or killed"]
         argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", *tests]
-        readable = subprocess.run(
-            [*become, sys.executable, "-c", "import libvirt, pytest, infra.lab.lab"],
-            env=environment,
-            cwd=home,
-            check=False,
-        )
-        if readable.returncode != 0:
-            pytest.skip("a plain user cannot read this checkout")
         done = subprocess.run(
             [*become, *argv], env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
         )
