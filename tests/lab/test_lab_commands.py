@@ -134,6 +134,12 @@ def test_lab_up_break_look_and_take_down(pool: Path) -> None:
     lines = [json.loads(line) for line in _run("events", "--json", *config).stdout.splitlines()]
     assert [line["sequence"] for line in lines] == sorted(line["sequence"] for line in lines)
     assert {"host.failed", "host.fenced", "vm.restarted"} <= {line["data"]["kind"] for line in lines}
+    before, plane = lab.placement(), int((pool / "up.pid").read_text())
+    os.kill(plane, signal.SIGINT)
+    _until(lambda: not Path(f"/proc/{plane}").exists(), 20, "rekindle up ends after Ctrl-C")
+    assert "no VM was touched" in (pool / "up.log").read_text()
+    assert lab.placement() == before
+    assert _run("status", *config).returncode == 1
     assert _run("lab", "down", "--root", str(pool)).returncode == 0
     _nothing_left(pool)
 

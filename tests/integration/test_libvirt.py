@@ -1,0 +1,308 @@
+"""The libvirt adapter on libvirt's own test driver: what it reports, and what it never invents."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from libs.config.settings import HostEntry
+from libs.core.clock import SystemClock
+from libs.core.ports import StartRefusedError, UnavailableError
+from libs.jetstream.server import free_port
+from libs.model import (
+    Answer,
+    Incarnation,
+    Inventory,
+    Priority,
+    StopReason,
+    VmPolicy,
+    VmReport,
+    VmState,
+)
+from libs.virt.definition import POLICY_NS
+from libs.virt.host import LibvirtHost
+from libs.virt.hosts import LibvirtHosts
+from services.heartbeat.agentless import Watched
+from tests.unit.made import beat, vm
+from tests.unit.world import Process, World
+from tests.waiting import eventually
+
+A, B = "6695eb01-f6a4-8304-79aa-97f2502e193f", "6695eb01-f6a4-8304-79aa-97f2502e1940"
+DOMAIN = """<domain type='test'><name>{name}</name><uuid>{uuid}</uuid>
+  <metadata>{metadata}</metadata>
+  <memory unit='MiB'>256</memory><vcpu>2</vcpu><os><type>hvm</type></os></domain>"""
+NODE = """<node><cpu><mhz>6000</mhz><model>i986</model><active>8</active><nodes>1</nodes><sockets>2</sockets>
+  <cores>4</cores><threads>1</threads></cpu><memory>8192000</memory>{domains}</node>"""
+
+
+def domain(name: str, uuid: str, metadata: str = "") -> str:
+    return DOMAIN.format(name=name, uuid=uuid, metadata=metadata)
+
+
+NewHost = Callable[..., LibvirtHost]
+
+
+@pytest.fixture
+def new_host(tmp_path: Path) -> NewHost:
+    """A host of its own: its domains run at first."""
+
+    def make(*domains: str, name: str = "h1") -> LibvirtHost:
+        path = tmp_path / f"{name}.xml"
+        path.write_text(NODE.format(domains="".join(domains)))
+        return LibvirtHost(name, f"test://{path}", VmPolicy(order=3), SystemClock().monotonic)
+
+    return make
+
+
+async def state(host: LibvirtHost, uuid: str = A) -> tuple[VmState, StopReason]:
+    report = await host.report(uuid)
+    assert report is not None
+    return report.state, report.stop_reason
+
+
+async def do(host: LibvirtHost, what: str, uuid: str = A) -> None:
+    """As a person would, with virsh."""
+    await host.call(what, lambda connection: getattr(connection.lookupByUUIDString(uuid), what)())
+
+
+async def test_a_host_tells_its_vms_with_size_policy_and_run(new_host: NewHost) -> None:
+    policy = f'<r:policy xmlns:r="{POLICY_NS}" priority="highest"/>'
+    host = new_host(domain("a", A, policy), domain("b", B))
+    a, b = await host.reports()
+    assert (a.name, a.uuid, a.state, a.stop_reason) == ("a", A, VmState.RUNNING, StopReason.NONE)
+    assert (a.memory_mib, a.vcpus, a.token) == (256 + 48, 2, 0)
+    assert a.policy == VmPolicy(priority=Priority.HIGHEST, order=3)
+    assert b.policy == VmPolicy(order=3)
+    assert a.run > 0
+    assert a.run != b.run
+    assert await host.node() == (8000, 8)
+
+
+async def test_a_policy_that_cannot_be_read_leaves_the_vm_under_the_pools_defaults(new_host: NewHost) -> None:
+    host = new_host(domain("a", A, f'<r:policy xmlns:r="{POLICY_NS}" priority="soonest"/>'))
+    assert [report.policy for report in await host.reports()] == [VmPolicy(order=3)]
+
+
+async def test_why_a_vm_stopped(new_host: NewHost) -> None:
+    host = new_host(domain("a", A))
+    run = (await host.reports())[0].run
+    await do(host, "suspend")
+    assert await state(host) == (VmState.PAUSED, StopReason.NONE)
+    await do(host, "resume")
+    assert await state(host) == (VmState.RUNNING, StopReason.NONE)
+    await do(host, "shutdown")
+    assert await state(host) == (VmState.STOPPED, StopReason.ON_PURPOSE)
+    report = await host.report(A)
+    assert report is not None
+    assert report.run == run, "the run that ended"
+    await do(host, "create")
+    await do(host, "destroy")
+    assert await state(host) == (VmState.STOPPED, StopReason.ON_PURPOSE)
+    assert await host.report("00000000-0000-0000-0000-000000000001") is None
+
+
+async def test_a_start_defines_the_copy_with_its_token_and_the_copy_keeps_none(new_host: NewHost) -> None:
+    origin, target = new_host(domain("a", A)), new_host(name="h2")
+    assert await target.reports() == []
+    (definition,) = await origin.definitions()
+    await target.start(definition, 7)
+    (report,) = await target.reports()
+    assert (report.uuid, report.state, report.token) == (A, VmState.RUNNING, 7)
+    (copy,) = await target.definitions()
+    assert copy == definition
+    with pytest.raises(StartRefusedError):
+        await target.start(definition, 8)  # it runs already
+    await target.destroy(A)
+    assert (await state(target))[0] is VmState.STOPPED
+    await target.destroy(A)
+    await target.destroy("00000000-0000-0000-0000-000000000001")
+    await target.start(definition, 9)
+    report_again = await target.report(A)
+    assert report_again is not None
+    assert (report_again.token, report_again.state) == (9, VmState.RUNNING)
+
+
+async def test_a_definition_that_libvirt_refuses_is_a_refusal(new_host: NewHost) -> None:
+    host = new_host(domain("a", A))
+    (definition,) = await host.definitions()
+    bad = definition.model_copy(update={"xml": "<domain type='test'><name>x</name></domain>"})
+    with pytest.raises(StartRefusedError):
+        await host.start(bad, 1)
+
+
+# -- no answer is never an empty answer
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["test:///no/such/file", "qemu+tcp://127.0.0.1:1/system", "qemu+unix:///session?socket=/no/such/socket"],
+)
+async def test_a_host_that_cannot_be_reached_says_nothing_of_its_vms(uri: str) -> None:
+    host = LibvirtHost("h1", uri, VmPolicy(), SystemClock().monotonic)
+    for ask in (host.reports, host.definitions, host.node):
+        with pytest.raises(UnavailableError, match="h1"):
+            await ask()
+    with pytest.raises(UnavailableError):
+        await host.report(A)
+    with pytest.raises(UnavailableError):
+        await host.destroy(A)
+
+
+async def test_a_connection_that_was_closed_is_opened_anew(new_host: NewHost) -> None:
+    host = new_host(domain("a", A))
+    await host.reports()
+    opened_at = host.opened_at
+    host._connection.close()
+    assert [report.uuid for report in await host.reports()] == [A]
+    assert host.opened_at > opened_at
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_a_reading_is_no_empty_reading(
+    new_host: NewHost,
+) -> None:
+    host = new_host(domain("a", A), domain("b", B))
+    for ask in (host.reports, host.definitions):
+        await host.reports()
+        connection = host._connection
+        listed = connection.listAllDomains
+
+        def broken(
+            flags: int, connection: libvirt.virConnect = connection, listed: object = listed
+        ) -> object:
+            assert callable(listed)
+            found = listed(flags)
+            connection.close()
+            for one in found:
+                one._o = None  # as a handle is once its connection is gone
+            return found
+
+        connection.listAllDomains = broken
+        with pytest.raises(UnavailableError):
+            await ask()
+
+
+async def test_a_call_that_hangs_ends_at_its_deadline_and_hurts_neither_others_nor_the_next(
+    new_host: NewHost,
+) -> None:
+    sick, well = new_host(domain("a", A)), new_host(domain("b", B), name="h2")
+    hang = threading.Event()
+    try:
+        calls = [asyncio.create_task(sick.call("hang", lambda _: hang.wait(), 0.5)) for _ in range(20)]
+        began = time.monotonic()
+        assert len(await well.reports()) == 1
+        assert time.monotonic() - began < 0.4
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(result) for result in results} == {UnavailableError}
+        began = time.monotonic()
+        assert len(await sick.reports()) == 1
+        assert time.monotonic() - began < 0.4
+    finally:
+        hang.set()
+
+
+async def test_what_a_probe_concludes(new_host: NewHost) -> None:
+    clock = SystemClock().monotonic
+
+    async def probe(uri: str) -> Answer:
+        return (await LibvirtHost("x", uri, VmPolicy(), clock).probe(2.0))[0]
+
+    assert (await new_host(domain("a", A)).probe(1.0))[0] is Answer.UP
+    # a kernel answered: the machine lives
+    assert await probe(f"qemu+tcp://127.0.0.1:{free_port()}/system") is Answer.REFUSED
+    # a socket file that is not there, or outlived its daemon, says nothing about a machine being well
+    assert await probe("qemu+unix:///system?socket=/no/such/socket") is Answer.SILENT
+    # a mistake in the file is no evidence at all
+    assert await probe("test:///no/such/file") is Answer.UNKNOWN
+
+    listening = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    mute = LibvirtHost("x", f"qemu+tcp://127.0.0.1:{port}/system", VmPolicy(), clock)
+    assert (await mute.probe(0.3))[0] is Answer.SILENT
+    listening.close()
+
+
+async def test_a_connection_is_proven_to_lead_to_a_boot_by_a_heartbeat_heard_after_it_was_opened(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "h1.xml"
+    path.write_text(NODE.format(domains=domain("a", A)))
+    bus = Process(World())
+    hosts = LibvirtHosts([HostEntry(name="h1", uri=f"test://{path}")], VmPolicy(), bus, SystemClock())
+    await hosts.listen()
+    bus.heard(beat("h1"))
+    with pytest.raises(UnavailableError, match="not heard"):
+        await hosts.at(beat("h1").at, 0.2)
+    bus.heard(beat("h1"))
+    assert await (await hosts.at(beat("h1").at, 0.2)).reports()
+    with pytest.raises(UnavailableError, match="boot h1boot1 is heard"):
+        await hosts.at(beat("h1", 2).at, 0.1)
+    with pytest.raises(UnavailableError, match="no host is called h9"):
+        await hosts.at(Incarnation(host="h9", boot="b"), 0.1)
+
+
+# -- agentless
+
+
+async def watched(host: LibvirtHost, stored: Inventory | None) -> Watched:
+    world = World()
+    if stored is not None:
+        world.rows["h1"] = (stored.model_dump_json().encode(), 1)
+    return Watched(host, Process(world))
+
+
+def inventory(*vms: VmReport) -> Inventory:
+    at = Incarnation(host="h1", boot="before")
+    return Inventory(at=at, agent="x", rev=1, memory_mib=1, cpus=1, vms=vms)
+
+
+async def test_a_run_that_goes_on_shows_that_the_host_did_not_boot(new_host: NewHost) -> None:
+    host = new_host(domain("a", A), domain("b", B))
+    a, b = await host.reports()
+    stored = inventory(a, b.model_copy(update={"run": 99}))
+    assert await (await watched(host, stored)).until_up() == stored.at
+
+
+@pytest.mark.parametrize("case", ["nothing stored", "another run", "stopped before", "unreadable"])
+async def test_where_nothing_shows_it_the_boot_has_a_new_name(new_host: NewHost, case: str) -> None:
+    host = new_host(domain("a", A))
+    (a,) = await host.reports()
+    stored = {
+        "nothing stored": None,
+        "another run": inventory(a.model_copy(update={"run": a.run + 1})),
+        "stopped before": inventory(vm(A, VmState.STOPPED, run=a.run)),
+        "unreadable": None,
+    }[case]
+    one = await watched(host, stored)
+    if case == "unreadable":
+        one.inventory._store.world.rows["h1"] = (b"{}", 1) if False else (b"{}", 1)  # type: ignore[attr-defined]
+    names = {str(await one.until_up()) for _ in range(2)}
+    assert len(names) == 2, "even in short every boot has a name of its own"
+    assert "h1/before" not in names
+
+
+async def test_it_waits_while_libvirt_does_not_answer_and_stops_after_two_misses(
+    new_host: NewHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.heartbeat.agentless.LOOK_S", 0.02)
+    host = new_host(domain("a", A))
+    there = Path(host.uri.removeprefix("test://"))
+    text = there.read_text()
+    there.unlink()
+    one = await watched(host, None)
+    waiting = asyncio.create_task(one.until_up())
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    there.write_text(text)
+    await asyncio.wait_for(waiting, 2.0)
+    lost = asyncio.create_task(one.until_lost(0.02))
+    await asyncio.sleep(0.2)
+    assert not lost.done()
+    there.unlink()
+    host._connection.close()
+    await eventually(lost.done, "the loss is noticed")
