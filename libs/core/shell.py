@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import structlog
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from libs.core.decider import (
     Act,
@@ -33,7 +33,7 @@ from libs.core.decider import (
     TableRead,
 )
 from libs.core.ledger import DeposedError, Ledger
-from libs.core.ports import Bus, Clock, Delivery, Lease, Store, Subscription, UnavailableError
+from libs.core.ports import Bus, Clock, Delivery, Lease, Row, Store, Subscription, UnavailableError
 from libs.events.facts import Fact
 from libs.events.signals import Heartbeat, InventorySeen
 
@@ -101,6 +101,7 @@ class Shell(Generic[S]):
             else None
         )
         self._token: int | None = None
+        self._late_for: float | None = None
         self._consumption: Subscription | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._chains: dict[str, asyncio.Task[None]] = {}
@@ -136,12 +137,20 @@ class Shell(Generic[S]):
                 self.hear(Paused(now - before - PULSE_S), first=True)
             before = now
 
+    def _read_row(self, table: Table, row: Row) -> BaseModel | None:
+        """None where no version of ours wrote it: evidence of nothing, and no reason to stop working."""
+        try:
+            return table.model.model_validate_json(row.value)
+        except ValidationError as error:
+            self._log.error("row unreadable", table=table.name, key=row.key, reason=str(error)[:300])
+            return None
+
     async def _read_table(self, table: Table) -> None:
         while True:
             try:
                 rows = await table.store.scan(table.prefix)
-                models = tuple(table.model.model_validate_json(row.value) for row in rows)
-                self.hear(TableRead(table.name, models))
+                models = [model for row in rows if (model := self._read_row(table, row)) is not None]
+                self.hear(TableRead(table.name, tuple(models)))
                 await asyncio.sleep(table.every_s)
             except UnavailableError as error:
                 self._log.info("table unreadable", table=table.name, reason=str(error))
@@ -236,7 +245,13 @@ class Shell(Generic[S]):
             # after standing still all timers are due at once: let the pulse say so before a deadline is judged
             await asyncio.sleep(0)
             if leading and wake_at is not None and not self._inbox:
-                await self._wake(wake_at)
+                late_s = self._w.clock.monotonic() - wake_at
+                if self._w.notices_pauses and late_s > PAUSE_NOTICED_S and self._late_for != wake_at:
+                    # after a pause this timer may fire before the pulse's: what it would judge by is void
+                    self._late_for = wake_at
+                    self.hear(Paused(late_s), first=True)
+                else:
+                    await self._wake(wake_at)
         return None
 
     async def _wake(self, wake_at: float) -> None:
@@ -252,7 +267,9 @@ class Shell(Generic[S]):
             elif isinstance(item.event, Outcome):
                 self._parked.append(item)
             else:
-                # a follower only watches: what it would do about it is the leader's to do
+                # a follower only watches: what it would do about it is the leader's to do. Where that is to be
+                # us again, under the same token, it must be made up for: so leadership is taken up anew
+                self._token = None
                 self._state = self._decider.step(self._state, item.event, item.at).state
             return
         if not isinstance(item.event, (Heartbeat, InventorySeen, TableRead)):

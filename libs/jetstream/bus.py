@@ -178,7 +178,9 @@ class NatsBus:
             if question is not None:
                 _keep(asyncio.ensure_future(reply(message, question)))  # callbacks run one after another
 
-        return _Subscriptions([await self.client.subscribe(f"{self._names.prefix}.{topic}", cb=on)])
+        subscription = await self.client.subscribe(f"{self._names.prefix}.{topic}", cb=on)
+        await self.client.flush(timeout=5)  # from here on nobody is told that nobody answers
+        return _Subscriptions([subscription])
 
 
 class _Subscriptions:

@@ -88,8 +88,7 @@ async def connect(
         if on_change is not None:
             on_change(True)
 
-    for server in servers:
-        await _reachable(server)
+    await _resolvable(servers)
     try:
         await asyncio.wait_for(
             client.connect(
@@ -118,13 +117,18 @@ async def connect(
     return client
 
 
-async def _reachable(server: str) -> None:
-    """A name that cannot be resolved is a mistake in the configuration, not an outage."""
-    parts = urlsplit(server if "//" in server else f"nats://{server}")
-    try:
-        await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 4222)
-    except socket.gaierror as error:
-        raise UnavailableError(f"{_bare(server)}: {error.strerror}") from error
+async def _resolvable(servers: Sequence[str]) -> None:
+    """Where no name can be resolved that is a mistake in the configuration, not an outage."""
+    unknown = []
+    for server in servers:
+        parts = urlsplit(server if "//" in server else f"nats://{server}")
+        try:
+            await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 4222)
+        except socket.gaierror as error:
+            unknown.append(f"{_bare(server)}: {error.strerror}")
+        else:
+            return
+    raise UnavailableError("; ".join(unknown))
 
 
 async def _require(client: SafeClient, *, closed_cb_off: bool) -> None:

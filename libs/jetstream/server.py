@@ -8,6 +8,7 @@ again after a restart.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import secrets
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from libs.core.ports import UnavailableError
 
+PR_SET_PDEATHSIG = 1
 START_S = 15.0
 STOP_S = 10.0
 
@@ -30,6 +32,25 @@ ping_max: 2
 authorization {{ token: "{token}" }}
 jetstream {{ store_dir: "{store}", sync_interval: always, max_mem: 256MB, max_file: 8GB }}
 """
+
+
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    """In the child: the kernel ends it when we are gone, however we went. The next one needs its port."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _taken(listen: str, port: int) -> str:
+    """Why this port cannot be listened on; "" where it can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen, port))
+        except OSError as error:
+            return str(error.strerror)
+    return ""
 
 
 def binary() -> str:
@@ -94,11 +115,15 @@ class EmbeddedServer:
     async def start(self) -> None:
         """Start and wait until it accepts connections. Raises UnavailableError with the end of its log."""
         config = self._write_config()
+        if reason := _taken(self.listen, self.port):
+            # somebody else would accept our connections there
+            raise UnavailableError(f"nats-server cannot listen on {self.listen}:{self.port}: {reason}")
         log = self.directory / "nats.log"
         self.process = await asyncio.create_subprocess_exec(
             binary(),
             *("-c", str(config), "-l", str(log)),
             start_new_session=True,  # a Ctrl-C meant for us must not take the bus away before the services
+            preexec_fn=_die_with_parent,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )

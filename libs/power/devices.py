@@ -51,9 +51,9 @@ class FenceDevices:
         self._devices = devices
 
     def deadline_s(self, host: str) -> float:
-        """The longest that one attempt over all levels may take."""
+        """The longest that one attempt over all levels may take: status, off, and two readings of each."""
         devices = self._devices.get(host, [])
-        return 1.0 + sum(3 * d.timeout_s + self._settings.status_spacing_s for d in devices)
+        return 1.0 + sum(4 * d.timeout_s + self._settings.status_spacing_s for d in devices)
 
     async def status(self, host: str, timeout_s: float) -> tuple[PowerState, str]:
         """What the host's power is. Off only when all devices of one level read off; on wins over off

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -196,9 +196,15 @@ class Scenario(Part):
         return self
 
 
-def load_scenario(path: Path, possible: Collection[str] | None = None) -> Scenario:
-    """Read and check a file. `possible` are the steps that the world at hand can do; any other is refused by
-    name, before anything starts. Raises BadInputError with file, line, field and reason."""
+Problem = Callable[["Scenario", StepEntry], tuple[str, str] | None]
+
+
+def load_scenario(
+    path: Path, possible: Collection[str] | None = None, problem: Problem | None = None
+) -> Scenario:
+    """Read and check a file. `possible` are the steps that the world at hand can do, `problem` names field and
+    reason of a step that it cannot do in this form; such are refused before anything starts. Raises
+    BadInputError with file, line, field and reason."""
     scenario = load(path, Scenario)
     _, node = read(path)
 
@@ -216,6 +222,9 @@ def load_scenario(path: Path, possible: Collection[str] | None = None) -> Scenar
             raise refuse(
                 (*at, "do"), f"{step.do} is not possible here yet; possible are {', '.join(sorted(possible))}"
             )
+        wrong = problem(scenario, step) if problem is not None else None
+        if wrong is not None:
+            raise refuse((*at, wrong[0]), wrong[1])
         if step.at_s < last:
             raise refuse((*at, "at_s"), f"{step.at_s} s lies before the step above ({last} s)")
         if step.at_s > scenario.duration_s:

@@ -137,14 +137,16 @@ class Broker:
             client.look()
         self.pump_all()
 
-    async def call(self, client: SimBus, what: str, effect: Callable[[], T], timeout_s: float) -> T:
+    async def call(
+        self, client: SimBus, what: str, effect: Callable[[], T], timeout_s: float, *, routine: bool = False
+    ) -> T:
         """One JetStream call of a client. Raises UnavailableError, also where `effect` took place and only
         its answer was lost; what `effect` raises is an answer, too."""
-        client.process.enter()
+        client.process.enter(routine=routine)
         network, chance = self.network, self.chance
         began = self.loop.time()
         await asyncio.sleep(network.latency())
-        client.process.enter()
+        client.process.enter(routine=routine)
         if not client.connected:
             raise UnavailableError(f"{what}: not connected")
         fate = chance.random() if self.ambiguous else 1.0
@@ -157,7 +159,7 @@ class Broker:
             await self._silence(client, began, timeout_s)
             raise UnavailableError(f"{what}: no answer in {timeout_s} s")
         await asyncio.sleep(network.latency())
-        client.process.enter()
+        client.process.enter(routine=routine)
         return result
 
     async def _silence(self, client: SimBus, began: float, timeout_s: float) -> None:

@@ -56,6 +56,7 @@ class SimBus:
         self.minority_since: float | None = None
         """Attached to a server that its peers have lost, since then."""
         self._latest = 0.0
+        process.unread = [self._hear, self.take]
         broker.clients.append(self)
         if not self._attached():
             self.connected = self.linked = False
@@ -124,6 +125,12 @@ class SimBus:
     def _tell(self, connected: bool) -> None:
         for heard in list(self._changed):
             heard(connected)
+
+    def evict(self) -> None:
+        """The server drops a client that has not answered its pings; the client sees it when it goes on."""
+        if self.linked and self.process.alive:
+            self.linked = False
+            self.broker.loop.call_later(0.05, self._notice, context=self.process.context)
 
     def isolate(self, isolated: bool) -> None:
         """Attach to, or leave, a server that has lost its peers."""
@@ -205,7 +212,7 @@ class SimBus:
     # -- signals
 
     async def send(self, topic: str, signal: Signal) -> None:
-        self.process.enter()
+        self.process.enter(routine=True)
         network, loop = self.broker.network, self.broker.loop
         for told in self.broker.on_send:
             told(self, signal)
@@ -293,12 +300,15 @@ class SimStore:
 
     def __init__(self, bus: SimBus, bucket: str) -> None:
         self._bus, self._broker, self._bucket = bus, bus.broker, bucket
+        self._routine = bucket == "leaders"
 
     async def get(self, key: str) -> Row | None:
         at = await self._stale(f"get {key}")
         if at is not None:
             return self._row(key, at)
-        return await self._broker.call(self._bus, f"get {key}", lambda: self._row(key, None), STORE_CALL_S)
+        return await self._broker.call(
+            self._bus, f"get {key}", lambda: self._row(key, None), STORE_CALL_S, routine=self._routine
+        )
 
     def _row(self, key: str, at: float | None) -> Row | None:
         found = self._broker.read(self._bucket, key, at)
@@ -330,6 +340,7 @@ class SimStore:
             f"put {key}",
             lambda: self._broker.write(self._bucket, key, value, expected, process),
             STORE_CALL_S,
+            routine=self._routine,
         )
 
     async def scan(self, prefix: str) -> list[Row]:
@@ -338,5 +349,9 @@ class SimStore:
         if at is not None:
             return self._broker.scan(self._bucket, prefix, at)
         return await self._broker.call(
-            self._bus, f"scan {prefix}", lambda: self._broker.scan(self._bucket, prefix), SCAN_S
+            self._bus,
+            f"scan {prefix}",
+            lambda: self._broker.scan(self._bucket, prefix),
+            SCAN_S,
+            routine=not prefix,
         )

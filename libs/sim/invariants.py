@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 from libs.events.facts import (
     FailoverPlanned,
-    HostAgentDown,
     HostFailed,
     HostFenced,
     HostFenceFailed,
-    HostJoined,
     HostRecovered,
-    HostRefuted,
     HostSuspected,
     PlannedStart,
     StormHeld,
@@ -34,9 +33,7 @@ WELL_S = 6.0
 NEW_BOOT_S = 45.0
 """A fence attempt that began against the former boot may still reach a host so young."""
 LEASE_OLD_S = 3.0
-NOTICED_S = 12.0
-"""In calm, what happened so long ago has been noticed."""
-SUSPECT_OLD_S = 1.5
+SUSPECT_OLD_S = 0.3
 PROVEN_RULES = ("power-off", "rebooted")
 
 
@@ -54,6 +51,9 @@ class Invariants:
         self.given_up: set[str] = set()
         self.storm = False
         self.suspects: dict[str, float] = {}
+        """Hosts that the stored records hold silent, and since when."""
+        self._storms: dict[str, str] = {}
+        """Verdicts that were written while more were silent than believable: incident and who."""
         self.leases: dict[str, list[tuple[float, RunLease]]] = {}
         self.orders: dict[str, PlannedStart] = {}
         self.ended: set[str] = set()
@@ -121,10 +121,11 @@ class Invariants:
 
     def _stopped_on_purpose(self, host: SimHost, vm: str, name: str) -> None:
         down = self._world.stopped_on_purpose.get(vm)
-        calm = self._truth.calm_for()
-        if down is None or calm < NOTICED_S or self._world.loop.time() - down < NOTICED_S:
+        if down is None:
             return
-        if down > self._world.loop.time() - calm:
+        # its own host lives and has said so all the time: nobody can have missed why it stopped
+        since = self._truth.well_since.get(down.host)
+        if since is not None and since < down.at:
             self.broken("on_purpose", f"VM {name} was shut down on purpose and is started on {host.name}")
 
     def _announced(self, host: SimHost) -> None:
@@ -153,6 +154,8 @@ class Invariants:
     # -- leases
 
     def _row(self, bucket: str, key: str, value: bytes | None, process: Process | None) -> None:
+        if bucket == "state" and key.startswith("detector.") and value is not None:
+            self._record(key.removeprefix("detector."), json.loads(value)["record"])
         if bucket != "leases":
             return
         if value is None:
@@ -173,17 +176,31 @@ class Invariants:
         if lease.state in (LeaseState.FAILED, LeaseState.STOPPED) and domain and domain.state.active:
             self.broken("3", f"lease of VM {lease.name} says {lease.state.value}, it runs on {lease.holder}")
 
+    def _record(self, host: str, record: dict[str, Any] | None) -> None:
+        """A host's state is written before it is told."""
+        now = self._world.loop.time()
+        if record is None or record["state"] not in ("suspect", "failed"):
+            self.suspects.pop(host, None)
+            return
+        others = sorted(
+            name for name, at in self.suspects.items() if name != host and now - at > SUSPECT_OLD_S
+        )
+        believable = storm_limit(len(self._world.machines.hosts))
+        if record["state"] == "failed" and len(others) + 1 > believable:
+            self._storms.setdefault(record["incident"], ", ".join([host, *others]))
+        self.suspects.setdefault(host, now)
+
     # -- facts
 
     def _fact(self, stored: Stored) -> None:
         fact = stored.fact
         match fact:
             case HostSuspected():
-                self.suspects.setdefault(fact.at.host, stored.at)
-            case HostRefuted() | HostJoined() | HostRecovered() | HostAgentDown():
-                self.suspects.pop(fact.at.host, None)
-                if isinstance(fact, HostRecovered):
-                    self.settled.add(fact.incident)
+                well_s = self._truth.well_for(fact.at.host)
+                if well_s > WELL_S:
+                    self.broken("6", f"{fact.at} is suspected; it has been well for {well_s:.1f} s")
+            case HostRecovered():
+                self.settled.add(fact.incident)
             case HostFailed():
                 self._verdict(fact, stored.at)
             case HostFenced():
@@ -218,20 +235,15 @@ class Invariants:
         elif same and self._truth.well_for(host.name) > WELL_S:
             well_s = self._truth.well_for(host.name)
             self.broken("6", f"{fact.at} is held failed ({fact.rule}); it has been well for {well_s:.1f} s")
-        if fact.rule not in PROVEN_RULES:
-            old = [name for name, at in self.suspects.items() if now - at > SUSPECT_OLD_S]
-            believable = storm_limit(len(self._world.machines.hosts))
-            if len(old) > believable:
-                told = ", ".join(sorted(old))
-                self.broken("7", f"{fact.at} is held failed ({fact.rule}) in a storm: {told}")
+        if fact.rule not in PROVEN_RULES and fact.incident in self._storms:
+            silent = self._storms[fact.incident]
+            self.broken("7", f"{fact.at} is held failed ({fact.rule}) in a storm of {silent}")
         self.failed[fact.at] = fact
         self.failed_at[fact.incident] = now
-        self.suspects.setdefault(fact.at.host, now)
 
     def _proof(self, fact: HostFenced) -> None:
         self.fenced[fact.at] = fact
         self.settled.add(fact.incident)
-        self.suspects.pop(fact.at.host, None)
         if fact.incident not in self.failed_at:
             self.broken("7", f"{fact.at} is fenced without a verdict")
         host = self._world.machines.hosts[fact.at.host]

@@ -10,10 +10,10 @@ from typing import Any
 from libs.scenario.model import Scenario, StepEntry
 from libs.sim.power import HOWS
 
-FAULTS_S = (4.0, 22.0)
+FAULTS_S = (2.0, 14.0)
 """When faults happen, after the pool is ready."""
-HEAL_S = 26.0
-END_S = 110.0
+HEAL_S = 17.0
+END_S = 100.0
 MENDED_BY = {
     "power_off": "power_on",
     "crash": "reboot",
@@ -36,7 +36,7 @@ Step = dict[str, Any]
 
 def draw(seed: int) -> Scenario:
     """The same world for the same seed, always."""
-    chance = Random(f"{seed}/world")  # noqa: S311
+    chance = Random(f"{seed}/world")
     pool = _pool(chance)
     faults = sorted(_faults(chance, pool), key=lambda step: step["at_s"])
     return compose(
@@ -59,9 +59,11 @@ def compose(body: dict[str, Any], faults: list[Step]) -> Scenario:
 
 def parts(scenario: Scenario) -> tuple[dict[str, Any], list[Step]]:
     """A random world's scenario taken apart again: its pool, and its faults without what mends them."""
-    body = scenario.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"steps", "expect"})
-    faults = [written(step) for step in scenario.steps if step.at_s < HEAL_S]
-    return {**body, "schema": scenario.format}, faults
+    body: dict[str, Any] = {"schema": scenario.format}
+    body.update(
+        scenario.model_dump(mode="json", exclude_defaults=True, exclude={"format", "steps", "expect"})
+    )
+    return body, [written(step) for step in scenario.steps if step.at_s < HEAL_S]
 
 
 def written(step: StepEntry) -> Step:
@@ -74,10 +76,10 @@ def mends(faults: list[Step]) -> list[Step]:
     healing: list[Step] = []
     for fault in faults:
         mend = MENDED_BY.get(fault["do"])
-        if mend is None or (fault["do"] == "power_off" and fault.get("how") == "for_good"):
+        if mend is None or fault.get("how") == "for_good":
             continue
-        subject = {key: fault[key] for key in ("host", "node") if key in fault}
-        step = {"at_s": HEAL_S, "do": mend, **subject}
+        subject: Step = {key: fault[key] for key in ("host", "node") if key in fault}
+        step: Step = {"at_s": HEAL_S, "do": mend, **subject}
         if step not in healing:
             healing.append(step)
     if any(fault["do"] in WEATHER for fault in faults):
@@ -110,7 +112,7 @@ def _pool(chance: Random) -> dict[str, Any]:
     levels = chance.choice((1, 1, 1, 2))
     fencing = [{"method": "power", "level": level + 1, "timeout_s": 2.0} for level in range(levels)]
     return {
-        "management": {"replicas": chance.choice((1, 1, 2))},
+        "management": {"replicas": chance.choice((1, 2))},
         "hosts": [{"name": host, "memory_mib": memory, "cpus": 4, "fencing": fencing} for host in hosts],
         "vms": vms,
     }
@@ -123,6 +125,7 @@ class _Draw:
     chance: Random
     hosts: list[str]
     vms: list[str]
+    homes: dict[str, str]
     replicas: int
     at_s: float
 
@@ -136,6 +139,7 @@ class _Draw:
 def _faults(chance: Random, pool: dict[str, Any]) -> list[Step]:
     hosts = [host["name"] for host in pool["hosts"]]
     vms = [vm["name"] for vm in pool["vms"]]
+    homes = {vm["name"]: vm["host"] for vm in pool["vms"]}
     kinds = [kind for kind, weight in KINDS.items() for _ in range(weight)]
     steps: list[Step] = []
     for _ in range(chance.choice((1, 2, 2, 3, 3, 4, 5, 7))):
@@ -143,7 +147,7 @@ def _faults(chance: Random, pool: dict[str, Any]) -> list[Step]:
         near = steps and chance.random() < 0.5
         at_s = steps[-1]["at_s"] + chance.expovariate(1.0) if near else chance.uniform(*FAULTS_S)
         at_s = round(min(at_s, FAULTS_S[1]), 3)
-        drawn = _Draw(chance, hosts, vms, pool["management"]["replicas"], at_s)
+        drawn = _Draw(chance, hosts, vms, homes, pool["management"]["replicas"], at_s)
         steps += MAKERS[chance.choice(kinds)](drawn)
     return [step for step in steps if step["at_s"] < HEAL_S]
 
@@ -163,7 +167,13 @@ def _power_off(draw: _Draw) -> list[Step]:
 
 
 def _on_host(do: str) -> Callable[[_Draw], list[Step]]:
-    return lambda draw: [{**draw.when(), "do": do, "host": draw.host()}]
+    """Half of them come back only when they were fenced and a person looks after them."""
+
+    def made(draw: _Draw) -> list[Step]:
+        how = {"how": "for_good"} if draw.chance.random() < 0.5 else {}
+        return [{**draw.when(), "do": do, "host": draw.host(), **how}]
+
+    return made
 
 
 def _reboot(draw: _Draw) -> list[Step]:
@@ -188,7 +198,10 @@ def _fencing(draw: _Draw) -> list[Step]:
     steps: list[Step] = [{**draw.when(), "do": "break_fencing", "host": host, "how": how}]
     if chance.random() < 0.8:
         do = chance.choice(("power_off", "crash", "hang", "reboot"))
-        steps.append({"at_s": round(draw.at_s + chance.uniform(0.0, 2.0), 3), "do": do, "host": host})
+        later: Step = {"at_s": round(draw.at_s + chance.uniform(0.0, 2.0), 3), "do": do, "host": host}
+        # with its device mended, a host that stays as it is must be fenced after all
+        stays = do in ("crash", "hang") and chance.random() < 0.6
+        steps.append({**later, "how": "for_good"} if stays else later)
     return steps
 
 
@@ -218,21 +231,38 @@ def _weather(draw: _Draw) -> list[Step]:
         (
             {"do": "loss", "percent": chance.choice((5, 20, 40))},
             {"do": "loss", "how": "bus", "percent": chance.choice((10, 40))},
-            {"do": "loss", "how": "libvirt", "percent": chance.choice((10, 40))},
             {"do": "delay", "seconds": chance.choice((0.2, 1.0, 3.0))},
-            {"do": "delay", "how": "bus", "seconds": 0},
+        )
+    )
+    return [{**draw.when(), **made}]
+
+
+def _libvirt(draw: _Draw) -> list[Step]:
+    """libvirt is at its worst while something is to be started."""
+    chance = draw.chance
+    made: Step = chance.choice(
+        (
+            {"do": "loss", "how": "libvirt", "percent": chance.choice((10, 30, 60))},
             {"do": "delay", "how": "libvirt", "percent": chance.choice((20, 60))},
             {"do": "delay", "how": "libvirt", "percent": 0, "host": draw.host()},
         )
     )
-    return [{**draw.when(), **made}]
+    return [{**draw.when(), **made}, *_later(draw, _power_off)]
+
+
+def _later(draw: _Draw, maker: Callable[[_Draw], list[Step]]) -> list[Step]:
+    """Another fault within moments."""
+    at_s = round(draw.at_s + draw.chance.uniform(0.0, 1.0), 3)
+    return maker(_Draw(draw.chance, draw.hosts, draw.vms, draw.homes, draw.replicas, at_s))
 
 
 def _plane(draw: _Draw) -> list[Step]:
     """A service dies: now, or at one of its next calls to the world."""
     chance = draw.chance
     step = {**draw.when(), "do": "kill_service", **_service(draw)}
-    return [{**step, "count": chance.randint(1, 30)} if chance.random() < 0.7 else step]
+    if chance.random() < 0.3:
+        return [step]
+    return [{**step, "count": chance.randint(1, 12)}, *_later(draw, _power_off)]
 
 
 def _service(draw: _Draw) -> Step:
@@ -247,8 +277,12 @@ def _pause(draw: _Draw) -> list[Step]:
 
 def _bus(draw: _Draw) -> list[Step]:
     node = draw.chance.randrange(3)
+    fate = draw.chance.random()
+    if fate < 0.5:  # its leader is lost in the midst of something
+        at_s = round(draw.at_s + draw.chance.uniform(0.0, 3.0), 3)
+        return [*_power_off(draw), {"at_s": at_s, "do": "delay", "how": "bus", "seconds": 0}]
     steps: list[Step] = [{**draw.when(), "do": "kill_bus", "node": node}]
-    if draw.chance.random() < 0.3:
+    if fate > 0.85:
         steps.append({**draw.when(), "do": "kill_bus", "node": (node + 1) % 3})
     return steps
 
@@ -277,15 +311,16 @@ def _vm(draw: _Draw) -> list[Step]:
 
 
 def _fail_start(draw: _Draw) -> list[Step]:
+    """A VM that is about to be started somewhere does not start."""
     if not draw.vms:
         return []
-    step = {
-        **draw.when(),
-        "do": "fail_start",
-        "vm": draw.chance.choice(draw.vms),
-        "count": draw.chance.randint(1, 3),
-    }
-    return [step if draw.chance.random() < 0.5 else {**step, "host": draw.host()}]
+    chance, vm = draw.chance, draw.chance.choice(draw.vms)
+    step: Step = {**draw.when(), "do": "fail_start", "vm": vm, "count": chance.randint(1, 3)}
+    first = step if chance.random() < 0.5 else {**step, "host": draw.host()}
+    at_s = round(draw.at_s + chance.uniform(0.0, 1.0), 3)
+    if chance.random() < 0.5:
+        return [first, {"at_s": at_s, "do": "power_off", "host": draw.homes[vm]}]
+    return [first, {"at_s": at_s, "do": "crash_vm", "vm": vm}]
 
 
 def _clock(draw: _Draw) -> list[Step]:
@@ -303,6 +338,7 @@ MAKERS: dict[str, Callable[[_Draw], list[Step]]] = {
     "fencing": _fencing,
     "partition": _partition,
     "weather": _weather,
+    "libvirt": _libvirt,
     "plane": _plane,
     "pause": _pause,
     "bus": _bus,
@@ -319,12 +355,13 @@ KINDS = {
     "agent": 2,
     "fencing": 2,
     "partition": 4,
-    "weather": 3,
+    "weather": 2,
+    "libvirt": 3,
     "plane": 6,
     "pause": 3,
-    "bus": 1,
-    "storm": 1,
+    "bus": 2,
+    "storm": 2,
     "vm": 3,
-    "fail_start": 1,
+    "fail_start": 2,
     "clock": 1,
 }

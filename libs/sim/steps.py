@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 from libs.model import StopReason
 from libs.scenario.model import Scenario, ScenarioHost, StepEntry
+from libs.sim.loop import Process
 from libs.sim.machines import SimHost
 from libs.sim.network import BUS
 from libs.sim.power import HOWS
 from libs.sim.world import Slot, World, vm_uuid
 
 MANAGEMENT = "management"
+EVICTED_S = 2.5
+"""A client that stands still for so long is dropped by its server (two pings unanswered)."""
 WEATHER = ("network", "bus", "libvirt")
 
 
@@ -117,8 +120,7 @@ class Stage:
 
     def shutdown_guest(self, step: StepEntry) -> None:
         for host in self._where(step):
-            self._world.shut_down(vm_uuid(str(step.vm)))
-            self._world.machines.end(host, vm_uuid(str(step.vm)), StopReason.ON_PURPOSE)
+            self._world.shut_down(host, vm_uuid(str(step.vm)))
 
     def hang_guest(self, step: StepEntry) -> None:
         for host in self._where(step):
@@ -206,8 +208,14 @@ class Stage:
         if process is None:
             return
         process.stop()
+        world.loop.world_later(EVICTED_S, self._evict, process)
         if step.seconds is not None:
             world.loop.world_later(step.seconds, lambda: process.resume() if process.alive else None)
+
+    def _evict(self, process: Process) -> None:
+        for client in self._world.broker.clients:
+            if client.process is process and process.stopped:
+                client.evict()
 
     def resume_service(self, step: StepEntry) -> None:
         process = self._slot(step).process

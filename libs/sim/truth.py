@@ -22,7 +22,8 @@ class Truth:
 
     def _look(self) -> None:
         world, now = self._world, self._world.loop.time()
-        quiet = world.network.calm and not world.broker.disturbed
+        cut_off = any(client.minority_since is not None for client in world.broker.clients)
+        quiet = world.network.calm and not world.broker.disturbed and not cut_off
         for host in world.machines.hosts.values():
             if quiet and self._well(host):
                 self.well_since.setdefault(host.name, now)

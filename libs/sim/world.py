@@ -15,7 +15,7 @@ from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
 from libs.events.facts import HostJoined
 from libs.events.signals import Heartbeat, Signal
-from libs.model import VmPolicy
+from libs.model import StopReason, VmPolicy
 from libs.power.devices import FenceDevices
 from libs.scenario.model import Scenario, ScenarioHost
 from libs.sim.broker import Broker
@@ -31,6 +31,7 @@ START_S = (0.3, 1.2)
 """A process's start, from its supervisor's decision to its first call."""
 AGENT_RETRY_S = 0.3
 FENCE_TIMEOUT_S = 4.0
+SEEN_S = 1.0
 BUS_NODES = 3
 NAMESPACE = uuid.UUID("6f7b1f0e-5f3b-4f0d-9d38-3b1f7a1c9e55")
 
@@ -38,6 +39,14 @@ NAMESPACE = uuid.UUID("6f7b1f0e-5f3b-4f0d-9d38-3b1f7a1c9e55")
 def vm_uuid(name: str) -> str:
     """The same for the same name in every world."""
     return str(uuid.uuid5(NAMESPACE, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A VM was shut down on purpose, where and when."""
+
+    host: str
+    at: float
 
 
 @dataclass(slots=True)
@@ -67,7 +76,7 @@ class World:
         self.outlets: dict[str, list[Outlet]] = {}
         self.slots: dict[str, Slot] = {}
         self.wall_steps: dict[str, float] = {}
-        self.stopped_on_purpose: dict[str, float] = {}
+        self.stopped_on_purpose: dict[str, Stop] = {}
         """VMs that a person or their guest shut down, and when."""
         self.crashed: list[tuple[str, BaseException]] = []
         self.on_announce: list[Callable[[SimHost], None]] = []
@@ -251,9 +260,12 @@ class World:
             for told in self.on_announce:
                 told(host)
 
-    def shut_down(self, vm: str) -> None:
-        """Somebody means this VM to be down from now on."""
-        self.stopped_on_purpose[vm] = self.loop.time()
+    def shut_down(self, host: SimHost, vm: str) -> None:
+        """Somebody means this VM to be down from now on. One that has only just begun was not seen yet: its
+        end looks like a start that failed."""
+        if self.loop.time() - host.domains[vm].since > SEEN_S:
+            self.stopped_on_purpose[vm] = Stop(host.name, self.loop.time())
+        self.machines.end(host, vm, StopReason.ON_PURPOSE)
 
     def add_host(self, host: ScenarioHost) -> None:
         """A person adds a host to the pool file and restarts the plane."""

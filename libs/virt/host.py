@@ -91,8 +91,9 @@ class LibvirtHost:
     def _connect(self) -> Any:
         with self._opening:
             connection = self._connection
-            if connection is not None and connection.isAlive():
-                return connection
+            with contextlib.suppress(libvirt.libvirtError):  # one that cannot tell is of no use either
+                if connection is not None and connection.isAlive():
+                    return connection
             self._connection = None
             connection = libvirt.open(self.uri)
             self.opened_at = self._clock()
@@ -223,9 +224,13 @@ class LibvirtHost:
         def read(connection: Any) -> list[VmDefinition]:
             found = []
             for domain in connection.listAllDomains(0):
-                with contextlib.suppress(libvirt.libvirtError):  # vanished since it was listed
+                try:
                     xml = domain.XMLDesc(flags)
-                    found.append(definition_of(domain.UUIDString(), domain.name(), xml))
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                        continue  # vanished since it was listed
+                    raise
+                found.append(definition_of(domain.UUIDString(), domain.name(), xml))
             return found
 
         return await self.call("definitions", read, 2 * CALL_S)

@@ -22,16 +22,18 @@ class HostThreads:
     def __init__(self, name: str, size: int) -> None:
         self._name, self._size = name, size
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._started = self._idle = 0
+        self._started = self._idle = self._queued = 0
         self._lock = threading.Lock()
 
     async def call(self, function: Callable[[], T], timeout_s: float) -> T:
         """Run it, waiting at most so long. Raises TimeoutError; the thread may then be lost to its call."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._jobs.put((function, future, loop))
         with self._lock:
-            if self._idle == 0 and self._started < self._size:
+            self._jobs.put((function, future, loop))
+            self._queued += 1
+            # an idle thread may have been counted on by a job that it has not taken yet
+            if self._queued > self._idle and self._started < self._size:
                 self._started += 1
                 name = f"{self._name}-{self._started}"
                 threading.Thread(target=self._work, name=name, daemon=True).start()
@@ -45,6 +47,7 @@ class HostThreads:
             function, future, loop = self._jobs.get()
             with self._lock:
                 self._idle -= 1
+                self._queued -= 1
             if future.cancelled():
                 continue  # its deadline passed while it waited for a thread: it must not run late
             try:

@@ -278,6 +278,10 @@ def main() -> int:
 
     app.add_typer(lab, name="lab")
     app.command("demo")(demo)
+    if sys.argv[1:2] != ["service"]:  # a service's own process has no need of the simulator
+        from services.cli.simulate import simulate
+
+        app.command()(simulate)
     try:
         left = app(standalone_mode=False)
     except typer.TyperException as error:  # a wrong option or argument

@@ -20,6 +20,7 @@ import structlog
 from libs.config.settings import Settings
 from libs.config.yamlfile import BadInputError
 from libs.core.clock import SystemClock
+from libs.core.ports import UnavailableError
 from libs.jetstream.bus import open_bus
 from libs.jetstream.schema import ensure
 from libs.jetstream.server import EmbeddedServer
@@ -137,7 +138,11 @@ class Supervisor:
             code = await server.process.wait()
             if not self._stopping:
                 log.warning("nats-server ended, starting it again", code=code)
-                await server.start()
+                try:
+                    await server.start()
+                except UnavailableError as error:
+                    log.error("nats-server does not start, trying again", reason=str(error))
+                    await asyncio.sleep(BACKOFF_MOST_S)
 
     async def _stop(self, keepers: list[asyncio.Task[None]]) -> None:
         self._stopping = True

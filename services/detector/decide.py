@@ -317,7 +317,7 @@ class Detector:
         rule = judge(found, self.settings)
         if rule is None or rule.verdict is record.state:
             return Step(state)
-        if rule.verdict is HostState.FAILED and not rule.proof and self._stormy(state):
+        if rule.verdict is HostState.FAILED and not rule.proof and self._stormy(state, record.host):
             return Step(state)
         kept = gather.as_kept(state.view(record.host).suspicion, found, now)
         if rule.verdict is HostState.AGENT_DOWN:
@@ -364,9 +364,11 @@ class Detector:
         silent = (HostState.SUSPECT, HostState.FAILED)
         return [host for host in self.hosts if state.record(host).state in silent]
 
-    def _stormy(self, state: State) -> bool:
+    def _stormy(self, state: State, judged: str | None = None) -> bool:
+        """`judged`: a host about to be held failed is silent, too, also where it was held to be agent_down."""
         known = sum(1 for host in self.hosts if state.record(host).at is not None)
-        return len(self._suspects(state)) > storm_limit(known)
+        suspects = {*self._suspects(state), *([judged] if judged is not None else [])}
+        return len(suspects) > storm_limit(known)
 
     def _storm(self, state: State) -> Step[State]:
         stormy = self._stormy(state)

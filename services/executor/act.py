@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from libs.core.decider import Outcome
 from libs.core.ports import (
     Bus,
@@ -154,4 +156,8 @@ def _ended(
 
 
 def _lease(row: Row) -> RunLease:
-    return RunLease.model_validate_json(row.value)
+    """What cannot be read is unknown, and whoever holds it may be running it."""
+    try:
+        return RunLease.model_validate_json(row.value)
+    except ValidationError as error:
+        raise UnavailableError(f"the lease {row.key} cannot be read: {str(error)[:200]}") from error

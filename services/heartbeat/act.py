@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import ValidationError
+
 from libs.core.decider import Outcome
-from libs.core.ports import ConflictError, Hypervisor, Hypervisors, Store
+from libs.core.ports import ConflictError, Hypervisor, Hypervisors, Row, Store, UnavailableError
 from libs.events.signals import Question, Reply, Signal
 from libs.leases import may_run
 from libs.model import Answer, Incarnation, RunLease, VmDefinition
@@ -70,7 +72,7 @@ class Hands:
             if not report.state.active:
                 continue
             row = await self.leases.get(report.uuid)
-            lease = None if row is None else RunLease.model_validate_json(row.value)
+            lease = None if row is None else _lease(row)
             if lease is not None and not may_run(lease, at):
                 await self.hypervisor.destroy(report.uuid)
                 stopped.append(Stopped(report=report, lease=lease))
@@ -96,3 +98,11 @@ class Hands:
         if about:
             answer, detail = await self.neighbours.probe(about, PROBE_S)
         return Reply(about=about, peer=self.at, answer=answer, detail=detail[:200])
+
+
+def _lease(row: Row) -> RunLease:
+    """What cannot be read is unknown: the gate stays shut, and says why."""
+    try:
+        return RunLease.model_validate_json(row.value)
+    except ValidationError as error:
+        raise UnavailableError(f"the lease {row.key} cannot be read: {str(error)[:200]}") from error

@@ -29,10 +29,9 @@ from libs.model import Incarnation, Inventory, LeaseState, Protection, RunLease
 from libs.planning.plan import Plan, plan
 from libs.planning.snapshot import PoolPolicy
 from services.placement import incidents, pool
-from services.placement.state import Beat, Incident, Item, Phase, PlacementRecord, PlacementState
+from services.placement.state import Beat, Doubt, Incident, Item, Phase, PlacementRecord, PlacementState
 
 DEBOUNCE_S = 0.2
-FENCED = "host.fenced"
 TOLD_KEPT = 8
 State = PlacementState
 
@@ -55,6 +54,7 @@ class Placement:
             heard=HashTrieMap(),
             beats=HashTrieMap(),
             down=HashTrieMap(),
+            cleared=HashTrieMap(),
             leases=HashTrieMap(),
             retry_at=HashTrieMap(),
         )
@@ -87,9 +87,9 @@ class Placement:
             case TableRead(table="leases", rows=rows):
                 return self._rescan(state, [row for row in rows if isinstance(row, RunLease)], now)
             case HostSuspected() | HostAgentDown() | HostFailed():
-                return Step(replace(state, down=state.down.insert(event.at.host, event.kind)))
+                return Step(pool.doubted(state, event))
             case HostRefuted() | HostRecovered() | HostJoined():
-                return Step(self._due(replace(state, down=state.down.discard(event.at.host)), now))
+                return Step(self._due(pool.cleared(state, event), now))
             case HostFenced():
                 return self._fenced(state, event, now)
             case VmFailed():
@@ -106,7 +106,8 @@ class Placement:
     def _beat(self, state: State, at: Incarnation, now: float) -> State:
         before = state.beats.get(at.host)
         state = replace(state, beats=state.beats.insert(at.host, Beat(at, now)))
-        if state.down.get(at.host) == FENCED and state.proof_of(at) is None:
+        doubt = state.down.get(at.host)
+        if doubt is not None and doubt.of != at and state.proof_of(at) is None:
             state = replace(state, down=state.down.discard(at.host))  # another boot speaks
         came = before is None or before.of != at or now - before.at > pool.FRESH_S
         return self._due(state, now) if came else state
@@ -156,7 +157,7 @@ class Placement:
         at = fact.at
         heard = state.heard.get(at.host)
         if heard is None or heard.at == at:
-            state = replace(state, down=state.down.insert(at.host, FENCED))
+            state = replace(state, down=state.down.insert(at.host, Doubt(at, fact.kind, fact.epoch)))
         if state.proof_of(at) is not None:
             return Step(state)  # told again
         late = state.epoch_of(at.host) > fact.epoch
@@ -240,8 +241,7 @@ class Placement:
         wait_s = DEBOUNCE_S / 4  # another host may do at once; only going round again has to wait
         if not set(pool.usable(state, now)) - set(avoid):
             avoid = ()
-            doubled = self.settings.retry_first_s * 2.0 ** min(item.attempt - 1, 16)
-            wait_s = min(doubled, self.settings.retry_max_s)
+            wait_s = self._backoff_s(item)
         update = {"phase": Phase.WAITING, "in_place": False, "avoid": avoid, "reason": fact.reason[:300]}
         state = _keep(state, incidents.replaced(incident, item.model_copy(update=update)))
         due = now + wait_s
@@ -286,6 +286,7 @@ class Placement:
                 step = _settle(state, changed, facts)
                 state = step.state
                 effects += step.effects
+        state = self._forgive(state, {one.vm for one in found.unplaced}, now)
         placed = in_place | {start.vm for start in found.starts}
         later = {vm: at for vm, at in state.retry_at.items() if vm not in placed}
         ahead = [at for at in later.values() if at > now]
@@ -323,6 +324,20 @@ def _crash_shown(state: State, fact: VmFailed) -> State:
         return state
     vms = tuple(fact.report if one.uuid == fact.vm else one for one in heard.vms)
     return replace(state, heard=state.heard.insert(fact.at.host, heard.model_copy(update={"vms": vms})))
+
+    def _backoff_s(self, item: Item) -> float:
+        doubled = self.settings.retry_first_s * 2.0 ** max(0, min(item.attempt - 1, 16))
+        return min(doubled, self.settings.retry_max_s)
+
+    def _forgive(self, state: State, unplaced: set[str], now: float) -> State:
+        """Where the hosts that are left have no room, one on which a start failed may do after a while."""
+        for incident in state.incidents():
+            for item in incident.items:
+                if item.vm in unplaced and item.avoid and item.phase is Phase.WAITING:
+                    incident = incidents.replaced(incident, item.model_copy(update={"avoid": ()}))
+                    due = now + self._backoff_s(item)
+                    state = replace(_keep(state, incident), retry_at=state.retry_at.insert(item.vm, due))
+        return state
 
 
 def _settle(state: State, incident: Incident, facts: list[AnyFact]) -> Step[State]:

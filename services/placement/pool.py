@@ -2,12 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from libs.events.facts import (
+    HostAgentDown,
+    HostFailed,
+    HostJoined,
+    HostRecovered,
+    HostRefuted,
+    HostSuspected,
+)
 from libs.model import Incarnation, Protection, RunLease
 from libs.planning.snapshot import PoolPolicy, Snapshot, SnapshotHost, SnapshotHostState, SnapshotVm
-from services.placement.state import Item, Phase, PlacementState
+from services.placement.state import Doubt, Item, Phase, PlacementState
 
 NOWHERE = "-orphans-"
+FINAL = ("host.failed", "host.fenced")
 FRESH_S = 2.5  # five heartbeats missed
+
+
+def doubted(state: PlacementState, fact: HostSuspected | HostAgentDown | HostFailed) -> PlacementState:
+    """A host is not to be used, unless what this says was over before we heard of it."""
+    host = fact.at.host
+    verdict = isinstance(fact, HostFailed)
+    number = fact.epoch if isinstance(fact, HostFailed) else fact.number
+    if number <= state.cleared.get(host, (0, 0))[verdict]:
+        return state
+    before = state.down.get(host)
+    if before is not None and before.of == fact.at and before.kind in FINAL and not verdict:
+        return state  # a suspicion that is told late does not soften a verdict
+    return replace(state, down=state.down.insert(host, Doubt(fact.at, fact.kind, number)))
+
+
+def cleared(state: PlacementState, fact: HostRefuted | HostRecovered | HostJoined) -> PlacementState:
+    """What was held against a host is over, and stays so when it is told once more."""
+    host = fact.at.host
+    suspicion, verdict = state.cleared.get(host, (0, 0))
+    if isinstance(fact, HostRefuted):
+        suspicion = max(suspicion, fact.number)
+    else:
+        verdict = max(verdict, fact.epoch)
+    state = replace(state, cleared=state.cleared.insert(host, (suspicion, verdict)))
+    doubt = state.down.get(host)
+    if doubt is None:
+        return state
+    over = doubt.number <= (verdict if doubt.kind in FINAL else suspicion)
+    if over or (isinstance(fact, HostJoined) and doubt.of != fact.at):
+        state = replace(state, down=state.down.discard(host))
+    return state
 
 
 def usable(state: PlacementState, now: float) -> list[str]:
@@ -51,12 +93,13 @@ def snapshot(
         for report in state.heard[name].vms:
             if report.state.active:
                 where[report.uuid, name] = (report.memory_mib, report.vcpus)
+    present = {state.heard[name].at for name in names}  # what an earlier boot held occupies nothing now
     for lease in state.leases.values():
-        if lease.wanted and lease.holder.host in names and lease.vm not in orphans:
+        if lease.wanted and lease.holder in present and lease.vm not in orphans:
             where.setdefault((lease.vm, lease.holder.host), (lease.memory_mib, lease.vcpus))
     for incident in state.incidents():
         for item in incident.items:
-            if item.phase is Phase.PLANNED and item.to is not None and item.to.host in names:
+            if item.phase is Phase.PLANNED and item.to is not None and item.to in present:
                 where.setdefault((item.vm, item.to.host), (item.memory_mib, item.vcpus))
     vms = [
         SnapshotVm(

@@ -68,12 +68,24 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why one boot of a host is not to be used: the kind of the fact that said so, and its number (that of
+    the suspicion, or the epoch of the verdict)."""
+
+    of: Incarnation
+    kind: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class PlacementState:
     records: Records
     heard: HashTrieMap[str, Inventory]
     beats: HashTrieMap[str, Beat]
-    down: HashTrieMap[str, str]
-    """Hosts not to be used, by the kind of the fact that said so."""
+    down: HashTrieMap[str, Doubt]
+    """Hosts not to be used."""
+    cleared: HashTrieMap[str, tuple[int, int]]
+    """By host the latest suspicion and the latest verdict that are over: facts may come in any order."""
     leases: HashTrieMap[str, RunLease]
     retry_at: HashTrieMap[str, float]
     """When a VM whose start failed may be planned again."""

@@ -290,6 +290,10 @@ async def test_the_gate_is_not_passed_while_leases_or_libvirt_cannot_be_read() -
     world.store_down = True
     with pytest.raises(UnavailableError):
         await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
+    hand, world = hands(Libvirt(vm("a")))
+    world.rows["a"] = (b"of another age", 1)
+    with pytest.raises(UnavailableError, match="cannot be read"):
+        await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
     hand, _ = hands(Libvirt(vm("a"), away=True))
     with pytest.raises(UnavailableError):
         await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -422,7 +423,7 @@ async def test_a_refusal_is_a_refusal_only_where_it_is_seen_not_to_run() -> None
         (VmState.PAUSED, Result.STARTED, L.RUNNING),
     ):
         lab = Lab(H2, held=lease("a", H1))
-        lab.hosts[H2].on_start = lambda host, uuid, state=state: refuse(host, uuid, state=state)
+        lab.hosts[H2].on_start = functools.partial(refuse, state=state)
         done = await lab.start(order("a"))
         assert (done.result, lab.lease().state) == (result, held)
     lab = Lab(H2, held=lease("a", H1))
@@ -490,3 +491,13 @@ async def test_an_adoption_decided_on_an_old_reading_writes_nothing() -> None:
     done = await lab.hands.perform(WriteLease(key="lease/a/1", deadline_s=1.0, lease=lease("a", H1)))
     assert isinstance(done, LeaseFound)
     assert lab.lease() == lease("a", H1)
+
+
+async def test_a_lease_that_cannot_be_read_is_unknown_and_nothing_is_started() -> None:
+    lab = Lab(H2)
+    lab.put("leases.a", "of another age")
+    with pytest.raises(UnavailableError, match="lease"):
+        await lab.start(order("a"))
+    with pytest.raises(UnavailableError, match="lease"):
+        await lab.hands.perform(WriteLease(key="lease/a/1", deadline_s=1.0, lease=lease("a", H1)))
+    assert lab.hosts[H2].starts == []

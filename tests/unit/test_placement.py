@@ -12,6 +12,7 @@ from libs.core.decider import Input, Step, TableRead
 from libs.events.facts import (
     FailoverPlanned,
     HostJoined,
+    HostRefuted,
     HostSuspected,
     PlannedStart,
     VmFailed,
@@ -561,7 +562,7 @@ def test_a_crashed_vm_on_a_host_in_doubt_waits_for_the_doubt_to_end() -> None:
     desk.hear(HostSuspected(at=H1, number=1, silent_s=1.5))
     assert desk.crashes("a") == []
     assert desk.after(5) == []
-    desk.hear(HostJoined(at=H1))
+    desk.hear(HostRefuted(at=H1, number=1))
     assert desk.after(1) == ["failover.planned"]
     assert desk.last().to == H1
 

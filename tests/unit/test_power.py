@@ -57,11 +57,13 @@ def calls(directory: Path) -> list[str]:
     return (directory / "calls").read_text().split()
 
 
-def devices(*paths: Path, levels: tuple[int, ...] | None = None, **more: Any) -> FenceDevices:
+def devices(
+    *paths: Path, levels: tuple[int, ...] | None = None, timeouts_s: tuple[float, ...] | None = None
+) -> FenceDevices:
     levels = levels or (1,) * len(paths)
     fencing = tuple(
-        FenceDevice(agent=str(path), level=level, **{"timeout_s": 5.0, **more})
-        for path, level in zip(paths, levels, strict=True)
+        FenceDevice(agent=str(path), level=level, timeout_s=timeout_s)
+        for path, level, timeout_s in zip(paths, levels, timeouts_s or (5.0,) * len(paths), strict=True)
     )
     hosts = [HostEntry(name="h1", uri="test:///default", fencing=fencing)]
     return FenceDevices(agent_devices(hosts), FencingSettings(status_spacing_s=0.05))
@@ -124,6 +126,10 @@ def alive(pid: int) -> bool:
         return False
 
 
+async def gone(pid: int) -> None:
+    await eventually(lambda: not alive(pid), f"process {pid} is gone")
+
+
 async def test_a_hang_is_killed_with_its_whole_process_group(tmp_path: Path) -> None:
     path = program(
         tmp_path / "fence_test",
@@ -135,8 +141,7 @@ async def test_a_hang_is_killed_with_its_whole_process_group(tmp_path: Path) -> 
     assert "no answer by its deadline" in detail
     assert time.monotonic() - began < 3
     for name in ("self", "child"):
-        pid = int((tmp_path / name).read_text())
-        await eventually(lambda pid=pid: not alive(pid), f"{name} is gone")
+        await gone(int((tmp_path / name).read_text()))
 
 
 async def test_a_child_left_behind_by_an_agent_that_ended_is_killed_too(tmp_path: Path) -> None:
@@ -145,8 +150,7 @@ async def test_a_child_left_behind_by_an_agent_that_ended_is_killed_too(tmp_path
         '#!/bin/sh\ncd "$(dirname "$0")"\nsleep 1000 >/dev/null 2>&1 &\necho $! > child\necho \'Status: ON\'\n',
     )
     assert (await device(path).status(5.0))[0] is PowerState.ON
-    pid = int((tmp_path / "child").read_text())
-    await eventually(lambda: not alive(pid), "the child is gone")
+    await gone(int((tmp_path / "child").read_text()))
 
 
 async def test_a_cancelled_call_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -156,8 +160,7 @@ async def test_a_cancelled_call_leaves_no_process_behind(tmp_path: Path) -> None
     await eventually(lambda: written.exists() and written.read_text().strip(), "it runs")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    pid = int(written.read_text())
-    await eventually(lambda: not alive(pid), "it is gone")
+    await gone(int(written.read_text()))
 
 
 async def test_parameters_and_secrets_go_to_its_input_only_and_the_action_goes_last(
@@ -268,10 +271,10 @@ async def test_all_devices_of_a_level_must_read_off(tmp_path: Path) -> None:
 async def test_the_next_level_is_tried_where_one_gives_no_proof(tmp_path: Path) -> None:
     hangs = program(tmp_path / "fence_hang", "#!/bin/sh\nsleep 1000\n")
     good = agent(tmp_path / "b")
-    proof = await devices(hangs, good, levels=(1, 2), timeout_s=0.3).fence(boot("h1"), Seen())
+    proof = await devices(hangs, good, levels=(1, 2), timeouts_s=(0.1, 5.0)).fence(boot("h1"), Seen())
     assert "level 2" in proof.detail
     with pytest.raises(FenceError) as error:
-        await devices(hangs, hangs, levels=(1, 2), timeout_s=0.2).fence(boot("h1"), Seen())
+        await devices(hangs, hangs, levels=(1, 2), timeouts_s=(0.1, 0.1)).fence(boot("h1"), Seen())
     assert [one.split(":")[0] for one in error.value.missing if "status" in one] == ["level 1", "level 2"]
 
 
@@ -308,7 +311,7 @@ async def test_what_several_devices_amount_to(
 
 
 def test_a_deadline_covers_every_call_of_every_level(tmp_path: Path) -> None:
-    power = devices(agent(tmp_path / "a"), agent(tmp_path / "b"), levels=(1, 2), timeout_s=7.0)
+    power = devices(agent(tmp_path / "a"), agent(tmp_path / "b"), levels=(1, 2), timeouts_s=(7.0, 7.0))
     # per level: status, off, status, and status once more after the pause
     assert power.deadline_s("h1") >= 2 * (4 * 7.0 + 0.05)
     assert os.access(tmp_path, os.R_OK)

@@ -1,0 +1,238 @@
+"""`rekindle simulate`: what would happen if; and ten thousand bad days of random pools."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from libs.config.yamlfile import BadInputError
+from libs.scenario.model import Scenario, load_scenario
+from libs.scenario.outcome import Violation
+from libs.sim.random_world import draw, written
+from libs.sim.run import Result, run
+from libs.sim.shrink import shrink
+from libs.sim.steps import POSSIBLE, problem
+from libs.sim.world import settings_of
+from services.cli.mutations import MUTATIONS, Mutation
+from services.cli.simplane import PLANE
+
+TABLE = Path("docs/MUTATIONS.md")
+CHUNK = 8
+
+
+def simulate(
+    scenario: Annotated[Path | None, typer.Option(help="a scenario file (rekindle.scenario.v1)")] = None,
+    runs: Annotated[int | None, typer.Option(help="so many random worlds", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="of the scenario, or of the first world")] = None,
+    jobs: Annotated[int | None, typer.Option(help="processes; default: all cores", min=1)] = None,
+    mutations: Annotated[
+        bool, typer.Option("--mutations", help="break the services on purpose, and see it noticed")
+    ] = False,
+    keep: Annotated[Path, typer.Option(help="where the scenario of a violation is written")] = Path(),
+    log: Annotated[bool, typer.Option("--log", help="with a scenario: one line a decision")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, for machines")] = False,
+) -> None:
+    """Play a scenario, or random bad days, with the real services in a simulated pool. Exit 1 on a violation."""
+    if scenario is not None and (runs is not None or mutations):
+        raise BadInputError("--scenario plays one file; --runs and --mutations draw random worlds")
+    if scenario is not None:
+        _one(scenario, seed, log, as_json)
+    elif mutations:
+        _mutations(runs or 200, seed or 0, jobs or os.cpu_count() or 1, as_json)
+    elif runs is not None:
+        _many(runs, 1 if seed is None else seed, jobs or os.cpu_count() or 1, keep, as_json)
+    else:
+        raise BadInputError("give --scenario FILE, --runs N or --mutations")
+
+
+def load(path: Path) -> Scenario:
+    """A scenario that can be played here. Raises BadInputError with file, line, field and reason."""
+    found = load_scenario(path, POSSIBLE, problem)
+    try:
+        settings_of(found.hosts, found)
+    except BadInputError as error:
+        raise BadInputError(f"{path}: {error}") from error
+    return found
+
+
+def _one(path: Path, seed: int | None, log: bool, as_json: bool) -> None:
+    from infra.lab.commands import report
+    from services.cli.tables import console
+
+    scenario = load(path)
+    result = run(scenario, scenario.seed if seed is None else seed, PLANE, stop_at_first=False)
+    if log:
+        sys.stdout.write("\n".join(result.log) + "\n")
+    elif as_json:
+        sys.stdout.write(result.outcome.model_dump_json(indent=2, by_alias=True) + "\n")
+    else:
+        console.print("\n".join(result.log), highlight=False, markup=False)
+        report(console, scenario, result.outcome)
+    if not result.outcome.passed:
+        raise typer.Exit(1)
+
+
+# -- many worlds
+
+
+def _world(seed: int) -> tuple[int, list[Violation], float]:
+    result = run(draw(seed), seed, PLANE, liveness=True)
+    return seed, result.violations, result.virtual_s
+
+
+def _each(seeds: range, jobs: int) -> Iterator[tuple[int, list[Violation], float]]:
+    """In the order in which they end. Seeds share nothing, so the order tells nothing."""
+    if jobs == 1:
+        yield from map(_world, seeds)
+        return
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap_unordered(_world, seeds, chunksize=CHUNK)
+
+
+def _many(runs: int, first: int, jobs: int, keep: Path, as_json: bool) -> None:
+    console = Console(stderr=True)
+    began, virtual_s = time.monotonic(), 0.0
+    broken: list[tuple[int, Violation]] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("random worlds", total=runs)
+        for seed, violations, lasted_s in _each(range(first, first + runs), jobs):
+            virtual_s += lasted_s
+            progress.advance(task)
+            if violations:
+                broken.append((seed, violations[0]))
+                progress.console.print(_told(seed, violations[0]), highlight=False, markup=False)
+    took_s = time.monotonic() - began
+    written_to = [str(_keep(seed, violation, keep, console)) for seed, violation in sorted(broken)[:3]]
+    if as_json:
+        document = {
+            "schema": "rekindle.simulation.v1",
+            "runs": runs,
+            "seed": first,
+            "violations": [{"seed": s, **v.model_dump(mode="json")} for s, v in sorted(broken)],
+            "scenarios": written_to,
+            "elapsed_s": round(took_s, 1),
+            "simulated_s": round(virtual_s, 1),
+        }
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        said = f"{len(broken)} of {runs} worlds broke a rule" if broken else f"{runs} worlds, no violation"
+        sys.stdout.write(f"{said}; {virtual_s / 3600:.1f} simulated hours in {took_s:.1f} s\n")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _told(seed: int, violation: Violation) -> str:
+    return f"seed {seed}: rule {violation.rule} at {violation.at_s} s: {violation.detail}"
+
+
+def _keep(seed: int, violation: Violation, directory: Path, console: Console) -> Path:
+    """Shrink the world and write it as a scenario file."""
+
+    def fails(scenario: Scenario) -> Violation | None:
+        result: Result = run(scenario, seed, PLANE, liveness=True)
+        return next((one for one in result.violations if one.rule == violation.rule), None)
+
+    smallest, tries = shrink(draw(seed), fails)
+    found = fails(smallest) or violation
+    path = directory / f"seed-{seed}-rule-{violation.rule}.yaml"
+    path.write_text(as_file(smallest, seed, found))
+    steps = len(smallest.steps)
+    console.print(f"seed {seed}: {steps} steps left after {tries} tries: {path}", highlight=False)
+    return path
+
+
+def as_file(scenario: Scenario, seed: int, violation: Violation) -> str:
+    """The scenario as a file, with what it shows in its first line."""
+    body = scenario.model_dump(mode="json", exclude_defaults=True, exclude={"format", "steps", "expect"})
+    body["seed"] = seed
+    if violation.rule in ("9", "10"):  # what must happen in the end is an expectation in a file
+        broken = [vm.name for vm in scenario.vms if f"VM {vm.name} " in violation.detail]
+        body["expect"] = [{"vm": name, "state": "running"} for name in broken]
+    steps = [written(step) for step in scenario.steps]
+    document = {"schema": scenario.format, **body, "steps": steps}
+    head = f"# rule {violation.rule} at {violation.at_s} s: {violation.detail}\n"
+    return head + yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120)
+
+
+# -- mutations
+
+
+def _caught(job: tuple[str, int]) -> tuple[str, int, str]:
+    """Which rule caught the mutation in this world; "" for none."""
+    name, seed = job
+    mutation = next(one for one in MUTATIONS if one.name == name)
+    with mutation.applied():
+        _, violations, _ = _world(seed)
+    return name, seed, violations[0].rule if violations else ""
+
+
+def _mutations(runs: int, first: int, jobs: int, as_json: bool) -> None:
+    console = Console(stderr=True)
+    caught: dict[str, Counter[str]] = {one.name: Counter() for one in MUTATIONS}
+    earliest: dict[str, int] = {}
+    work = [(one.name, seed) for one in MUTATIONS for seed in range(first, first + runs)]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        Progress(*columns, console=console) as progress,
+        multiprocessing.get_context("fork").Pool(jobs) as pool,
+    ):
+        task = progress.add_task("mutated worlds", total=len(work))
+        for name, seed, rule in pool.imap_unordered(_caught, work, chunksize=CHUNK):
+            progress.advance(task)
+            if rule:
+                caught[name][rule] += 1
+                earliest[name] = min(seed, earliest.get(name, seed))
+    rows = [_row(one, caught[one.name], earliest.get(one.name)) for one in MUTATIONS]
+    if TABLE.parent.is_dir():
+        TABLE.write_text(_table(rows, runs, first))
+    if as_json:
+        sys.stdout.write(
+            json.dumps({"schema": "rekindle.mutations.v1", "runs": runs, "mutations": rows}) + "\n"
+        )
+    else:
+        for row in rows:
+            rules = ", ".join(row["rules"]) or "-"
+            sys.stdout.write(f"{row['name']:<28} {row['caught']:>5} of {runs} by rule {rules}\n")
+    if any(not row["caught"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _row(mutation: Mutation, rules: Counter[str], earliest: int | None) -> dict[str, Any]:
+    return {
+        "name": mutation.name,
+        "says": mutation.says,
+        "caught": sum(rules.values()),
+        "rules": [rule for rule, _ in rules.most_common()],
+        "earliest": earliest,
+    }
+
+
+def _table(rows: list[dict[str, Any]], runs: int, first: int) -> str:
+    """The table in docs/: written by this command only."""
+    lines = [
+        "# Does the simulator find bugs?",
+        "",
+        f"Each line is one deliberate fault in the production code (`services/cli/mutations.py`), run in {runs} random",
+        f"worlds from seed {first}. Written by `rekindle simulate --mutations --runs {runs}`; do not edit.",
+        "",
+        "| mutation | what is wrong | caught | by rule | first seed |",
+        "|---|---|---:|---|---:|",
+    ]
+    for row in rows:
+        seed = "" if row["earliest"] is None else row["earliest"]
+        caught = f"{row['caught']} of {runs}"
+        lines.append(f"| {row['name']} | {row['says']} | {caught} | {', '.join(row['rules'])} | {seed} |")
+    return "\n".join(lines) + "\n"

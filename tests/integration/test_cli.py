@@ -1,0 +1,305 @@
+"""`rekindle` as a person runs it: what it says, on which channel, with which exit status, and what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+GOOD = "pool: p\ndata_dir: {data}\nhosts:\n  - {{name: h1, uri: test:///default}}\n"
+
+
+def environment(**more: str) -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("REKINDLE_")}
+    return {**clean, **more}
+
+
+def rekindle(*arguments: str, timeout_s: float = 40.0, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "services.cli", *arguments],
+        cwd=REPOSITORY,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "pool.yaml"
+        path.write_text(text.format(data=tmp_path / "data"))
+        return path
+
+    return write
+
+
+# -- bad input: exit 2, file, field and reason on standard error, nothing on standard output
+
+BAD = {
+    "an unknown field": ("pools: x\n" + GOOD, ["pool.yaml", "line 1", "pools", "did you mean pool?"]),
+    "a wrong unit": (
+        GOOD + "detection: {{suspect_after_s: 2s}}\n",
+        ["pool.yaml", "line 5", "detection.suspect_after_s", "'2s'"],
+    ),
+    "two hosts of one name": (
+        GOOD + "  - {{name: h1, uri: test:///default}}\n",
+        ["pool.yaml", "hosts", "two hosts are called h1"],
+    ),
+    "no libvirt URI": (GOOD.replace("test:///default", "h1.lan"), ["line 4", "hosts.0.uri", "no libvirt URI"]),
+    "no YAML": ("pool: [\n", ["pool.yaml", "line"]),
+    "a fence agent that is not installed": (
+        GOOD.replace("default}}", "default, fencing: [{{agent: fence_nothing}}]}}"),
+        ["hosts.h1.fencing", "fence_nothing is not installed"],
+    ),
+    "a secret that is not there": (
+        GOOD.replace(
+            "default}}", "default, fencing: [{{agent: /bin/true, secrets: {{password: {{env: NOT_SET_1}}}}}}]}}"
+        ),
+        ["hosts.h1.fencing", "environment variable NOT_SET_1 is not set"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_to_up_is_said_and_nothing_is_started(
+    pool: Callable[[str], Path], tmp_path: Path, case: str
+) -> None:
+    text, words = BAD[case]
+    done = rekindle("up", "--config", str(pool(text)))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data" / "nats").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("hosts", "--config", "/no/such/pool.yaml"), ["/no/such/pool.yaml", "cannot be read"]),
+        (("service", "cook", "--config", "/x"), ["no service is called cook", "detector"]),
+        (("service", "fencer", "--host", "h1", "--config", "/x"), ["--host", "only heartbeat"]),
+        (("explode",), ["explode"]),
+        (("hosts", "--fast"), ["--fast"]),
+        (("events", "--after", "-1"), ["--after"]),
+        (("hosts",), ["no pool file"]),
+    ],
+)
+def test_a_wrong_command_is_bad_input_too(arguments: tuple[str, ...], words: list[str]) -> None:
+    if Path("/etc/rekindle/pool.yaml").exists():
+        pytest.skip("this machine has a pool file of its own")
+    done = rekindle(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_question_while_no_plane_runs_says_where_it_looked(pool: Callable[[str], Path]) -> None:
+    done = rekindle("hosts", "--json", "--config", str(pool(GOOD)))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "nats/url" in done.stderr
+    assert "rekindle up" in done.stderr
+
+
+def test_check_names_the_field_of_what_does_not_answer(pool: Callable[[str], Path], tmp_path: Path) -> None:
+    broken = tmp_path / "fence_broken"
+    broken.write_text("#!/bin/sh\necho 'no route to BMC' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    works = tmp_path / "fence_works"
+    works.write_text("#!/bin/sh\ncat >/dev/null\necho 'Status: ON'\n")
+    works.chmod(0o755)
+    text = (
+        "data_dir: {data}\nhosts:\n"
+        f"  - name: h1\n    uri: test:///default\n    fencing: [{{{{agent: {broken}}}}}]\n"
+        f"  - name: h2\n    uri: qemu+tcp://127.0.0.1:1/system\n    fencing: [{{{{agent: {works}}}}}]\n"
+    )
+    path = pool(text)
+    done = rekindle("check", "--config", str(path))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert any(
+        line.startswith(f"{path}: line 5: hosts.0.fencing: h1: ") and "no route to BMC" in line
+        for line in lines
+    )
+    assert any(
+        line.startswith(f"{path}: line 7: hosts.1.uri: h2: ") and "does not answer" in line for line in lines
+    )
+    assert len(lines) == 2
+    as_json = json.loads(rekindle("check", "--json", "--config", str(path)).stdout)
+    assert (as_json["schema"], as_json["ok"], len(as_json["findings"])) == ("rekindle.check.v1", False, 2)
+    path.write_text(f"hosts:\n  - {{name: h1, uri: 'test:///default', fencing: [{{agent: {works}}}]}}\n")
+    good = rekindle("check", "--config", str(path))
+    assert (good.returncode, good.stderr) == (0, "")
+
+
+# -- up
+
+
+@dataclass
+class Plane:
+    """A running `rekindle up`."""
+
+    process: subprocess.Popen[bytes]
+    config: Path
+    data: Path
+    log: Path
+
+    def ask(self, *arguments: str) -> Any:
+        done = rekindle(*arguments, "--json", "--config", str(self.config))
+        return json.loads(done.stdout) if done.stdout else None
+
+    def states(self) -> dict[str, str]:
+        found = self.ask("hosts")
+        return {host["host"]: host["state"] for host in found["hosts"]} if found else {}
+
+    def pids(self) -> dict[str, int]:
+        """Every process of ours, by its name; the server included."""
+        found = {path.stem: int(path.read_text()) for path in (self.data / "run").glob("*.pid")}
+        config = str(self.data / "nats" / "nats.conf")
+        for path in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if path.name.isdigit() and config in (path / "cmdline").read_text().split("\0"):
+                    found["nats-server"] = int(path.name)
+        return found
+
+    def wait(self, condition: Callable[[], bool], what: str, within_s: float = 30.0) -> None:
+        until = time.monotonic() + within_s
+        while not condition():
+            log = self.log.read_text()[-3000:]
+            assert self.process.poll() is None, f"it ended: {log}"
+            assert time.monotonic() < until, f"not within {within_s} s: {what}\n{log}"
+            time.sleep(0.2)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+def exists(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def start(config: Path, data: Path) -> Plane:
+    log = config.parent / "up.log"
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.cli", "up", "--config", str(config)],
+            cwd=REPOSITORY,
+            env=environment(),
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+    return Plane(process, config, data, log)
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[Plane]:
+    config, data = tmp_path / "pool.yaml", tmp_path / "data"
+    config.write_text(
+        f"pool: p\ndata_dir: {data}\nhosts:\n"
+        "  - {name: h1, uri: test:///default}\n"
+        "  - {name: h2, uri: qemu+tcp://127.0.0.1:1/system}\n"
+        "detection: {quiet_after_start_s: 2}\n"
+    )
+    one = start(config, data)
+    yield one
+    left = list(one.pids().values())
+    if one.process.poll() is None:
+        one.process.kill()
+        one.process.wait()
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_up_runs_the_plane_and_ctrl_c_leaves_nothing(plane: Plane) -> None:
+    plane.wait(lambda: plane.states().get("h1") == "healthy", "h1 is healthy")
+    vms = plane.ask("vms")["vms"]
+    assert [(vm["vm"], vm["host"], vm["state"]) for vm in vms] == [("test", "h1", "running")]
+    plane.wait(lambda: plane.ask("vms")["vms"][0]["token"] == 1, "what runs has a lease")
+    plane.wait(lambda: not plane.ask("status")["roles_vacant"], "every role is held")
+
+    # a host that was never heard of: unknown, long after the quiet time, and nothing is done about it
+    time.sleep(3.0)
+    assert plane.states() == {"h1": "healthy", "h2": "unknown"}
+    status = rekindle("status", "--json", "--config", str(plane.config))
+    assert status.returncode == 1
+    assert json.loads(status.stdout)["hosts_not_healthy"] == ["h2"]
+    told = rekindle("events", "--json", "--config", str(plane.config)).stdout.splitlines()
+    assert [(json.loads(line)["data"]["kind"], json.loads(line)["subject"]) for line in told] == [
+        ("host.joined", "h1")
+    ]
+    failovers = plane.ask("failovers")
+    assert failovers["failovers"] == []
+    missing = rekindle("failovers", "show", "h9-1", "--config", str(plane.config))
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "no failover is called h9-1" in missing.stderr
+
+    second = rekindle("up", "--config", str(plane.config))
+    assert (second.returncode, second.stdout) == (2, "")
+    assert "in use by another `rekindle up`" in second.stderr
+    assert plane.states()["h1"] == "healthy", "the first one does not suffer from it"
+
+    pids = plane.pids()
+    services = {"alerting", "executor", "placement", "fencer", "detector", "heartbeat", "nats-server"}
+    assert set(pids) == services
+    assert plane.stop() == 0
+    assert {name for name, pid in pids.items() if exists(pid)} == set()
+    assert "Traceback" not in plane.log.read_text()
+    assert list((plane.data / "run").glob("*.pid")) == []
+
+
+def test_a_service_that_is_killed_is_started_again_and_a_killed_up_takes_all_with_it(plane: Plane) -> None:
+    plane.wait(lambda: plane.states().get("h1") == "healthy", "h1 is healthy")
+    first = plane.pids()
+    os.kill(first["fencer"], signal.SIGKILL)
+    os.kill(first["nats-server"], signal.SIGKILL)
+    plane.wait(
+        lambda: (
+            {"fencer", "nats-server"} <= plane.pids().keys()
+            and plane.pids()["fencer"] != first["fencer"]
+            and plane.pids()["nats-server"] != first["nats-server"]
+        ),
+        "both run again",
+    )
+    plane.wait(lambda: plane.states().get("h1") == "healthy", "h1 is healthy again")
+    pids = plane.pids()
+    plane.process.kill()
+    plane.process.wait()
+    until = time.monotonic() + 15
+    while any(exists(pid) for pid in pids.values()):
+        left = {name for name, pid in pids.items() if exists(pid)}
+        assert time.monotonic() < until, f"left behind: {left}"
+        time.sleep(0.1)
+    again = start(plane.config, plane.data)
+    try:
+        again.wait(lambda: again.states().get("h1") == "healthy", "the next one comes up")
+        kinds = rekindle("events", "--json", "--config", str(plane.config)).stdout
+        assert "host.failed" not in kinds
+        assert again.stop(signal.SIGTERM) == 0
+    finally:
+        if again.process.poll() is None:
+            again.process.kill()
+            again.process.wait()
