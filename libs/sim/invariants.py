@@ -235,6 +235,8 @@ class Invariants:
         elif same and self._truth.well_for(host.name) > WELL_S:
             well_s = self._truth.well_for(host.name)
             self.broken("6", f"{fact.at} is held failed ({fact.rule}); it has been well for {well_s:.1f} s")
+        elif same and fact.rule not in PROVEN_RULES and self._truth.answering_for(host.name) > WELL_S:
+            self.broken("6", f"{fact.at} is held failed ({fact.rule}); its libvirt answers all the time")
         if fact.rule not in PROVEN_RULES and fact.incident in self._storms:
             silent = self._storms[fact.incident]
             self.broken("7", f"{fact.at} is held failed ({fact.rule}) in a storm of {silent}")

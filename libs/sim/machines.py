@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -87,7 +88,9 @@ class SimHost:
 
     @property
     def at(self) -> Incarnation:
-        return Incarnation(host=self.name, boot=f"boot{self.boots:04d}-{self.name}")
+        """Its number and its host are in the first eight characters: incidents are named by these."""
+        of = hashlib.sha256(self.name.encode()).hexdigest()[:6]
+        return Incarnation(host=self.name, boot=f"{self.boots:02d}{of}-{self.name}")
 
     def active(self) -> list[Domain]:
         return [domain for domain in self.domains.values() if domain.state.active]

@@ -10,10 +10,10 @@ from typing import Any
 from libs.scenario.model import Scenario, StepEntry
 from libs.sim.power import HOWS
 
-FAULTS_S = (2.0, 14.0)
+FAULTS_S = (1.5, 11.0)
 """When faults happen, after the pool is ready."""
-HEAL_S = 17.0
-END_S = 100.0
+HEAL_S = 13.0
+END_S = 95.0
 MENDED_BY = {
     "power_off": "power_on",
     "crash": "reboot",
@@ -112,7 +112,7 @@ def _pool(chance: Random) -> dict[str, Any]:
     levels = chance.choice((1, 1, 1, 2))
     fencing = [{"method": "power", "level": level + 1, "timeout_s": 2.0} for level in range(levels)]
     return {
-        "management": {"replicas": chance.choice((1, 2))},
+        "management": {"replicas": chance.choice((1, 1, 2))},
         "hosts": [{"name": host, "memory_mib": memory, "cpus": 4, "fencing": fencing} for host in hosts],
         "vms": vms,
     }

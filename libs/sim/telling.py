@@ -116,10 +116,18 @@ def outcome(
         for entry in reversed(performed)
         if entry.event in ("step.power_off", "step.crash", "step.hang", "step.reboot")
     }
-    found: list[FailoverOutcome] = [
-        one.model_copy(update={"occurred_s": occurred.get(one.host)})
-        for one in failover_outcomes(stories, start)
-    ]
+    found: list[FailoverOutcome] = []
+    for story, one in zip(
+        [s for s in stories if s.fenced is not None or not s.incident.startswith("vm-")],
+        failover_outcomes(stories, start),
+        strict=True,
+    ):
+        ups = [up for vm in story.vms if (up := _up(world, vm)) is not None]
+        update = {
+            "occurred_s": occurred.get(one.host),
+            "guests_up_s": round(max(ups) - zero, 3) if ups and len(ups) == len(story.vms) else None,
+        }
+        found.append(one.model_copy(update=update))
     return Outcome(
         scenario=scenario.name,
         world="simulator",
@@ -147,6 +155,11 @@ def _vm(world: World, name: str, zero: float, end: float, waiting: bool) -> tupl
     state = "running" if current else ("waiting" if waiting else "stopped")
     host = current.at.host if current else None
     return VmOutcome(state=state, host=host, starts=len(spells), downtime_s=round(down_s, 3)), up_since
+
+
+def _up(world: World, vm: str) -> float | None:
+    """Since when the guest of the VM's present run is up."""
+    return next((one.guest_up for one in world.machines.spells.get(vm, []) if one.ended is None), None)
 
 
 def double_running(world: World) -> float:

@@ -16,8 +16,8 @@ class Truth:
         self._world = world
         self.well_since: dict[str, float] = {}
         """Since when a host has run, its agent has spoken and nothing lay between it and the bus."""
-        self.calm_since: float | None = None
-        """Since when nothing at all has been wrong."""
+        self.answering_since: dict[str, float] = {}
+        """Since when a host's libvirt has answered whoever asks, with or without its agent."""
         self._look()
 
     def _look(self) -> None:
@@ -29,12 +29,10 @@ class Truth:
                 self.well_since.setdefault(host.name, now)
             else:
                 self.well_since.pop(host.name, None)
-        whole = quiet and len(self.well_since) == len(world.machines.hosts)
-        running = all(slot.process is not None and not slot.process.stopped for slot in world.slots.values())
-        if not (whole and running):
-            self.calm_since = None
-        elif self.calm_since is None:
-            self.calm_since = now
+            if world.network.calm and host.os is Os.UP and not host.libvirt_hangs:
+                self.answering_since.setdefault(host.name, now)
+            else:
+                self.answering_since.pop(host.name, None)
         world.loop.world_later(LOOK_S, self._look)
 
     def _well(self, host: SimHost) -> bool:
@@ -48,5 +46,7 @@ class Truth:
         since = self.well_since.get(host)
         return 0.0 if since is None else self._world.loop.time() - since
 
-    def calm_for(self) -> float:
-        return 0.0 if self.calm_since is None else self._world.loop.time() - self.calm_since
+    def answering_for(self, host: str) -> float:
+        """Seconds; 0 where it does not answer."""
+        since = self.answering_since.get(host)
+        return 0.0 if since is None else self._world.loop.time() - since

@@ -68,9 +68,6 @@ def load(path: Path) -> Scenario:
 
 
 def _one(path: Path, seed: int | None, log: bool, as_json: bool) -> None:
-    from infra.lab.commands import report
-    from services.cli.tables import console
-
     scenario = load(path)
     result = run(scenario, scenario.seed if seed is None else seed, PLANE, stop_at_first=False)
     if log:
@@ -78,10 +75,36 @@ def _one(path: Path, seed: int | None, log: bool, as_json: bool) -> None:
     elif as_json:
         sys.stdout.write(result.outcome.model_dump_json(indent=2, by_alias=True) + "\n")
     else:
-        console.print("\n".join(result.log), highlight=False, markup=False)
-        report(console, scenario, result.outcome)
+        _report(scenario, result)
     if not result.outcome.passed:
         raise typer.Exit(1)
+
+
+def _report(scenario: Scenario, result: Result) -> None:
+    from services.cli import tables
+
+    outcome = result.outcome
+    tables.console.print("\n".join(result.log), highlight=False, markup=False, soft_wrap=True)
+    before = {vm.name: vm for vm in scenario.vms}
+    data = [
+        {
+            "vm": name,
+            "priority": before[name].priority.value,
+            "from": before[name].host,
+            "to": vm.host or "-",
+            "state": vm.state,
+            "starts": vm.starts,
+            "downtime": f"{vm.downtime_s:.2f} s" if vm.downtime_s else "-",
+        }
+        for name, vm in outcome.vms.items()
+    ]
+    tables.console.print()
+    tables.rows("VMs", ("vm", "priority", "from", "to", "state", "starts", "downtime"), data)
+    tables.console.print(f"\nran twice: {outcome.double_running_s:.2f} s", highlight=False)
+    for broken in outcome.violations:
+        said = f"[bold red]rule {broken.rule}[/] at {broken.at_s} s: "
+        tables.console.print(said, broken.detail, highlight=False, soft_wrap=True)
+    tables.console.print("[green]passed[/]" if outcome.passed else "[bold red]failed[/]")
 
 
 # -- many worlds

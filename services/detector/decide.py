@@ -233,7 +233,7 @@ class Detector:
             step = self._look(state, host, now)
             state = step.state
             effects += step.effects
-        step = self._storm(state)
+        step = self._storm(state, now)
         return Step(step.state, (*effects, *step.effects))
 
     def _look(self, state: State, host: str, now: float) -> Step[State]:
@@ -317,7 +317,8 @@ class Detector:
         rule = judge(found, self.settings)
         if rule is None or rule.verdict is record.state:
             return Step(state)
-        if rule.verdict is HostState.FAILED and not rule.proof and self._stormy(state, record.host):
+        stormy = state.storm > 0 or self._stormy(state, record.host)
+        if rule.verdict is HostState.FAILED and not rule.proof and stormy:
             return Step(state)
         kept = gather.as_kept(state.view(record.host).suspicion, found, now)
         if rule.verdict is HostState.AGENT_DOWN:
@@ -370,7 +371,7 @@ class Detector:
         suspects = {*self._suspects(state), *([judged] if judged is not None else [])}
         return len(suspects) > storm_limit(known)
 
-    def _storm(self, state: State) -> Step[State]:
+    def _storm(self, state: State, now: float) -> Step[State]:
         stormy = self._stormy(state)
         if stormy and not state.storm:
             number = max((record.number for record in state.records.values()), default=0) + state.storms + 1
@@ -385,7 +386,7 @@ class Detector:
             return Step(state, (Publish(held.suspects[0], held),))
         if state.storm and not stormy:
             released = StormReleased(number=state.storm, rule="believable again")
-            return Step(replace(state, storm=0), (Publish(self.hosts[0], released),))
+            return Step(_after_storm(state, now), (Publish(self.hosts[0], released),))
         return Step(state)
 
     def _move(self, state: State, record: HostRecord, fact: AnyFact | None) -> Step[State]:
@@ -394,6 +395,18 @@ class Detector:
         assert allowed(before, record.state), f"{record.host}: {before} to {record.state} is not in the table"
         state = replace(state, records=state.records.insert(record.host, record))
         return Step(state, () if fact is None else (Publish(record.host, fact),))
+
+
+def _after_storm(state: State, now: float) -> State:
+    """What was seen in the storm may be the storm's doing: whoever is silent after it must be so for a full
+    period more. A reading of power stands on its own."""
+    views = {
+        host: view
+        if view.suspicion is None
+        else replace(view, suspicion=replace(view.suspicion, alive_at=now))
+        for host, view in state.views.items()
+    }
+    return replace(state, views=HashTrieMap(views), storm=0)
 
 
 def _crashes(inventory: Inventory, before: Inventory | None) -> list[VmFailed]:

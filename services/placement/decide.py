@@ -315,16 +315,6 @@ class Placement:
                 effects += step.effects
         return Step(state, tuple(effects))
 
-
-def _crash_shown(state: State, fact: VmFailed) -> State:
-    """The crash as part of what the host showed last: the fact may overtake the inventory."""
-    heard = state.heard.get(fact.at.host)
-    report = None if heard is None else heard.vm(fact.vm)
-    if heard is None or report is None or heard.at != fact.at or 0 < fact.run < report.run:
-        return state
-    vms = tuple(fact.report if one.uuid == fact.vm else one for one in heard.vms)
-    return replace(state, heard=state.heard.insert(fact.at.host, heard.model_copy(update={"vms": vms})))
-
     def _backoff_s(self, item: Item) -> float:
         doubled = self.settings.retry_first_s * 2.0 ** max(0, min(item.attempt - 1, 16))
         return min(doubled, self.settings.retry_max_s)
@@ -338,6 +328,16 @@ def _crash_shown(state: State, fact: VmFailed) -> State:
                     due = now + self._backoff_s(item)
                     state = replace(_keep(state, incident), retry_at=state.retry_at.insert(item.vm, due))
         return state
+
+
+def _crash_shown(state: State, fact: VmFailed) -> State:
+    """The crash as part of what the host showed last: the fact may overtake the inventory."""
+    heard = state.heard.get(fact.at.host)
+    report = None if heard is None else heard.vm(fact.vm)
+    if heard is None or report is None or heard.at != fact.at or 0 < fact.run < report.run:
+        return state
+    vms = tuple(fact.report if one.uuid == fact.vm else one for one in heard.vms)
+    return replace(state, heard=state.heard.insert(fact.at.host, heard.model_copy(update={"vms": vms})))
 
 
 def _settle(state: State, incident: Incident, facts: list[AnyFact]) -> Step[State]:

@@ -72,8 +72,7 @@ async def test_a_pong_that_comes_after_its_flush_was_cancelled_leaves_the_connec
     changes = Changes()
     client = await connect([server.url], "one", closed=closed, on_change=changes)
     stop(server)
-    with pytest.raises((TimeoutError, nats.errors.Error)):
-        await client.flush(timeout=0.05)  # type: ignore[arg-type]  # a fraction is fine
+    # one alone: each ping without its pong brings the connection nearer to being given up
     flush = asyncio.create_task(client.flush(timeout=5))
     await asyncio.sleep(0.05)
     flush.cancel()

@@ -1,0 +1,91 @@
+"""Scenario files in the simulator: what cannot be played is refused by file, line, field and reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from libs.config.yamlfile import BadInputError
+from libs.scenario.outcome import Violation
+from libs.sim.random_world import compose, draw, parts
+from libs.sim.run import run
+from libs.sim.shrink import shrink
+from services.cli.mutations import MUTATIONS
+from services.cli.simplane import PLANE
+from services.cli.simulate import as_file, load
+
+POOL = """\
+schema: rekindle.scenario.v1
+name: a file
+duration_s: 60
+hosts: [{name: h1}, {name: h2}]
+vms: [{name: a, host: h1}]
+steps:
+  - {at_s: 5, do: power_on, host: h2}
+"""
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        ("{at_s: 6, do: explode, host: h1}", "line 8: steps.1.do: 'explode' is no step"),
+        (
+            "{at_s: 6, do: stall_storage, host: h1}",
+            "line 8: steps.1.do: stall_storage is not possible here yet",
+        ),
+        ("{at_s: 6, do: power_off, host: h9}", "line 8: steps.1.host: there is no host h9"),
+        ("{at_s: 1, do: power_off, host: h1}", "line 8: steps.1.at_s: 1.0 s lies before the step above"),
+        ("{at_s: 6, do: partition, groups: [[h1], [h9]]}", "line 8: steps.1.groups: there is no machine h9"),
+        (
+            "{at_s: 6, do: break_fencing, host: h1, how: melt}",
+            "line 8: steps.1.how: a device can be broken by",
+        ),
+        ("{at_s: 6, do: kill_service, service: fencer, replica: 1}", "line 8: steps.1.replica: there are 1"),
+        ("{at_s: 6, do: kill_service, service: heartbeat}", "line 8: steps.1.service: kill_service is for"),
+    ],
+)
+def test_a_step_that_cannot_be_played_is_refused(tmp_path: Path, step: str, says: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"{POOL}  - {step}\n")
+    with pytest.raises(BadInputError) as refused:
+        load(path)
+    assert str(refused.value).startswith(f"{path}: {says}")
+
+
+def test_fencing_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(POOL.replace("{name: h2}", "{name: h2, fencing: [{method: watchdog, timeout_s: 10}]}"))
+    with pytest.raises(BadInputError, match=r"hosts\.h2\.fencing: watchdog is not possible here yet"):
+        load(path)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("seed", range(20))
+def test_a_random_world_is_a_scenario_that_can_be_taken_apart(seed: int) -> None:
+    world = draw(seed)
+    assert compose(*parts(world)) == world
+
+
+def test_what_breaks_a_rule_is_made_short_and_written_as_a_file(tmp_path: Path) -> None:
+    mutation = next(one for one in MUTATIONS if one.name == "token stays")
+
+    def breaks(scenario: object) -> Violation | None:
+        assert isinstance(scenario, type(draw(0)))
+        found = run(scenario, 0, PLANE, liveness=True).violations
+        return next((one for one in found if one.rule == "1"), None)
+
+    with mutation.applied():
+        first = breaks(draw(0))
+        assert first is not None
+        smallest, tries = shrink(draw(0), breaks)
+        found = breaks(smallest)
+        assert found is not None
+        assert tries > 0
+        assert len(smallest.steps) < len(draw(0).steps)
+        path = tmp_path / "found.yaml"
+        path.write_text(as_file(smallest, 0, found))
+        again = run(load(path), 0, PLANE)
+        assert [one.rule for one in again.violations] == ["1"]
+    assert run(load(path), 0, PLANE).violations == []
