@@ -114,9 +114,9 @@ def adopted(
                 return lease.model_copy(update=changes)
             return None
         gone = holder_known and (holder_report is None or not holder_report.state.active)
-        started_by_person = lease.state is LeaseState.STOPPED
-        if gone and (started_by_person or lease.state is not LeaseState.STARTING):
-            return _held(lease, at, report)  # migrated, or started elsewhere
+        if lease.state is LeaseState.STOPPED or (gone and lease.state is not LeaseState.STARTING):
+            # started elsewhere by a person: of a stopped VM nobody else holds anything; or migrated
+            return _held(lease, at, report)
         return None
     on_purpose = report.stop_reason in (StopReason.ON_PURPOSE, StopReason.SAVED)
     if lease is not None and lease.holder == at and lease.state is LeaseState.RUNNING and on_purpose:
@@ -124,6 +124,7 @@ def adopted(
     return None
 
 
-def may_run(lease: RunLease | None, at: Incarnation) -> bool:
-    """The boot gate's question: may this VM run on this incarnation, by the lease?"""
-    return lease is None or lease.holder == at
+def may_run(lease: RunLease | None, at: Incarnation, *, boots_known: bool) -> bool:
+    """The boot gate's question: may this VM run on this incarnation, by the lease? Where boots are not known
+    for certain (an agentless host), only a lease on another host speaks against it."""
+    return lease is None or lease.holder == at or (not boots_known and lease.holder.host == at.host)

@@ -272,5 +272,5 @@ def take_down(spec: LabSpec, keep_logs: bool) -> None:
     # What was started but not yet recorded when its creator died, and what an agent left.
     procs.sweep(spec.root)
     if spec.network is not None:
-        network.down(spec.network)
+        network.down(spec.network, spec.root)
     _remove(spec, keep_logs)

@@ -4,6 +4,7 @@ The bridge has an address: what listens on it (or on 0.0.0.0) is reached from ev
 is theirs alone.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -12,13 +13,16 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from infra.lab.needs import program
-from infra.lab.paths import MARKER
 from infra.lab.spec import LabError, LabHost, LabNetwork
 
+_LOCK = "network.lock"
 
-def _ip(*arguments: str, env: dict[str, str] | None = None) -> str:
+
+def _ip(*arguments: str, holding: int | None = None) -> str:
+    """Run `ip`; it keeps the open file `holding` for as long as it lives."""
     argv = [program("ip"), *arguments]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    kept = () if holding is None else (holding,)
+    done = subprocess.run(argv, pass_fds=kept, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
@@ -69,17 +73,22 @@ def works() -> bool:
 
 def up(network: LabNetwork, root: Path) -> None:
     """Make the switch, unless it is there. Raises LabError."""
-    # Marked as the lab's: if the caller is killed now, `down` must not overtake a command still under way.
-    environment = {**os.environ, MARKER: str(root)}
-    if not Path(f"/sys/class/net/{network.bridge}").exists():
-        _ip("link", "add", network.bridge, "type", "bridge", env=environment)
-        address = f"{network.gateway}/{network.prefix}"
-        _ip("addr", "add", address, "dev", network.bridge, env=environment)
-    _ip("link", "set", network.bridge, "up", env=environment)
+    # The lock is held by each command itself, from its fork on: if the caller is killed now, `down` waits for a
+    # command that is still under way instead of overtaking it.
+    with open(root / _LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        held = lock.fileno()
+        if not Path(f"/sys/class/net/{network.bridge}").exists():
+            _ip("link", "add", network.bridge, "type", "bridge", holding=held)
+            address = f"{network.gateway}/{network.prefix}"
+            _ip("addr", "add", address, "dev", network.bridge, holding=held)
+        _ip("link", "set", network.bridge, "up", holding=held)
 
 
-def down(network: LabNetwork) -> None:
+def down(network: LabNetwork, root: Path) -> None:
     """Take the switch and what cables are left away. Raises LabError when they stay."""
+    with open(root / _LOCK, "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
     for name in [network.port(host) for host in network.addresses] + [network.bridge]:
         if Path(f"/sys/class/net/{name}").exists():
             # A cable goes by itself with its host's namespace, perhaps just now; only what remains is an error.

@@ -17,7 +17,7 @@ from libs.core.ports import ConflictError, Delivery, Row, UnavailableError
 from libs.events.facts import AnyFact
 from libs.events.signals import Signal
 from libs.sim.loop import Process, SimLoop
-from libs.sim.network import BUS, Network
+from libs.sim.network import Network
 
 if TYPE_CHECKING:
     from libs.sim.bus import SimBus
@@ -282,6 +282,3 @@ class Broker:
             if version is not None and version.value is not None:
                 found.append(Row(key, version.value, version.revision))
         return found
-
-
-__all__ = ["ACK_WAIT_S", "BUS", "Broker", "Consumer", "Puller", "Stored"]

@@ -121,7 +121,7 @@ class Invariants:
 
     def _stopped_on_purpose(self, host: SimHost, vm: str, name: str) -> None:
         down = self._world.stopped_on_purpose.get(vm)
-        if down is None:
+        if down is None or not down.seen:
             return
         # its own host lives and has said so all the time: nobody can have missed why it stopped
         since = self._truth.well_since.get(down.host)

@@ -14,8 +14,7 @@ class Network:
 
     def __init__(self, chance: Random) -> None:
         self._chance = chance
-        self._cuts: dict[tuple[str, str], int] = {}
-        self._partitions: list[list[tuple[str, str]]] = []
+        self._cuts: set[tuple[str, str]] = set()
         self.delay_s = 0.0
         self.loss = 0.0
         """Share of core messages and of single calls that are lost."""
@@ -51,12 +50,9 @@ class Network:
             for a in group
             for b in others
         ]
-        self._partitions.append(links)
-        for link in links:
-            self._cuts[link] = self._cuts.get(link, 0) + 1
+        self._cuts.update(links)
 
     def heal(self) -> None:
         """All cuts, delays and losses end."""
         self._cuts.clear()
-        self._partitions.clear()
         self.delay_s = self.loss = 0.0

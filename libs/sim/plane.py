@@ -32,6 +32,8 @@ class SimPorts:
     hypervisors: SimHypervisors
     plane_started: float
     me: str
+    predecessor: str | None
+    """The life of this process before this one, as its supervisor knows it."""
     leases: list[JetStreamLease] = field(default_factory=list)
 
     def store(self, bucket: str) -> SimStore:
@@ -39,7 +41,9 @@ class SimPorts:
 
     def lease(self) -> JetStreamLease:
         """The production lease over a simulated store and clock."""
-        lease = JetStreamLease(self.store("leaders"), self.service, self.clock, me=self.me)
+        lease = JetStreamLease(
+            self.store("leaders"), self.service, self.clock, me=self.me, predecessor=self.predecessor
+        )
         self.leases.append(lease)
         return lease
 

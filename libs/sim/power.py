@@ -11,7 +11,6 @@ from libs.sim.loop import Process, SimLoop
 from libs.sim.machines import Machines
 
 CALL_S = (0.05, 0.4)
-SLOW_OFF_S = 2.5
 HOWS = ("dead", "hang", "refuse", "lie", "no_effect", "shared_power")
 
 

@@ -31,7 +31,6 @@ from libs.scenario.outcome import (
     VmOutcome,
     failover_outcomes,
     host_outcomes,
-    seconds,
     timeline,
     unmet,
 )
@@ -172,6 +171,3 @@ def double_running(world: World) -> float:
                 ended = min(one.ended if one.ended is not None else end, other.ended or end)
                 total += max(0.0, ended - began)
     return total
-
-
-__all__ = ["double_running", "envelopes", "gist", "line", "outcome", "seconds"]

@@ -9,15 +9,14 @@ from random import Random
 from typing import TypeVar
 
 from libs.core.ports import StartRefusedError, UnavailableError
-from libs.model import Answer, Incarnation, StopReason, VmDefinition, VmReport, VmState
+from libs.model import Answer, Incarnation, StopReason, VmDefinition, VmReport
 from libs.sim.loop import Process, SimLoop
 from libs.sim.machines import Machines, Os, SimHost
 from libs.sim.network import Network
 
 T = TypeVar("T")
-CALL_S, START_S, PROBE_LATE_S = 5.0, 30.0, 1.0
+CALL_S, START_S = 5.0, 30.0
 QEMU_START_S = (0.05, 0.6)
-LOOK_S = 0.05
 
 
 class Trouble:
@@ -109,6 +108,10 @@ class SimHypervisor:
             vcpus=domain.spec.vcpus,
             policy=domain.spec.policy,
         )
+
+    def remember_runs(self, runs: dict[str, int]) -> None:
+        """See services.heartbeat.act.LocalHypervisor."""
+        self._runs = {**runs, **self._runs}
 
     async def definitions(self) -> list[VmDefinition]:
         def read(host: SimHost) -> list[VmDefinition]:
@@ -213,6 +216,3 @@ class SimHypervisors:
         await asyncio.sleep(max(0.0, began + timeout_s - self._virt.loop.time()))
         self._process.enter()
         return Answer.SILENT, f"no answer in {timeout_s} s"
-
-
-__all__ = ["SimHypervisor", "SimHypervisors", "Virt", "VmState", "definition"]

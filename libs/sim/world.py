@@ -47,6 +47,8 @@ class Stop:
 
     host: str
     at: float
+    seen: bool
+    """It had run for a while: the end of one that has only just begun looks like a start that failed."""
 
 
 @dataclass(slots=True)
@@ -195,6 +197,7 @@ class World:
             hypervisors=SimHypervisors(self.virt, process),
             plane_started=zero_s,  # the plane's supervisor has run since the beginning
             me=f"{process.name}#{slot.lives}",
+            predecessor=f"{process.name}#{slot.lives - 1}" if slot.lives > 1 else None,
         )
 
     async def _service(self, slot: Slot, process: Process) -> None:
@@ -261,10 +264,9 @@ class World:
                 told(host)
 
     def shut_down(self, host: SimHost, vm: str) -> None:
-        """Somebody means this VM to be down from now on. One that has only just begun was not seen yet: its
-        end looks like a start that failed."""
-        if self.loop.time() - host.domains[vm].since > SEEN_S:
-            self.stopped_on_purpose[vm] = Stop(host.name, self.loop.time())
+        """Somebody means this VM to be down from now on."""
+        seen = self.loop.time() - host.domains[vm].since > SEEN_S
+        self.stopped_on_purpose[vm] = Stop(host.name, self.loop.time(), seen)
         self.machines.end(host, vm, StopReason.ON_PURPOSE)
 
     def add_host(self, host: ScenarioHost) -> None:

@@ -29,6 +29,7 @@ from libs.virt.threads import HostThreads
 T = TypeVar("T")
 CALL_S = 5.0
 START_S = 30.0
+HUNG_MOST = 16
 log = structlog.get_logger()
 
 STATES = {
@@ -75,6 +76,7 @@ class LibvirtHost:
         self._defaults, self._clock = defaults, clock
         self._threads = HostThreads(f"libvirt-{name}", threads)
         self._size = threads
+        self._left: list[HostThreads] = []
         self._connection: Any = None
         self._opening = threading.Lock()
         self._on_open: list[Callable[[Any], None]] = []
@@ -105,23 +107,33 @@ class LibvirtHost:
     async def call(self, what: str, work: Callable[[Any], T], timeout_s: float = CALL_S) -> T:
         """Run `work(connection)` in a thread of this host. Raises UnavailableError."""
         try:
-            return await self._threads.call(lambda: work(self._connect()), timeout_s)
+            return await self._usable_threads().call(lambda: work(self._connect()), timeout_s)
         except TimeoutError as error:
             self._abandon()
             raise UnavailableError(f"{self.name}: {what}: no answer in {timeout_s} s") from error
         except libvirt.libvirtError as error:
             raise UnavailableError(f"{self.name}: {what}: {error}") from error
 
+    def _usable_threads(self) -> HostThreads:
+        """Raises TimeoutError while too many earlier calls still hang: a host that hangs for days must not
+        cost a thread for each question."""
+        self._left = [threads for threads in self._left if threads.hung()]
+        if sum(threads.hung() for threads in self._left) >= HUNG_MOST:
+            raise TimeoutError
+        return self._threads
+
     def _abandon(self) -> None:
         """A call hangs, maybe for ever: leave its threads and its connection behind and begin anew."""
         self._connection = None
+        self._threads.retire()
+        self._left.append(self._threads)
         self._threads = HostThreads(f"libvirt-{self.name}", self._size)
         self._opening = threading.Lock()
 
     async def probe(self, timeout_s: float) -> tuple[Answer, str]:
         """One round trip. Refused only where the machine itself must have answered."""
         try:
-            await self._threads.call(lambda: self._connect().getHostname(), timeout_s)
+            await self._usable_threads().call(lambda: self._connect().getHostname(), timeout_s)
         except TimeoutError:
             self._abandon()
             return Answer.SILENT, f"no answer in {timeout_s} s"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+_Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop] | None
 
 
 class HostThreads:
@@ -40,14 +40,29 @@ class HostThreads:
         async with asyncio.timeout(timeout_s):
             return await future
 
+    def retire(self) -> None:
+        """End every thread as soon as it is free; one that hangs in its call stays until that returns."""
+        with self._lock:
+            for _ in range(self._started):
+                self._jobs.put(None)
+
+    def hung(self) -> int:
+        """Threads that a retired set has not got rid of."""
+        with self._lock:
+            return self._started
+
     def _work(self) -> None:
         while True:
             with self._lock:
                 self._idle += 1
-            function, future, loop = self._jobs.get()
+            job = self._jobs.get()
             with self._lock:
                 self._idle -= 1
+                if job is None:
+                    self._started -= 1
+                    return
                 self._queued -= 1
+            function, future, loop = job
             if future.cancelled():
                 continue  # its deadline passed while it waited for a thread: it must not run late
             try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
+from libs import crashes as crashes_told
 from libs import leases
 from libs.core.decider import Publish, Step
 from libs.core.ledger import Ledger
@@ -22,6 +23,7 @@ from libs.leases import Grant, Ruling
 from libs.model import FenceProof, LeaseState, PowerState, ProofMethod, StopReason
 from libs.planning import plan as planning
 from libs.power.devices import FenceDevices
+from services.detector import decide as detector_decide
 from services.detector.decide import Detector
 from services.detector.verdict import RULES, Rule
 from services.executor import act as executor_act
@@ -29,6 +31,7 @@ from services.executor.decide import Executor
 from services.fencer.act import Hands as FencerHands
 from services.fencer.decide import Fenced, Fencer
 from services.heartbeat.act import Hands as AgentHands
+from services.placement import decide as placement_decide
 from services.placement import incidents
 from services.placement import pool as placement_pool
 from services.placement.decide import Placement
@@ -197,8 +200,6 @@ def _on_purpose_ignored() -> list[Patch]:
         change = adopted(lease, at, report, holder_report, holder_known)
         return None if change is not None and change.state is LeaseState.STOPPED else change
 
-    from services.detector import decide as detector_decide
-
     def crashes(inventory: Any, before: Any) -> Any:
         told = inventory.model_copy(
             update={
@@ -212,7 +213,11 @@ def _on_purpose_ignored() -> list[Patch]:
         )
         return _CRASHES(told, before)
 
-    return [(leases, "adopted", never), (detector_decide, "_crashes", crashes)]
+    return [
+        (leases, "adopted", never),
+        (detector_decide, "crashes", crashes),
+        (placement_decide, "crashes", crashes),
+    ]
 
 
 def _promised_room_forgotten() -> list[Patch]:
@@ -321,7 +326,7 @@ def _reclaim_off() -> list[Patch]:
     return [(incidents, "reclaimed", lambda incident, proof: incident)]
 
 
-_CRASHES = __import__("services.detector.decide", fromlist=["_crashes"])._crashes
+_CRASHES = crashes_told.crashes
 _FENCE_OUTCOME = Fencer._outcome
 
 MUTATIONS: tuple[Mutation, ...] = (

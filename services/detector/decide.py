@@ -24,6 +24,7 @@ from libs.core.decider import (
     Step,
     TableRead,
 )
+from libs.crashes import crashes
 from libs.events.facts import (
     AnyFact,
     HostAgentDown,
@@ -35,7 +36,6 @@ from libs.events.facts import (
     HostSuspected,
     StormHeld,
     StormReleased,
-    VmFailed,
 )
 from libs.events.signals import Goodbye, Heartbeat, InventorySeen
 from libs.lifecycle import allowed
@@ -47,9 +47,6 @@ from libs.model import (
     Inventory,
     PowerState,
     ProofMethod,
-    Protection,
-    StopReason,
-    VmState,
 )
 from services.detector import evidence as gather
 from services.detector.asks import Answered
@@ -101,7 +98,7 @@ class Detector:
             Publish(host, fact)
             for host, view in sorted(views.items())
             if view.inventory is not None
-            for fact in _crashes(view.inventory, None)
+            for fact in crashes(view.inventory, None)
         ]
         return Step(state, tuple(said))
 
@@ -193,7 +190,7 @@ class Detector:
         if before is not None and before.agent == inventory.agent and before.rev > inventory.rev:
             return Step(state)
         state = replace(state, views=state.views.insert(host, replace(view, inventory=inventory)))
-        effects = tuple(Publish(host, fact) for fact in _crashes(inventory, before))
+        effects = tuple(Publish(host, fact) for fact in crashes(inventory, before))
         return Step(state, effects)
 
     def _late_reading(self, state: State, rows: tuple[object, ...]) -> Step[State]:
@@ -407,24 +404,3 @@ def _after_storm(state: State, now: float) -> State:
         for host, view in state.views.items()
     }
     return replace(state, views=HashTrieMap(views), storm=0)
-
-
-def _crashes(inventory: Inventory, before: Inventory | None) -> list[VmFailed]:
-    """VMs whose own hypervisor says that they crashed, where it did not say so before."""
-    known = before if before is not None and before.at == inventory.at else None
-    return [
-        VmFailed(
-            vm=report.uuid,
-            name=report.name,
-            at=inventory.at,
-            run=report.run,
-            reason=report.stop_reason,
-            report=report,
-            rule="its own hypervisor says crashed",
-        )
-        for report in inventory.vms
-        if report.state is VmState.STOPPED
-        and report.stop_reason is StopReason.CRASHED
-        and report.policy.protection is not Protection.NONE
-        and (known is None or known.vm(report.uuid) != report)
-    ]

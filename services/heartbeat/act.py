@@ -11,7 +11,7 @@ from libs.core.decider import Outcome
 from libs.core.ports import ConflictError, Hypervisor, Hypervisors, Row, Store, UnavailableError
 from libs.events.signals import Question, Reply, Signal
 from libs.leases import may_run
-from libs.model import Answer, Incarnation, RunLease, VmDefinition
+from libs.model import Answer, Incarnation, Inventory, RunLease, VmDefinition
 from services.heartbeat.orders import (
     AllRead,
     GatePassed,
@@ -33,6 +33,9 @@ class LocalHypervisor(Hypervisor, Protocol):
 
     async def definitions(self) -> list[VmDefinition]: ...
 
+    def remember_runs(self, runs: dict[str, int]) -> None:
+        """What an earlier life of this agent saw on this boot: a crash seen late keeps its number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hands:
@@ -42,6 +45,8 @@ class Hands:
     definitions: Store
     leases: Store
     at: Incarnation
+    boots_known: bool
+    """False for an agentless host: whether it booted can only be guessed from outside."""
 
     async def perform(self, request: PassGate | ReadAll | PutInventory | PutDefinition) -> Outcome:
         """Raises UnavailableError where libvirt or the bus did not answer."""
@@ -67,13 +72,19 @@ class Hands:
         return Put(key=request.key)
 
     async def _gate(self, at: Incarnation) -> list[Stopped]:
+        row = await self.inventory.get(at.host)
+        earlier = None if row is None else _inventory(row)
+        if earlier is not None and earlier.at == at:
+            # this boot passed the gate in an earlier life of this agent; what runs since is not for us to stop
+            self.hypervisor.remember_runs({report.uuid: report.run for report in earlier.vms})
+            return []
         stopped = []
         for report in await self.hypervisor.reports():
             if not report.state.active:
                 continue
             row = await self.leases.get(report.uuid)
             lease = None if row is None else _lease(row)
-            if lease is not None and not may_run(lease, at):
+            if lease is not None and not may_run(lease, at, boots_known=self.boots_known):
                 await self.hypervisor.destroy(report.uuid)
                 stopped.append(Stopped(report=report, lease=lease))
         return stopped
@@ -98,6 +109,14 @@ class Hands:
         if about:
             answer, detail = await self.neighbours.probe(about, PROBE_S)
         return Reply(about=about, peer=self.at, answer=answer, detail=detail[:200])
+
+
+def _inventory(row: Row) -> Inventory | None:
+    """What another version stored says nothing about this boot: then the gate is passed once more."""
+    try:
+        return Inventory.model_validate_json(row.value)
+    except ValidationError:
+        return None
 
 
 def _lease(row: Row) -> RunLease:

@@ -28,6 +28,7 @@ def agent(
         ports.store("definitions"),
         ports.store("leases"),
         at,
+        boots_known=entry.agent,
     )
     decider = Agent(
         at=at,

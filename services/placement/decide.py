@@ -9,6 +9,7 @@ from rpds import HashTrieMap
 
 from libs.config.settings import Restart
 from libs.core.decider import Effect, Input, Publish, Records, Step, TableRead
+from libs.crashes import crashes
 from libs.events.facts import (
     AnyFact,
     FailoverCompleted,
@@ -149,7 +150,8 @@ class Placement:
                 step = self._open(state, incident, [item.model_copy(update={"proofs": (proof,)})], now)
                 state = step.state
                 effects += step.effects
-        return Step(state, tuple(effects))
+        step = self._missed_crashes(state, now)
+        return Step(step.state, (*effects, *step.effects))
 
     # -- what happened
 
@@ -221,6 +223,18 @@ class Placement:
             rule="its budget of restarts is spent",
         )
         return Step(state, (Publish(key, given_up),))
+
+    def _missed_crashes(self, state: State, now: float) -> Step[State]:
+        """The net under `vm.failed`: told while the VM's last restart was not yet known to have succeeded, it
+        was of no use then, and nobody tells it again."""
+        effects: list[Effect] = []
+        for _, inventory in sorted(state.heard.items()):
+            for fact in crashes(inventory, None):
+                if fact.vm in state.leases:
+                    step = self._crashed(state, fact, now)
+                    state = step.state
+                    effects += step.effects
+        return Step(state, tuple(effects))
 
     def _restarted(self, state: State, fact: VmRestarted) -> Step[State]:
         incident, item = _find(state, fact.incident, fact.vm)

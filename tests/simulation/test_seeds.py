@@ -19,7 +19,7 @@ from services.cli.simplane import PLANE
 
 SEEDS = int(os.environ.get("REKINDLE_SEEDS", "200"))
 BLOCK = 25
-CAUGHT = ("fence skipped", "token stays", "storm guard off", "new boot is the old", "new room unnoticed")
+CAUGHT = ("fence skipped", "token stays", "storm guard off", "new boot is the old", "silence is proof")
 PROGRAM = """
 import hashlib
 from libs.sim.random_world import draw

@@ -10,7 +10,7 @@ from libs.config.settings import Heartbeats
 from libs.core.decider import Expired, Input, Step
 from libs.core.ports import Hypervisors, UnavailableError
 from libs.events.signals import Heartbeat, InventorySeen, Question, Reply
-from libs.model import Answer, Incarnation, StopReason, VmDefinition, VmReport, VmState
+from libs.model import Answer, Incarnation, Inventory, StopReason, VmDefinition, VmReport, VmState
 from services.heartbeat.act import Hands
 from services.heartbeat.decide import Agent, AgentState
 from services.heartbeat.orders import AllRead, GatePassed, PassGate, PutDefinition, Stirred, Stopped
@@ -234,6 +234,7 @@ class Libvirt:
 
     def __init__(self, *vms: VmReport, away: bool = False) -> None:
         self.vms, self.away, self.destroyed = list(vms), away, list[str]()
+        self.runs: dict[str, int] = {}
 
     async def reports(self) -> list[VmReport]:
         if self.away:
@@ -255,6 +256,9 @@ class Libvirt:
     async def definitions(self) -> list[VmDefinition]:
         return []
 
+    def remember_runs(self, runs: dict[str, int]) -> None:
+        self.runs = runs
+
 
 class Neighbours:
     async def at(self, incarnation: Incarnation, timeout_s: float) -> Any:
@@ -268,7 +272,7 @@ def hands(libvirt: Libvirt) -> tuple[Hands, World]:
     world = World()
     store = Process(world)
     neighbours: Hypervisors = Neighbours()
-    return Hands(libvirt, neighbours, store, store, store, H1), world
+    return Hands(libvirt, neighbours, store, store, store, H1, boots_known=True), world
 
 
 async def test_the_gate_stops_what_runs_under_anothers_lease_and_nothing_else() -> None:
@@ -283,6 +287,19 @@ async def test_the_gate_stops_what_runs_under_anothers_lease_and_nothing_else() 
     assert isinstance(done, GatePassed)
     assert libvirt.destroyed == ["theirs", "former", "paused"]
     assert [one.report.uuid for one in done.stopped] == libvirt.destroyed
+
+
+async def test_an_agent_that_restarts_on_the_same_boot_stops_nothing_and_remembers_the_runs() -> None:
+    libvirt = Libvirt(vm("a"))
+    hand, world = hands(libvirt)
+    # the plane was away while a person migrated it here: its lease still names the other host
+    world.rows["a"] = (lease("a", H2).model_dump_json().encode(), 1)
+    earlier = Inventory(at=H1, agent="x", rev=3, memory_mib=1, cpus=1, vms=(vm("a", run=7),))
+    world.rows["h1"] = (earlier.model_dump_json().encode(), 2)
+    done = await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
+    assert isinstance(done, GatePassed)
+    assert (done.stopped, libvirt.destroyed) == ((), [])
+    assert libvirt.runs == {"a": 7}
 
 
 async def test_the_gate_is_not_passed_while_leases_or_libvirt_cannot_be_read() -> None:

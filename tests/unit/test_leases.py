@@ -153,7 +153,12 @@ def test_what_is_found_is_put_into_the_lease(
 
 
 def test_only_the_holder_may_run_it_and_anybody_may_where_there_is_none() -> None:
-    assert may_run(None, H1)
-    assert may_run(lease("a", H1), H1)
-    assert not may_run(lease("a", H2), H1)
-    assert not may_run(lease("a", boot("h1", 2)), H1)
+    assert may_run(None, H1, boots_known=True)
+    assert may_run(lease("a", H1), H1, boots_known=True)
+    assert not may_run(lease("a", H2), H1, boots_known=True)
+    assert not may_run(lease("a", boot("h1", 2)), H1, boots_known=True)
+
+
+def test_where_boots_are_only_guessed_a_lease_of_the_same_host_does_not_speak_against_a_vm() -> None:
+    assert may_run(lease("a", boot("h1", 2)), H1, boots_known=False)
+    assert not may_run(lease("a", H2), H1, boots_known=False)

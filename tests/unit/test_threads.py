@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from libs.core.ports import UnavailableError
+from libs.model import Answer, VmPolicy
+from libs.virt.host import HUNG_MOST, LibvirtHost
 from libs.virt.threads import HostThreads
 from tests.waiting import eventually
 
@@ -76,3 +79,17 @@ async def test_no_more_threads_than_allowed_and_errors_come_back() -> None:
     with pytest.raises(KeyError):
         await threads.call(fail, 1.0)
     await eventually(lambda: now == 0, "all at rest")
+
+
+async def test_a_host_that_hangs_for_days_costs_a_bounded_number_of_threads_and_recovers() -> None:
+    host = LibvirtHost("h", "test:///default", VmPolicy(), time.monotonic)
+    assert await host.probe(5.0) == (Answer.UP, "libvirt answers")
+    before, release = threading.active_count(), threading.Event()
+    for _ in range(60):
+        with pytest.raises(UnavailableError):
+            await host.call("hangs", lambda _: release.wait(30), 0.02)
+    assert threading.active_count() - before <= HUNG_MOST + 8
+    assert (await host.probe(0.5))[0] is Answer.SILENT
+    release.set()
+    await eventually(lambda: threading.active_count() <= before, "the hung threads end with their calls")
+    assert (await host.probe(5.0))[0] is Answer.UP
