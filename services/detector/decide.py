@@ -235,6 +235,13 @@ class Detector:
 
     def _look(self, state: State, host: str, now: float) -> Step[State]:
         record, view = state.record(host), state.view(host)
+        if (
+            record.at is not None
+            and view.seen not in (None, record.at)
+            and view.seen.boot not in record.former
+        ):
+            # a new boot beat while we could not decide; it counts also if it has been silent since
+            return self._alive(state, record, view.seen)
         if record.state is HostState.FAILED or record.state is HostState.FENCED:
             return Step(state)
         if record.state in (HostState.SUSPECT, HostState.AGENT_DOWN):
