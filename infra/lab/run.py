@@ -23,12 +23,12 @@ from libs.report import FailoverStory, failovers
 from libs.scenario.model import Scenario, StepEntry
 from libs.scenario.outcome import (
     FailoverOutcome,
-    HostOutcome,
     Outcome,
     TimelineEntry,
     Violation,
     VmOutcome,
     failover_outcomes,
+    host_outcomes,
     seconds,
     timeline,
     unmet,
@@ -259,7 +259,7 @@ class LabRun:
                 since[vm.name] = up_s
         names = {self.lab.vm_uuid(vm.name): vm.name for vm in self.scenario.vms}
         told = [one for one in timeline(self.envelopes, self.zero, names) if one.at_s >= 0]
-        hosts = self._hosts(told)
+        hosts = host_outcomes(told, [host.name for host in self.scenario.hosts])
         double_s = observed.summary.double_s if observed.summary else 0.0
         violations = []
         if double_s > 0 or (observed.summary and observed.summary.sightings):
@@ -280,25 +280,6 @@ class LabRun:
             timeline=tuple(sorted([*self.performed, *told], key=lambda entry: entry.at_s)),
             observer=_rates(observed),
         )
-
-    def _hosts(self, told: list[TimelineEntry]) -> dict[str, HostOutcome]:
-        states = {
-            "host.joined": "healthy",
-            "host.refuted": "healthy",
-            "host.recovered": "healthy",
-            "host.suspected": "suspect",
-            "host.agent_down": "agent_down",
-            "host.failed": "failed",
-            "host.fenced": "fenced",
-        }
-        found = {}
-        for host in self.scenario.hosts:
-            mine = [entry.event for entry in told if entry.subject == host.name]
-            said = [states[event] for event in mine if event in states]
-            # the proof that an old boot is over may be told after the new boot joined
-            state = "healthy" if said[-2:] == ["healthy", "fenced"] else (said[-1] if said else "healthy")
-            found[host.name] = HostOutcome(state=state, fenced="host.fenced" in mine)
-        return found
 
     def _failovers(self, observed: Observations) -> list[FailoverOutcome]:
         found = []

@@ -105,45 +105,38 @@ class HostAgentDown(SuspicionFact):
     evidence: tuple[Evidence, ...] = ()
 
 
-class HostFailed(HostFact):
+class VerdictFact(HostFact):
+    """A fact about one verdict on one host."""
+
+    incident: str
+    epoch: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}"
+
+
+class HostFailed(VerdictFact):
     """The verdict. `vms` is all that a late reader needs to know of what ran there."""
 
     kind: Literal["host.failed"] = "host.failed"
-    incident: str
-    epoch: int
     evidence: tuple[Evidence, ...] = ()
     proof: FenceProof | None = Field(None, description="where the verdict's evidence is already a proof")
     vms: tuple[VmReport, ...] = ()
 
-    @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.incident}"
 
-
-class HostRecovered(HostFact):
+class HostRecovered(VerdictFact):
     """A host that was held failed but never proven harmless speaks again with the same incarnation."""
 
     kind: Literal["host.recovered"] = "host.recovered"
-    incident: str
-    epoch: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.incident}"
 
 
-class HostFenced(HostFact):
+class HostFenced(VerdictFact):
     """The incarnation can do no harm: the proof says why."""
 
     kind: Literal["host.fenced"] = "host.fenced"
-    incident: str
-    epoch: int
     proof: FenceProof
     vms: tuple[VmReport, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.incident}"
 
 
 class HostFenceFailed(HostFact):
@@ -159,7 +152,15 @@ class HostFenceFailed(HostFact):
         return f"{self.kind}/{self.incident}/{self.attempt}"
 
 
-class StormHeld(Fact):
+class PoolFact(Fact):
+    """A fact about the pool as a whole."""
+
+    @property
+    def about(self) -> str:
+        return "pool"
+
+
+class StormHeld(PoolFact):
     """More suspects at once than believable: verdicts wait for proof or for an operator."""
 
     kind: Literal["storm.held"] = "storm.held"
@@ -171,12 +172,8 @@ class StormHeld(Fact):
     def key(self) -> str:
         return f"{self.kind}/{self.number}"
 
-    @property
-    def about(self) -> str:
-        return "pool"
 
-
-class StormReleased(Fact):
+class StormReleased(PoolFact):
     """The number of suspects is believable again."""
 
     kind: Literal["storm.released"] = "storm.released"
@@ -186,9 +183,20 @@ class StormReleased(Fact):
     def key(self) -> str:
         return f"{self.kind}/{self.number}"
 
+
+class RevisedFact(Fact):
+    """A fact about one revision of one incident."""
+
+    incident: str
+    revision: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}/{self.revision}"
+
     @property
     def about(self) -> str:
-        return "pool"
+        return self.incident
 
 
 class PlannedStart(Value):
@@ -221,41 +229,21 @@ class WaitingVm(Value):
     short_vcpus: int = 0
 
 
-class FailoverPlanned(Fact):
+class FailoverPlanned(RevisedFact):
     """Who starts where. A later revision of the same incident adds or replaces starts that failed."""
 
     kind: Literal["failover.planned"] = "failover.planned"
-    incident: str
-    revision: int
     starts: tuple[PlannedStart, ...] = ()
     waiting: tuple[WaitingVm, ...] = ()
 
-    @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.incident}/{self.revision}"
 
-    @property
-    def about(self) -> str:
-        return self.incident
-
-
-class FailoverCompleted(Fact):
+class FailoverCompleted(RevisedFact):
     """Every VM of the incident was seen running with our token, or waits with a stated reason."""
 
     kind: Literal["failover.completed"] = "failover.completed"
-    incident: str
-    revision: int
     restarted: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
     given_up: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.incident}/{self.revision}"
-
-    @property
-    def about(self) -> str:
-        return self.incident
 
 
 class VmFact(Fact):
@@ -353,40 +341,20 @@ class VmStoppedByGate(VmFact):
         return f"{self.kind}/{self.vm}/{self.at.boot}/{self.token}"
 
 
-class CapacityExhausted(Fact):
+class CapacityExhausted(RevisedFact):
     """VMs wait because no host has room: what is missing."""
 
     kind: Literal["capacity.exhausted"] = "capacity.exhausted"
-    incident: str
-    revision: int
     waiting: tuple[WaitingVm, ...]
 
-    @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.incident}/{self.revision}"
 
-    @property
-    def about(self) -> str:
-        return self.incident
-
-
-class CapacityRelieved(Fact):
+class CapacityRelieved(RevisedFact):
     """Nothing of this incident waits for room any more."""
 
     kind: Literal["capacity.relieved"] = "capacity.relieved"
-    incident: str
-    revision: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.incident}/{self.revision}"
-
-    @property
-    def about(self) -> str:
-        return self.incident
 
 
-class MessageUnreadable(Fact):
+class MessageUnreadable(PoolFact):
     """Something lies in the stream that no version of ours can read; it was taken out of the way."""
 
     kind: Literal["message.unreadable"] = "message.unreadable"
@@ -397,10 +365,6 @@ class MessageUnreadable(Fact):
     @property
     def key(self) -> str:
         return f"{self.kind}/{self.sequence}"
-
-    @property
-    def about(self) -> str:
-        return "pool"
 
 
 AnyFact = Annotated[
