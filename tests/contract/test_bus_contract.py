@@ -21,7 +21,7 @@ def suspected(number: int) -> HostSuspected:
     return HostSuspected(at=AT, number=number, silent_s=1.5)
 
 
-async def until(true: Callable[[], bool], within_s: float = 5.0) -> None:
+async def until(true: Callable[[], bool], within_s: float = 20.0) -> None:
     """Wait until it is so."""
     async with asyncio.timeout(within_s):
         while not true():
@@ -90,11 +90,11 @@ def test_what_is_given_back_comes_again_after_the_time_that_was_asked_for(play: 
         bus, heard = await bench.bus("detector"), list[Delivery]()
         await bus.publish(suspected(1))
         await bus.consume("placement", ["host.suspected"], heard.append)
-        await until(lambda: len(heard) == 1)
+        await until(lambda: bool(heard))
         await heard[0].nak(0.5)
         given = bench.clock.monotonic()
-        await until(lambda: len(heard) == 2)
-        assert 0.4 < bench.clock.monotonic() - given < 2.0
+        await until(lambda: len(heard) >= 2)
+        assert 0.4 < bench.clock.monotonic() - given < 4.0
         await heard[1].ack()
 
     play(body)
@@ -133,17 +133,21 @@ def test_two_durables_hear_the_same(play: Play) -> None:
 def test_signals_reach_who_listens_and_nobody_later(play: Play) -> None:
     async def body(bench: Bench) -> None:
         sender, listener = await bench.bus("heartbeat"), await bench.bus("detector")
+        # a signal that the witness has heard has passed the bus: who listens from then on is late for it
+        witness, witnessed = await bench.bus("placement"), list[Signal]()
+        await witness.listen(["heartbeat.*"], witnessed.append)
         heard: list[Signal] = []
-        beats = [Heartbeat(at=AT, agent="life", seq=number) for number in range(4)]
+        beats = [Heartbeat(at=AT, agent="life", seq=number) for number in range(5)]
         await sender.send("heartbeat.h1", beats[0])
-        await asyncio.sleep(0.1)
+        await until(lambda: witnessed == beats[:1])
         listening = await listener.listen(["heartbeat.*"], heard.append)
-        for beat in beats[1:3]:
-            await sender.send("heartbeat.h1", beat)
+        await sender.send("heartbeat.h1", beats[1])
         await sender.send("inventory.h1", beats[3])
-        await until(lambda: len(heard) == 2)
+        await sender.send("heartbeat.h1", beats[2])
+        await until(lambda: beats[2] in heard)
         await listening.stop()
-        await sender.send("heartbeat.h1", beats[3])
+        await sender.send("heartbeat.h1", beats[4])
+        await until(lambda: beats[4] in witnessed)
         await asyncio.sleep(0.2)
         assert heard == beats[1:3]
 
