@@ -19,6 +19,7 @@ import libvirt
 from infra.lab import libvirtconf, network, procs
 from infra.lab.accel import probe_accel
 from infra.lab.guest import ensure_guest
+from infra.lab.line import make_secret
 from infra.lab.needs import program
 from infra.lab.observations import Summary, read_observations
 from infra.lab.paths import MARKER, HostPaths, LabPaths
@@ -86,15 +87,16 @@ def lay_out(root: Path, hosts: list[LabHost], cache_dir: Path, with_network: boo
     if with_network is None:
         with_network = privileged and network.works()
     paths = LabPaths(root)
-    for folder in (root, paths.shared, paths.consoles):
+    for folder in (root, paths.shared, paths.consoles, paths.line):
         folder.mkdir(parents=True, exist_ok=True)
+    make_secret(paths.line_secret)
     plan = network.plan(root, hosts) if with_network else None
     spec = LabSpec(root, privileged, tuple(hosts), cache_dir.absolute(), plan)
     if privileged:
         addresses = plan.addresses if plan else {host.name: "127.0.1.1" for host in hosts}
         _write_etc(paths.etc, addresses)
     for host in hosts:
-        spec.host(host.name).dir.mkdir(exist_ok=True)
+        spec.host(host.name).line.mkdir(parents=True, exist_ok=True)
     return spec
 
 
@@ -232,6 +234,7 @@ _LOGS = {
     "agent.log",
     "logs",
     "up.log",
+    "operator.log",
     "pool.yaml",
     "libvirtd.log",
     "power.log",

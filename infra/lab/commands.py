@@ -14,16 +14,25 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from infra.lab import steps
 from infra.lab.lab import Lab, LabError
 from infra.lab.needs import missing_packages
 from infra.lab.paths import default_root
 from infra.lab.plane import Plane
-from infra.lab.run import POSSIBLE, LabRun, RunFailedError
+from infra.lab.run import LabRun, RunFailedError
 from libs.config.settings import Logging
 from libs.config.yamlfile import BadInputError
 from libs.events.envelope import Envelope
 from libs.logs import configure
-from libs.scenario.model import Scenario, ScenarioHost, ScenarioVm, StepEntry, load_scenario
+from libs.scenario.model import (
+    HOST_STEPS,
+    SERVICE_STEPS,
+    VM_STEPS,
+    Scenario,
+    ScenarioHost,
+    ScenarioVm,
+    StepEntry,
+)
 from libs.scenario.outcome import Outcome
 
 T = TypeVar("T")
@@ -118,7 +127,7 @@ def lab_run(
     ] = False,
 ) -> None:
     """Run a scenario file on real hosts. Exit 1 if it does not go as the file expects."""
-    scenario = load_scenario(file, POSSIBLE)
+    scenario = steps.load(file)
     _play(scenario, root, as_json, keep, agents=not agentless)
 
 
@@ -240,22 +249,27 @@ async def _raise(run: LabRun) -> None:
         raise
 
 
+DOABLE = sorted(steps.POSSIBLE & (HOST_STEPS | VM_STEPS | SERVICE_STEPS))
+
+
 @lab.command("do")
 def lab_do(
-    what: Annotated[str, typer.Argument(help=", ".join(sorted(POSSIBLE)))],
+    what: Annotated[str, typer.Argument(help=", ".join(DOABLE))],
     subject: Annotated[str, typer.Argument(help="host, VM or service")],
+    how: Annotated[str | None, typer.Option(help=f"break_fencing: {', '.join(steps.BREAKS)}")] = None,
     root: RootOption = None,
 ) -> None:
     """Do one step of a scenario to a running lab."""
-    if what not in POSSIBLE:
-        raise BadInputError(f"{what} is not possible here; possible are {', '.join(sorted(POSSIBLE))}")
+    if what not in DOABLE:
+        raise BadInputError(f"{what} is not possible here; possible are {', '.join(DOABLE)}")
     found = _open(root)
-    key = "vm" if what in ("crash_vm", "shutdown_guest") else "service" if what == "kill_service" else "host"
-    step = StepEntry.model_validate({"at_s": 0, "do": what, key: subject})
-    run = LabRun(example(), found.root)
-    run.lab, run.plane = found, Plane(found, ())
+    key = "vm" if what in VM_STEPS else "service" if what in SERVICE_STEPS else "host"
+    step = StepEntry.model_validate({"at_s": 0, "do": what, key: subject, "how": how})
+    wrong = steps.problem(example(), step)
+    if wrong is not None:
+        raise BadInputError(f"{what} {subject}: {wrong[0]}: {wrong[1]}")
     try:
-        run.do(step)
+        steps.Stage(found, Plane(found, ())).perform(step)
     except (LabError, OSError) as error:
         raise BadInputError(f"{what} {subject}: {error}") from error
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from infra.lab import namespaces
+from infra.lab import line, namespaces
 from infra.lab.needs import program
 from infra.lab.paths import MARKER
 from infra.lab.spec import LabSpec, load
@@ -48,6 +48,7 @@ class Init:
             # As one batch: each further process would cost a power-on some milliseconds.
             batch = f"link set lo up\naddr add {address} dev eth0\nlink set eth0 up\n"
             subprocess.run([ip, "-batch", "-"], input=batch.encode(), check=True)
+            line.start(self.spec, self.host)
         argv = [program("libvirtd"), "--config", str(self.host.etc / "libvirtd.conf")]
         argv += ["--pid-file", str(self.host.run / "libvirtd.pid")]
         self._spawn("libvirtd", argv, self.host.session_env(), self.host.libvirtd_log)

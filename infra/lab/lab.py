@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ import libvirt
 
 from infra.lab import build, procs
 from infra.lab.build import Progress
+from infra.lab.cuts import links_of
 from infra.lab.guest import UP_LINE, Guest, ensure_guest
 from infra.lab.needs import program
 from infra.lab.observations import Observations, Summary, read_observations
@@ -52,17 +53,19 @@ class Lab:
         cache_dir: Path | None = None,
         network: bool | None = None,
         kvm: bool | None = False,
+        hooks: bool = False,
     ) -> "Lab":
         """Lay out a lab; nothing runs yet. The directory must be new, empty, or a lab's that is down.
 
         `agent_argv` and `agent_env`: each host's agent, see `set_agent`. `network`: hosts get a network of their
         own (root only; None: if this machine can), see `bus_address`. `kvm`: False TCG, True KVM, None whatever boots.
+        `hooks`: `fail_start` works (root only).
         Raises LabError.
         """
         check_hosts(hosts)
         absolute = check_root(root or default_root())
         spec = build.lay_out(absolute, hosts, cache_dir or default_cache(), network)
-        lab = cls(replace(spec, created=datetime.now(UTC).isoformat(timespec="seconds")))
+        lab = cls(replace(spec, hooks=hooks, created=datetime.now(UTC).isoformat(timespec="seconds")))
         lab.spec = build.settle(lab.spec, kvm)
         lab.spec.save()
         for host in hosts:
@@ -121,6 +124,13 @@ class Lab:
         """libvirt URI, the same inside the host and outside."""
         return self.host(host).uri
 
+    def line_uri(self, host: str) -> str:
+        """The libvirt URI for who speaks to the host over the network: the same text means each speaker's own line,
+        and a cut link cuts it. Without a network of its own it is `uri`."""
+        if self.spec.network is None:
+            return self.uri(host)
+        return f"qemu+unix:///system?socket={self.paths.line / self.host(host).host}.sock"
+
     def power_socket(self, host: str) -> Path:
         """What the fence agent's parameter `socket` wants."""
         return self.host(host).power_socket
@@ -145,15 +155,27 @@ class Lab:
         return self.host(host).boot_id.read_text().strip()
 
     def crash_host(self, host: str, how: str = "kill") -> None:
-        """The host stops working, its power stays on: `kill` ends its processes, `stop` freezes them (see thaw)."""
+        """The host stops working, its power stays on: `kill` ends its processes, `stop` freezes them, `hang` all
+        but its guests (see thaw)."""
         self._control(host, "crash", how=how)
 
     def thaw_host(self, host: str) -> None:
         """Let a frozen host go on."""
         self._control(host, "thaw")
 
+    def reboot(self, host: str) -> None:
+        """The host boots anew at once, with its power on all the while; returns as `power_on` does."""
+        self._control(host, "reboot")
+
+    def cut(self, links: Iterable[tuple[str, str]]) -> None:
+        """From now on exactly these links are cut, each from one to another: hosts by name, BUS for the machine
+        itself, with the bus and all management. None heals. Raises LabError without a network of the lab's own."""
+        for host, cuts in links_of(self.spec, links).items():
+            self._control(host, "cut", deaf_to=sorted(cuts.deaf_to), mute_to=sorted(cuts.mute_to))
+
     def fault(self, host: str, how: str) -> None:
-        """Break the host's BMC, not the host: dead, hang, refuse, lie; none mends it."""
+        """Break the host's BMC, not the host: dead, hang, refuse, lie (says done and off), no_effect (says done),
+        shared_power (dead while the host is off); none mends it."""
         self._control(host, "fault", how=how)
 
     def set_agent(self, host: str, argv: list[str], env: Mapping[str, str] | None = None) -> None:
@@ -201,7 +223,7 @@ class Lab:
         ground = VmGround(self.guest, emulator, self.spec.domain_type, self.spec.disk_cache)
         return domain_xml(vm, ground, vm.disk or self.paths.disk(vm.name), self.console_log(vm.name))
 
-    def define_vm(self, vm: LabVm, host: str, *, start: bool = True) -> None:
+    def define_vm(self, vm: LabVm, host: str, *, start: bool = True, autostart: bool = False) -> None:
         """Make the VM's disk unless it exists, define the VM on a host, and start it. Raises libvirt.libvirtError."""
         disk = vm.disk or self.paths.disk(vm.name)
         if not disk.exists():
@@ -209,6 +231,7 @@ class Lab:
                 file.truncate(1 << 20)
         with self.connect(host) as connection:
             domain = connection.defineXML(self.xml(vm))
+            domain.setAutostart(autostart)
             if start:
                 domain.create()
 
@@ -246,6 +269,29 @@ class Lab:
         with self.connect(where) as connection:
             vm_uuid_there = connection.lookupByName(name).UUIDString()
         self._control(where, "kill_vm", uuid=vm_uuid_there)
+
+    def destroy_vm(self, name: str) -> None:
+        """As `virsh destroy`: somebody means it to be off. Raises LabError, libvirt.libvirtError."""
+        with self.connect(self._only_host_of(name)) as connection:
+            connection.lookupByName(name).destroy()
+
+    def hang_guest(self, name: str) -> None:
+        """The guest stands still, its QEMU stays. Raises LabError, libvirt.libvirtError."""
+        with self.connect(self._only_host_of(name)) as connection:
+            connection.lookupByName(name).suspend()
+
+    def set_metadata(self, name: str, uri: str, key: str, text: str) -> None:
+        """As `virsh metadata`, now and for later starts. Raises LabError, libvirt.libvirtError."""
+        kind, flags = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_LIVE
+        with self.connect(self._only_host_of(name)) as connection:
+            domain = connection.lookupByName(name)
+            domain.setMetadata(kind, text, key, uri, flags | libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def fail_start(self, name: str, host: str, count: int) -> None:
+        """The next `count` starts of the VM on the host are refused by its libvirt (root only)."""
+        folder = self.host(host).refused
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(f"{count}\n")
 
     def shutdown_guest(self, name: str, timeout_s: float = 20.0) -> None:
         """Press the VM's power button and wait until it is shut off. Raises LabError, TimeoutError."""

@@ -54,6 +54,23 @@ def _qemu(spec: LabSpec, host: HostPaths) -> dict[str, object]:
     return settings
 
 
+_HOOK = """#!/bin/sh
+# refuses the next starts of a VM, as often as the file named for it says
+[ "$2" = prepare ] && read -r left < {refused}/"$1" && [ "$left" -gt 0 ] || exit 0
+echo $((left - 1)) > {refused}/"$1"
+echo "the lab refuses this start" >&2
+exit 1
+"""
+
+
+def write_hook(host: HostPaths) -> None:
+    """Have libvirtd, from its next start on, refuse the starts that `Lab.fail_start` names."""
+    hook = host.etc / "hooks" / "qemu"
+    hook.parent.mkdir(parents=True, exist_ok=True)
+    hook.write_text(_HOOK.format(refused=host.refused))
+    hook.chmod(0o755)
+
+
 def write(spec: LabSpec, host: HostPaths) -> None:
     """Make the host's directories and write libvirtd.conf and qemu.conf."""
     for folder in (host.etc, host.run, host.lib, host.cache, host.dir / "log"):
@@ -61,3 +78,5 @@ def write(spec: LabSpec, host: HostPaths) -> None:
         folder.chmod(0o755 if spec.privileged else 0o700)
     (host.etc / "libvirtd.conf").write_text(_text(_libvirtd(spec, host)))
     (host.etc / "qemu.conf").write_text(_text(_qemu(spec, host)))
+    if spec.hooks:
+        write_hook(host)

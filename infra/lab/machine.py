@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from infra.lab import libvirtconf, procs
+from infra.lab import cuts, libvirtconf, procs
 from infra.lab.needs import program
 from infra.lab.spec import LabError, LabSpec
 
@@ -31,6 +31,8 @@ class Machine:
         self._init: procs.Proc | None = None
         self._channel: socket.socket | None = None
         self._answers = b""
+        self.cuts = self._cuts = cuts.NONE
+        """What is to be cut off, and what is in the present boot."""
 
     # -- power ------------------------------------------------------------------------------------------------
 
@@ -83,6 +85,19 @@ class Machine:
                     ) from None
                 return False
         return True
+
+    def reboot(self) -> bool:
+        """Boot anew without a clean shutdown; the power reads on all the while. False when it is off."""
+        with self._lock:
+            if self.power == "off":
+                return False
+            self._kill_all()
+            try:
+                self._start()
+            except BaseException:
+                self.off()
+                raise
+            return True
 
     def off(self) -> bool:
         """Cut the power: every process of the host is killed at once; returns when all are gone.
@@ -142,6 +157,17 @@ class Machine:
                 f"link add {port} type veth peer name eth0 netns {pid}\n"
                 f"link set {port} master {network.bridge}\nlink set {port} up\n"
             )
+            self._cuts = cuts.NONE
+            cuts.apply(pid, cuts.NONE, self.cuts)
+            self._cuts = self.cuts
+
+    def cut(self, wanted: cuts.Cuts) -> None:
+        """From now on, over every boot, the host does not hear or reach these addresses, and all others."""
+        with self._lock:
+            self.cuts = wanted
+            if self._init is not None:
+                cuts.apply(self._init.pid, self._cuts, wanted)
+                self._cuts = wanted
 
     def _unplug_network(self) -> None:
         """The cable goes with the host's namespace, but lazily: take it away now, or the next start finds it."""
@@ -203,23 +229,27 @@ class Machine:
         raise LabError(f"no QEMU with uuid {vm_uuid} on {self.host.host}")
 
     def crash(self, how: str) -> None:
-        """The host stops working with its power still on: `kill` ends all its processes, `stop` freezes them."""
+        """The host stops working with its power still on: `kill` ends all its processes, `stop` freezes them,
+        `hang` freezes all but its guests."""
         with self._lock:
             if self._init is None:
                 raise LabError(f"{self.host.host} is off")
             if how == "kill":
                 self._kill_all()
             elif how == "stop":
-                self._freeze()
+                self._freeze(guests=True)
+            elif how == "hang":
+                self._freeze(guests=False)
             else:
-                raise LabError(f"crash how={how!r}: kill or stop")
+                raise LabError(f"crash how={how!r}: kill, stop or hang")
 
-    def _freeze(self) -> None:
-        frozen: set[procs.Proc] = set()
-        while fresh := set(self.processes()) - frozen:
+    def _freeze(self, *, guests: bool) -> None:
+        seen: set[procs.Proc] = set()
+        while fresh := set(self.processes()) - seen:
             for proc in fresh:
-                procs.send(proc, signal.SIGSTOP)
-            frozen |= fresh
+                if guests or not procs.is_qemu_of(procs.cmdline(proc.pid), self.spec.root):
+                    procs.send(proc, signal.SIGSTOP)
+            seen |= fresh
 
     def thaw(self) -> None:
         """Let a host that was frozen by `crash` go on."""

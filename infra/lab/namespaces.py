@@ -118,6 +118,7 @@ def furnish(spec: LabSpec, host_name: str) -> None:
         # Without cgroups in sight libvirt makes none, and leaves none behind.
         _detach(Path("/sys/fs/cgroup"))
     if spec.network is not None:
+        _bind(host.line, spec.paths.line)
         _mount("sysfs", Path("/sys"), "sysfs")
     if spec.domain_type != "kvm":
         _hide_kvm(spec.paths.etc / "no-kvm")

@@ -7,8 +7,8 @@ is theirs alone.
 import fcntl
 import hashlib
 import json
-import os
 import subprocess
+import threading
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def plan(root: Path, hosts: list[LabHost]) -> LabNetwork:
 def works() -> bool:
     """Whether this machine can make bridges and cables at all (a container often cannot): tried, not guessed."""
     # Names of our own, so that two probes at once do not take each other for a refusal.
-    one, other = (f"rkt{os.getpid()}{end}" for end in "ab")
+    one, other = (f"rkt{threading.get_native_id()}{end}" for end in "ab")
     try:
         _ip("link", "add", one, "type", "veth", "peer", "name", other)
         _ip("link", "del", one)

@@ -67,6 +67,16 @@ class HostPaths:
         return f"qemu+unix:///{kind}?socket={self.socket}"
 
     @property
+    def line(self) -> Path:
+        """This host's own ends of the lines to the others."""
+        return self.dir / "line"
+
+    @property
+    def refused(self) -> Path:
+        """A file a VM whose next starts are refused here: how often."""
+        return self.dir / "refused"
+
+    @property
     def power_socket(self) -> Path:
         """The BMC: what a fence agent talks to, and what faults are put on."""
         return self.dir / "power.sock"
@@ -130,6 +140,15 @@ class LabPaths:
     @property
     def consoles(self) -> Path:
         return self.root / "console"
+
+    @property
+    def line(self) -> Path:
+        """Sockets that lead to the hosts' libvirt over the lab's network: each host sees its own there."""
+        return self.root / "line"
+
+    @property
+    def line_secret(self) -> Path:
+        return self.root / "line.secret"
 
     @property
     def observations(self) -> Path:

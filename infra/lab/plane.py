@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from infra.lab import procs
 from infra.lab.lab import FENCE_AGENT, Lab
 from libs.config.settings import Settings, load_settings
 from libs.model import VmPolicy
@@ -24,9 +25,17 @@ STOP_S = 20.0
 
 def policy_metadata(vm: ScenarioVm) -> str:
     """The policy as it stands inside a domain's <metadata>."""
+    return f'<rekindle:policy xmlns:rekindle="{POLICY_NS}" {_policy_attributes(vm)}/>'
+
+
+def policy_element(vm: ScenarioVm) -> str:
+    """The policy as `virsh metadata --set` takes it: libvirt puts it into its namespace."""
+    return f"<policy {_policy_attributes(vm)}/>"
+
+
+def _policy_attributes(vm: ScenarioVm) -> str:
     policy = VmPolicy(protection=vm.protection, priority=vm.priority, order=vm.order)
-    attributes = " ".join(f'{key}="{value}"' for key, value in policy.model_dump(mode="json").items())
-    return f'<rekindle:policy xmlns:rekindle="{POLICY_NS}" {attributes}/>'
+    return " ".join(f'{key}="{value}"' for key, value in policy.model_dump(mode="json").items())
 
 
 @dataclass(slots=True)
@@ -67,7 +76,7 @@ class Plane:
     def _entry(self, host: ScenarioHost) -> dict[str, Any]:
         entry: dict[str, Any] = {
             "name": host.name,
-            "uri": self.lab.uri(host.name),
+            "uri": self.lab.line_uri(host.name),
             "agent": self.agents,
             "local_uri": self.lab.uri(host.name),
             "boot_id_path": str(self.lab.host(host.name).boot_id),
@@ -138,6 +147,37 @@ class Plane:
     def kill_service(self, service: str) -> None:
         """SIGKILL one service; its supervisor starts it again."""
         os.kill(self.service_pid(service), signal.SIGKILL)
+
+    def say(self, *words: str) -> bool:
+        """An operator's command, as a person would type it. False when the answer is no."""
+        command = [sys.executable, "-m", "services.cli", *words, "--config", str(self.config)]
+        with (self.lab.root / "operator.log").open("ab") as log:
+            return (
+                subprocess.run(command, stdout=log, stderr=log, check=False, timeout=STOP_S).returncode == 0
+            )
+
+    def add_host(self, host: ScenarioHost) -> None:
+        """A person adds a host to the pool file, switches it on and starts the plane anew."""
+        self.hosts = (*self.hosts, host)
+        self.write()
+        self.lab.power_on(host.name)
+        self.stop()
+        self.start()
+
+    def pause_service(self, service: str) -> None:
+        """SIGSTOP one service: it stands still, and nobody starts another."""
+        os.kill(self.service_pid(service), signal.SIGSTOP)
+
+    def resume_service(self, service: str) -> None:
+        """Let a service that was paused go on."""
+        os.kill(self.service_pid(service), signal.SIGCONT)
+
+    def kill_bus(self) -> None:
+        """SIGKILL the embedded NATS server; its supervisor starts it again."""
+        up = int((self.lab.root / "up.pid").read_text())
+        for child in procs.descendants(up):
+            if Path((procs.cmdline(child.pid) or [""])[0]).name == "nats-server":
+                procs.kill(child)
 
     def stop(self) -> int | None:
         """Ctrl-C for the plane. Returns its exit status, None where it did not run."""

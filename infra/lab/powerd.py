@@ -2,7 +2,7 @@
 
 `python -m infra.lab.powerd ROOT HOST` puts itself into the background and returns when it listens. It answers one
 JSON line a request on two unix sockets: `power.sock` is the BMC (fence agents, faults), `control.sock` the lab's
-own, which also knows `fault`, `crash`, `thaw` and `exit` and always does the true thing.
+own, which also knows `fault`, `crash`, `thaw`, `reboot`, `cut` and `exit` and always does the true thing.
 """
 
 import json
@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from infra.lab import namespaces, procs
+from infra.lab import line, namespaces, procs
+from infra.lab.cuts import Cuts
 from infra.lab.machine import Machine
 from infra.lab.paths import MARKER
 from infra.lab.spec import LabError, load
 
-FAULTS = ("none", "dead", "hang", "refuse", "lie")
+FAULTS = ("none", "dead", "hang", "refuse", "lie", "no_effect", "shared_power")
 
 
 class Device:
@@ -79,6 +80,10 @@ class Device:
             self.machine.crash(str(request.get("how", "kill")))
         elif what == "thaw":
             self.machine.thaw()
+        elif what == "reboot":
+            self.machine.reboot()
+        elif what == "cut":
+            self.machine.cut(Cuts(frozenset(request["deaf_to"]), frozenset(request["mute_to"])))
         elif what == "exit":
             self.machine.off()
         else:
@@ -89,7 +94,7 @@ class Device:
         """What the BMC says; None closes the connection without a word."""
         if self.fault == "hang":
             self.mended.wait()
-        if self.fault == "dead":
+        if self.fault == "dead" or (self.fault == "shared_power" and self.machine.power == "off"):
             return None
         if self.fault == "refuse":
             return {"ok": False, "error": "access denied"}
@@ -98,6 +103,8 @@ class Device:
             if request["do"] in ("on", "off"):
                 self.claimed = request["do"]
             return {"ok": True, "power": self.claimed, "changed": True}
+        if self.fault == "no_effect" and request["do"] in ("on", "off"):
+            return {**self._state(), "changed": True}
         return self.answer(request)
 
 
@@ -161,6 +168,9 @@ def main() -> None:
     device = Device(Machine(spec, host_name))
     bmc = threading.Thread(target=_accept, args=(listeners["power"], "power", device.bmc), daemon=True)
     bmc.start()
+    if spec.network is not None:
+        # the management side's end of the line to this host's libvirt
+        line.serve_local(spec.paths.line / f"{host_name}.sock", spec, host_name)
     _accept(listeners["control"], "control", device.control)
 
 

@@ -14,13 +14,14 @@ from infra.lab.lab import Lab, LabHost, LabVm
 from infra.lab.observations import Observations
 from infra.lab.plane import Plane, policy_metadata
 from infra.lab.procs import wait_for
+from infra.lab.steps import Stage, with_ends
 from infra.lab.story import last_up, vm_outcome
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
 from libs.events.envelope import Envelope
 from libs.readmodel import Reader, reader
 from libs.report import FailoverStory, failovers
-from libs.scenario.model import Scenario, StepEntry
+from libs.scenario.model import Scenario, ScenarioHost
 from libs.scenario.outcome import (
     FailoverOutcome,
     Outcome,
@@ -33,13 +34,12 @@ from libs.scenario.outcome import (
     timeline,
     unmet,
 )
+from libs.virt.definition import OVERHEAD_MIB
 
-POSSIBLE = frozenset(
-    {"power_off", "power_on", "kill_agent", "start_agent", "kill_service", "crash_vm", "shutdown_guest"}
-)
 READY_S, GUEST_S = 90.0, 90.0
 LOOK_S = 0.1
 SETTLE_S = 1.5
+FAILURES = ("power_off", "crash", "hang", "reboot")
 Heard = Callable[[Envelope], None]
 Say = Callable[[str], None]
 
@@ -62,6 +62,8 @@ class LabRun:
     lab: Lab = field(init=False)
     plane: Plane = field(init=False)
     zero: datetime = field(init=False)
+    members: tuple[ScenarioHost, ...] = ()
+    """All hosts, those included that a step adds."""
     envelopes: list[Envelope] = field(default_factory=list)
     performed: list[TimelineEntry] = field(default_factory=list)
     occurred: dict[str, float] = field(default_factory=dict)
@@ -90,21 +92,27 @@ class LabRun:
 
     def build(self) -> None:
         """Hosts up, agents and plane started, VMs running, guests up."""
-        claims = [LabHost(host.name, host.memory_mib, host.cpus) for host in self.scenario.hosts]
+        added = [ScenarioHost.model_validate(s.host) for s in self.scenario.steps if s.do == "add_host"]
+        self.members = (*self.scenario.hosts, *added)
+        claims = [LabHost(host.name, host.memory_mib, host.cpus) for host in self.members]
         self.say("preparing the guest; the first time, trying for up to 8 s whether KVM boots it")
         # KVM only where a guest really boots under it: /dev/kvm alone says nothing
-        self.lab = Lab.create(claims, self.root, kvm=None)
+        refusing = any(step.do == "fail_start" for step in self.scenario.steps)
+        self.lab = Lab.create(claims, self.root, kvm=None, hooks=refusing)
         self.plane = Plane(self.lab, self.scenario.hosts, self.scenario.settings, self.agents)
         self.plane.write()
         self.lab.up(progress=self.say)
+        for host in added:  # a lab's hosts are made with it; one that is added later is off until then
+            self.lab.power_off(host.name)
         self.say("starting the management plane")
         self.plane.start()
         for vm in self.scenario.vms:
             self._go_on()
             self.say(f"starting VM {vm.name} on {vm.host}")
-            # what a VM occupies includes its hypervisor's overhead; the guest gets what the scenario says
-            spec = LabVm(vm.name, vm.memory_mib, vm.vcpus, metadata=policy_metadata(vm))
-            self.lab.define_vm(spec, vm.host)
+            # what a VM occupies, as the scenario says it, includes its hypervisor's overhead
+            guest_mib = vm.memory_mib - OVERHEAD_MIB
+            spec = LabVm(vm.name, guest_mib, vm.vcpus, metadata=policy_metadata(vm))
+            self.lab.define_vm(spec, vm.host, autostart=vm.autostart)
         for vm in self.scenario.vms:
             wait_for(partial(self._is_up, vm.name), GUEST_S, f"guest of {vm.name}", LOOK_S)
 
@@ -183,15 +191,17 @@ class LabRun:
 
     async def play(self) -> None:
         """Do the steps at their times, then wait until all is as expected, or the time is over."""
+        stage = Stage(self.lab, self.plane, self.scenario.vms)
         self.zero = datetime.now(UTC)
-        for step in self.scenario.steps:
+        for step, told in with_ends(self.scenario.steps):
             await asyncio.sleep(max(0.0, step.at_s - self._now_s()))
             at_s = round(self._now_s(), 3)
-            self.performed.append(TimelineEntry(at_s=at_s, event=f"step.{step.do}", subject=step.subject))
             self.say(f"{step.do} {step.subject}")
-            if step.do == "power_off":
+            if told:
+                self.performed.append(TimelineEntry(at_s=at_s, event=f"step.{step.do}", subject=step.subject))
+            if step.do in FAILURES:
                 self.occurred[str(step.host)] = at_s
-            await asyncio.to_thread(self.do, step)
+            await asyncio.to_thread(stage.perform, step)
         settled_since: float | None = None
         while self._now_s() < self.scenario.duration_s:
             await asyncio.sleep(LOOK_S)
@@ -216,29 +226,6 @@ class LabRun:
         booting = [one.host for one in now.failovers if one.all_running_s and not one.guests_up_s]
         return not booting and not now.violations
 
-    def do(self, step: StepEntry) -> None:
-        """One step, on the real thing."""
-        match step.do:
-            case "power_off":
-                self.lab.power_off(step.host)
-            case "power_on":
-                self.lab.power_on(step.host)
-            case "kill_agent":
-                self.lab.kill_agent(step.host)
-            case "start_agent":
-                self.lab.start_agent(step.host)
-            case "kill_service":
-                assert step.service is not None
-                self.plane.kill_service(step.service)
-            case "crash_vm":
-                assert step.vm is not None
-                self.lab.crash_vm(step.vm)
-            case "shutdown_guest":
-                assert step.vm is not None
-                self.lab.shutdown_guest(step.vm)
-            case _:
-                raise AssertionError(f"{step.do} was let through")
-
     # -- telling
 
     def stories(self) -> list[FailoverStory]:
@@ -259,7 +246,7 @@ class LabRun:
                 since[vm.name] = up_s
         names = {self.lab.vm_uuid(vm.name): vm.name for vm in self.scenario.vms}
         told = [one for one in timeline(self.envelopes, self.zero, names) if one.at_s >= 0]
-        hosts = host_outcomes(told, [host.name for host in self.scenario.hosts])
+        hosts = host_outcomes(told, [host.name for host in self.members])
         double_s = observed.summary.double_s if observed.summary else 0.0
         violations = []
         if double_s > 0 or (observed.summary and observed.summary.sightings):

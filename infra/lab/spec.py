@@ -52,6 +52,8 @@ class LabSpec:
     network: LabNetwork | None = None
     domain_type: str = "qemu"
     disk_cache: str = "writethrough"
+    hooks: bool = False
+    """Starts of VMs can be refused (root only); a hook costs every start some milliseconds."""
     created: str = ""
     env: dict[str, str] = field(default_factory=dict)
 

@@ -37,17 +37,26 @@ HOST_STEPS = frozenset(
         "confirm_failed",
         "break_fencing",
         "mend_fencing",
-        "stall_storage",
-        "restore_storage",
         "step_clock",
     ]
 )
 VM_STEPS = frozenset(
-    ["crash_vm", "hang_guest", "shutdown_guest", "destroy_vm", "fail_start", "protect", "unprotect"]
+    [
+        "crash_vm",
+        "hang_guest",
+        "shutdown_guest",
+        "destroy_vm",
+        "fail_start",
+        "fail_stop",
+        "protect",
+        "unprotect",
+    ]
 )
 SERVICE_STEPS = frozenset(["kill_service", "pause_service", "resume_service"])
+STORAGE_STEPS = frozenset(["stall_storage", "restore_storage"])
+"""On one host, or everywhere where none is named."""
 OTHER_STEPS = frozenset(["partition", "heal", "delay", "loss", "kill_bus", "start_bus", "add_host"])
-STEPS = HOST_STEPS | VM_STEPS | SERVICE_STEPS | OTHER_STEPS
+STEPS = HOST_STEPS | VM_STEPS | STORAGE_STEPS | SERVICE_STEPS | OTHER_STEPS
 SERVICES = ("heartbeat", "detector", "fencer", "placement", "executor", "alerting")
 
 
@@ -107,7 +116,9 @@ class StepEntry(Part):
     do: Annotated[str, AfterValidator(_known_step)]
     host: Any = None
     vm: str | None = None
-    service: Literal["heartbeat", "detector", "fencer", "placement", "executor", "alerting"] | None = None
+    service: (
+        Literal["heartbeat", "detector", "fencer", "placement", "executor", "alerting", "plane"] | None
+    ) = None
     replica: int = Field(0, ge=0)
     node: int = Field(0, ge=0)
     groups: tuple[tuple[str, ...], ...] | None = None
@@ -136,6 +147,10 @@ class StepEntry(Part):
     @property
     def subject(self) -> str:
         """What the step is done to, for people."""
+        if self.do in STORAGE_STEPS and self.host is None:
+            return "everywhere"
+        if self.do == "add_host":
+            return str(self.host["name"])
         return str(self.vm or self.service or self.host or self.node)
 
 
@@ -232,7 +247,7 @@ def load_scenario(
         last = step.at_s
         if step.do == "add_host":
             hosts.add(ScenarioHost.model_validate(step.host).name)
-        elif step.do in HOST_STEPS and step.host not in hosts:
+        elif step.do in HOST_STEPS | STORAGE_STEPS and step.host not in (None, *hosts):
             raise refuse((*at, "host"), f"there is no host {step.host}")
         if step.vm is not None and step.vm not in vms:
             raise refuse((*at, "vm"), f"there is no VM {step.vm}")

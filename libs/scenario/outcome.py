@@ -115,6 +115,7 @@ HOST_STATES = {
     "host.agent_down": "agent_down",
     "host.failed": "failed",
     "host.fenced": "fenced",
+    "host.removed": "removed",
 }
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -207,8 +208,6 @@ def test_shutdown_and_crash_are_told_apart_by_libvirt(lab: Lab) -> None:
 
 def test_the_bus_address_is_reached_from_a_host(lab: Lab) -> None:
     """A server of the machine's root network on `bus_address` is what the hosts' agents connect to."""
-    import socket
-
     with socket.socket() as server:
         server.bind((lab.bus_address, 0))
         server.listen()

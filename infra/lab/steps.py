@@ -1,0 +1,281 @@
+"""What the steps of a scenario do to the lab's real parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.lab import network
+from infra.lab.cuts import BUS
+from infra.lab.lab import Lab
+from infra.lab.plane import Plane, policy_element
+from infra.lab.powerd import FAULTS
+from infra.lab.vm import MIN_MEMORY_MIB
+from libs.config.yamlfile import BadInputError, line_of, read
+from libs.model import Protection
+from libs.scenario.model import STEPS as MODEL_STEPS
+from libs.scenario.model import Scenario, ScenarioHost, ScenarioVm, StepEntry, load_scenario
+from libs.virt.definition import OVERHEAD_MIB, POLICY_NS
+
+MANAGEMENT = "management"
+BREAKS = tuple(how for how in FAULTS if how != "none")
+
+
+def load(path: Path) -> Scenario:
+    """A scenario that can be played here. Raises BadInputError with file, line, field and reason."""
+    scenario = load_scenario(path, None, problem)
+    for index, vm in enumerate(scenario.vms):
+        if vm.memory_mib - OVERHEAD_MIB < MIN_MEMORY_MIB:
+            field_, least = ("vms", index, "memory_mib"), MIN_MEMORY_MIB + OVERHEAD_MIB
+            line = line_of(read(path)[1], field_)
+            where = (f"line {line}: " if line else "") + f"vms.{index}.memory_mib"
+            raise BadInputError(
+                f"{path}: {where}: {vm.memory_mib} MiB; a VM of the lab occupies {least} at least, its "
+                f"hypervisor's {OVERHEAD_MIB} included"
+            )
+    return scenario
+
+
+def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
+    """What makes a step impossible here: field and reason; None where nothing does."""
+    if step.do not in POSSIBLE:
+        why = WHY_NOT.get(step.do, "the lab has no part that could show it yet")
+        return "do", f"{step.do} is not possible here: {why}"
+    if step.do in ("kill_service", "pause_service", "resume_service"):
+        if step.service == "heartbeat":
+            return "service", f"{step.do} is for services of the plane; for agents there is kill_agent"
+        if step.service == "plane":
+            return "service", "the whole plane can be lost in the simulator only"
+        if step.replica > 0:
+            return "replica", "the lab runs one replica of each service, 0"
+    if step.do in ("kill_bus", "start_bus") and step.node > 0:
+        return "node", "the lab's bus has one node, 0"
+    if step.do == "break_fencing" and step.how not in BREAKS:
+        return "how", f"a device can be broken by {', '.join(BREAKS)}"
+    if step.do == "fail_start" and os.getuid() != 0:
+        return "do", "fail_start needs root: only then have the lab's hosts a libvirt hook of their own"
+    if step.do == "partition":
+        return _partition_problem(scenario, step)
+    return None
+
+
+def _partition_problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
+    groups = [set(group) for group in step.groups or ()]
+    machines = {BUS, MANAGEMENT, *(host.name for host in scenario.hosts)}
+    unknown = sorted(set().union(*groups) - machines)
+    if unknown:
+        return "groups", f"there is no machine {unknown[0]}"
+    if step.how not in (None, "one_way"):
+        return "how", "a partition is whole, or one_way"
+    if any(MANAGEMENT in group and BUS not in group for group in groups):
+        return "groups", "bus and management are one machine in the lab: name the bus beside management"
+    if os.getuid() != 0 or not network.works():
+        return "do", "partition needs root, and a machine on which bridges can be made"
+    return None
+
+
+WHY_NOT = {
+    "delay": "it needs netem, which many kernels lack",
+    "loss": "it needs netem, which many kernels lack",
+    "step_clock": "the hosts of one machine share its clock",
+}
+"""Why the lab cannot do a step that a scenario may have."""
+NOTES = {
+    "add_host": "the pool file is written anew and the plane started anew",
+    "confirm_failed": "as `rekindle confirm-failed`",
+    "enter_maintenance": "as `rekindle maintenance enter`",
+    "exit_maintenance": "as `rekindle maintenance exit`",
+    "protect": "as `virsh metadata --set`",
+    "unprotect": "as `virsh metadata --set`",
+    "remove_host": "as `rekindle remove-host`",
+    "break_fencing": f"in the lab by {', '.join(BREAKS)}",
+    "crash": "the lab ends all processes of the host; its power reads on",
+    "destroy_vm": "as `virsh destroy`",
+    "fail_start": "a libvirt hook refuses the next starts; root only",
+    "hang": "all processes stand still but the guests; its power reads on",
+    "hang_guest": "as `virsh suspend`: libvirt says paused, the VM counts as running",
+    "kill_bus": "the simulator's bus has three nodes; the lab's has one, which its supervisor starts again",
+    "kill_service": "`count` (kill at the so-manieth call) in the simulator only",
+    "partition": "root only, whole or one_way; libvirt's lines are cut too, fence devices stand apart",
+    "power_on": "a boot takes 1 s in the lab, 3 to 9 s in the simulator",
+    "reboot": "a boot takes 1 s in the lab, 3 to 9 s in the simulator; `how: fast` in the simulator only",
+    "start_bus": "nothing in the lab: the supervisor did it",
+}
+"""What one should know of a step where the worlds differ, or how the lab does it."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """Performs steps; all calls return when the thing is done."""
+
+    lab: Lab
+    plane: Plane
+    vms: tuple[ScenarioVm, ...] = ()
+    cuts: set[tuple[str, str]] = field(default_factory=set)
+
+    def perform(self, step: StepEntry) -> None:
+        """Raises LabError, TimeoutError, OSError or libvirt.libvirtError where the lab cannot."""
+        STEPS[step.do](self, step)
+
+    # -- hosts
+
+    def power_off(self, step: StepEntry) -> None:
+        self.lab.power_off(step.host)
+
+    def power_on(self, step: StepEntry) -> None:
+        self.lab.power_on(step.host)
+
+    def reboot(self, step: StepEntry) -> None:
+        self.lab.reboot(step.host)
+
+    def crash(self, step: StepEntry) -> None:
+        self.lab.crash_host(step.host, "kill")
+
+    def hang(self, step: StepEntry) -> None:
+        self.lab.crash_host(step.host, "hang")
+
+    def kill_agent(self, step: StepEntry) -> None:
+        self.lab.kill_agent(step.host)
+
+    def start_agent(self, step: StepEntry) -> None:
+        self.lab.start_agent(step.host)
+
+    def break_fencing(self, step: StepEntry) -> None:
+        self.lab.fault(step.host, str(step.how))
+
+    def mend_fencing(self, step: StepEntry) -> None:
+        self.lab.fault(step.host, "none")
+
+    def add_host(self, step: StepEntry) -> None:
+        self.plane.add_host(ScenarioHost.model_validate(step.host))
+
+    # -- an operator's word; a "no" is an answer, not an error
+
+    def confirm_failed(self, step: StepEntry) -> None:
+        self.plane.say("confirm-failed", step.host, "--yes-i-checked", step.host)
+
+    def enter_maintenance(self, step: StepEntry) -> None:
+        self.plane.say("maintenance", "enter", step.host)
+
+    def exit_maintenance(self, step: StepEntry) -> None:
+        self.plane.say("maintenance", "exit", step.host)
+
+    def remove_host(self, step: StepEntry) -> None:
+        self.plane.say("remove-host", step.host)
+
+    # -- VMs
+
+    def crash_vm(self, step: StepEntry) -> None:
+        self.lab.crash_vm(str(step.vm))
+
+    def shutdown_guest(self, step: StepEntry) -> None:
+        self.lab.shutdown_guest(str(step.vm))
+
+    def destroy_vm(self, step: StepEntry) -> None:
+        self.lab.destroy_vm(str(step.vm))
+
+    def hang_guest(self, step: StepEntry) -> None:
+        self.lab.hang_guest(str(step.vm))
+
+    def fail_start(self, step: StepEntry) -> None:
+        for host in [str(step.host)] if step.host is not None else self.lab.hosts:
+            self.lab.fail_start(str(step.vm), host, step.count or 1)
+
+    def protect(self, step: StepEntry) -> None:
+        self._set_protection(step, Protection.RESTART)
+
+    def unprotect(self, step: StepEntry) -> None:
+        self._set_protection(step, Protection.NONE)
+
+    def _set_protection(self, step: StepEntry, protection: Protection) -> None:
+        """In the domain's own metadata, beside the priority that it has by the scenario."""
+        found = next((vm for vm in self.vms if vm.name == step.vm), ScenarioVm(name=str(step.vm), host=""))
+        text = policy_element(found.model_copy(update={"protection": protection}))
+        self.lab.set_metadata(found.name, POLICY_NS, "rekindle", text)
+
+    # -- the network and the bus
+
+    def partition(self, step: StepEntry) -> None:
+        groups = [{BUS if name == MANAGEMENT else name for name in group} for group in step.groups or ()]
+        for index, group in enumerate(groups):
+            for other, others in enumerate(groups):
+                if index != other and (step.how != "one_way" or index == 0):
+                    self.cuts |= {(one, another) for one in group for another in others}
+        self.lab.cut(self.cuts)
+
+    def heal(self, step: StepEntry) -> None:
+        self.cuts.clear()
+        self.lab.cut(self.cuts)
+
+    def kill_bus(self, step: StepEntry) -> None:
+        self.plane.kill_bus()
+
+    def start_bus(self, step: StepEntry) -> None:
+        """Its supervisor has started it already."""
+
+    # -- services
+
+    def kill_service(self, step: StepEntry) -> None:
+        self.plane.kill_service(str(step.service))
+
+    def pause_service(self, step: StepEntry) -> None:
+        self.plane.pause_service(str(step.service))
+
+    def resume_service(self, step: StepEntry) -> None:
+        self.plane.resume_service(str(step.service))
+
+
+STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
+    "add_host": Stage.add_host,
+    "confirm_failed": Stage.confirm_failed,
+    "enter_maintenance": Stage.enter_maintenance,
+    "exit_maintenance": Stage.exit_maintenance,
+    "remove_host": Stage.remove_host,
+    "power_off": Stage.power_off,
+    "power_on": Stage.power_on,
+    "reboot": Stage.reboot,
+    "crash": Stage.crash,
+    "hang": Stage.hang,
+    "kill_agent": Stage.kill_agent,
+    "start_agent": Stage.start_agent,
+    "break_fencing": Stage.break_fencing,
+    "mend_fencing": Stage.mend_fencing,
+    "crash_vm": Stage.crash_vm,
+    "protect": Stage.protect,
+    "unprotect": Stage.unprotect,
+    "shutdown_guest": Stage.shutdown_guest,
+    "destroy_vm": Stage.destroy_vm,
+    "hang_guest": Stage.hang_guest,
+    "fail_start": Stage.fail_start,
+    "partition": Stage.partition,
+    "heal": Stage.heal,
+    "kill_bus": Stage.kill_bus,
+    "start_bus": Stage.start_bus,
+    "kill_service": Stage.kill_service,
+    "pause_service": Stage.pause_service,
+    "resume_service": Stage.resume_service,
+}
+POSSIBLE = frozenset(STEPS)
+
+
+def with_ends(steps: tuple[StepEntry, ...]) -> list[tuple[StepEntry, bool]]:
+    """The steps in the order of their times, and what follows from them by itself (told by False): a service that
+    is paused for some seconds goes on after them."""
+    found = [(step, True) for step in steps]
+    for step in steps:
+        if step.do == "pause_service" and step.seconds is not None:
+            update = {"at_s": step.at_s + step.seconds, "do": "resume_service", "seconds": None}
+            found.append((step.model_copy(update=update), False))
+    return sorted(found, key=lambda one: one[0].at_s)
+
+
+def table(simulated: Collection[str]) -> str:
+    """Which step each world can do, for the README."""
+    rows = ["| step | simulator | lab | |", "|---|---|---|---|"]
+    for step in sorted(MODEL_STEPS):
+        in_simulator, here = step in simulated, step in POSSIBLE
+        note = NOTES.get(step, "") if here else WHY_NOT.get(step, "")
+        rows.append(f"| `{step}` | {'yes' if in_simulator else '-'} | {'yes' if here else '-'} | {note} |")
+    return "\n".join(rows)

@@ -1,0 +1,80 @@
+"""What was decided in a run, made comparable: the same file must give the same verdicts in every world.
+
+Kept are the verdicts on hosts and on the pool, in their order, and those on each VM, in theirs. Left out is what
+depends on luck and changes nothing: suspicion and its end (noticed, not believed), `host.joined` (a boot announces itself;
+whether before or after the old one's proof is a race), plans (which host was chosen, how often one was made), times, and
+the order between VMs, which start side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libs.scenario.outcome import Outcome, TimelineEntry
+
+RULED = frozenset({"host.failed", "host.fenced"})
+"""Verdicts whose rule is part of them: by which evidence, by which proof."""
+OF_HOSTS = RULED | {
+    "host.agent_down",
+    "host.recovered",
+    "host.refuted",
+    "host.fence_failed",
+    "storm.held",
+    "storm.released",
+    "capacity.exhausted",
+    "capacity.relieved",
+}
+OF_VMS = frozenset(
+    {
+        "vm.failed",
+        "vm.restarted",
+        "vm.restart_failed",
+        "vm.start_uncertain",
+        "vm.given_up",
+        "vm.stopped_by_gate",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Of one run. Two runs went the same way when these are equal."""
+
+    hosts: tuple[str, ...]
+    """`event subject rule`, in the order in which they were published."""
+    vms: dict[str, tuple[str, ...]]
+    """A VM's own, in their order."""
+    left: dict[str, tuple[str, int]]
+    """In which state each VM was left, and how often it became active."""
+    hosts_left: dict[str, tuple[str, bool]]
+    """In which state each host was left, and whether it was fenced."""
+
+
+def verdicts(outcome: Outcome) -> Verdicts:
+    """The verdicts of a run, from its outcome document."""
+    said: list[TimelineEntry] = []
+    last: dict[str, str] = {}
+    for entry in outcome.timeline:
+        if entry.event not in OF_HOSTS:
+            continue
+        # refuted is the end of a verdict only after agent_down, else the end of a mere suspicion
+        if entry.event == "host.refuted" and last.get(entry.subject) != "host.agent_down":
+            continue
+        if last.get(entry.subject) != entry.event:  # the same again is no news
+            said.append(entry)
+        last[entry.subject] = entry.event
+    return Verdicts(
+        hosts=tuple(_told(entry) for entry in said),
+        vms={
+            name: tuple(e.event for e in outcome.timeline if e.subject == name and e.event in OF_VMS)
+            for name in outcome.vms
+        },
+        left={name: (vm.state, vm.starts) for name, vm in outcome.vms.items()},
+        hosts_left={name: (host.state, host.fenced) for name, host in outcome.hosts.items()},
+    )
+
+
+def _told(entry: TimelineEntry) -> str:
+    # the subject of capacity facts is the incident, whose name has the boot in it
+    subject = "pool" if entry.event.startswith(("capacity.", "storm.")) else entry.subject
+    return " ".join(filter(None, (entry.event, subject, entry.detail if entry.event in RULED else "")))
