@@ -40,8 +40,15 @@ TABLE: tuple[Row, ...] = (
     Row(S.AGENT_DOWN, S.HEALTHY, "heard again", "host.refuted", "detector"),
     Row(S.AGENT_DOWN, S.FAILED, "no channel answers any more", "host.failed", "detector"),
     Row(S.FAILED, S.FENCED, "proven harmless", "host.fenced", "fencer"),
+    Row(S.HEALTHY, S.FENCED, "spoke after the verdict, and is proven harmless", "host.fenced", "fencer"),
+    Row(S.SUSPECT, S.FENCED, "spoke after the verdict, and is proven harmless", "host.fenced", "fencer"),
+    Row(S.AGENT_DOWN, S.FENCED, "spoke after the verdict, and is proven harmless", "host.fenced", "fencer"),
     Row(S.FAILED, S.HEALTHY, "heard before any proof, same incarnation", "host.recovered", "detector"),
     Row(S.FENCED, S.HEALTHY, "heard with a new incarnation", "host.joined", "detector"),
+    Row(S.HEALTHY, S.UNKNOWN, "out of the pool", "host.removed", "operator"),
+    Row(S.SUSPECT, S.UNKNOWN, "out of the pool", "host.removed", "operator"),
+    Row(S.AGENT_DOWN, S.UNKNOWN, "out of the pool", "host.removed", "operator"),
+    Row(S.FENCED, S.UNKNOWN, "out of the pool", "host.removed", "operator"),
 )
 
 

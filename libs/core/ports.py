@@ -109,7 +109,9 @@ class Lease(Protocol):
     def held(self) -> bool:
         """True only while no other replica can hold it, by this process's own monotonic clock."""
 
-    def on_change(self, changed: Callable[[], None]) -> None: ...
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` when the role was gained or lost, and when it is ours again after its validity had run
+        out. That it ran out is not told: it is seen by `held`, and nobody looks again and again for the rest."""
 
 
 class StartRefusedError(Exception):

@@ -6,10 +6,12 @@ fact itself: a repeat has the same key and is dropped by the server and by every
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from libs.events.base import HostFact, PoolFact, RevisedFact, SuspicionFact, VerdictFact, VmFact
+from libs.events.words import HostConfirmedFailed, HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
 from libs.model import (
     FenceProof,
     HostState,
@@ -21,25 +23,6 @@ from libs.model import (
 )
 
 
-class Fact(Value):
-    """What all facts share. `about` is the last token of the subject: [A-Za-z0-9_-] only."""
-
-    VERSION: ClassVar[int] = 1
-    kind: str
-    cause: str = Field("", description="key of the fact or signal that led here")
-    rule: str = Field("", description="the rule that decided")
-
-    @property
-    def key(self) -> str:
-        """Deterministic: the same fact always has the same key."""
-        raise NotImplementedError(f"{type(self).__name__} names no key")
-
-    @property
-    def about(self) -> str:
-        """The host, VM or incident that this is about."""
-        raise NotImplementedError(f"{type(self).__name__} names no subject")
-
-
 class Evidence(Value):
     """One channel's word on a host, kept in the verdict: who was asked, what came, how old."""
 
@@ -47,20 +30,6 @@ class Evidence(Value):
     said: str
     age_s: float | None = Field(None, description="age at the moment of the verdict; None = never answered")
     detail: str = ""
-
-
-class HostFact(Fact):
-    """A fact about one incarnation of one host."""
-
-    at: Incarnation
-
-    @property
-    def about(self) -> str:
-        return self.at.host
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.at.host}/{self.at.boot}"
 
 
 class HostJoined(HostFact):
@@ -72,16 +41,6 @@ class HostJoined(HostFact):
     @property
     def key(self) -> str:
         return f"{super().key}/{self.epoch}"
-
-
-class SuspicionFact(HostFact):
-    """Numbered within one host: a host may be suspected many times."""
-
-    number: int
-
-    @property
-    def key(self) -> str:
-        return f"{super().key}/{self.number}"
 
 
 class HostSuspected(SuspicionFact):
@@ -103,17 +62,6 @@ class HostAgentDown(SuspicionFact):
 
     kind: Literal["host.agent_down"] = "host.agent_down"
     evidence: tuple[Evidence, ...] = ()
-
-
-class VerdictFact(HostFact):
-    """A fact about one verdict on one host."""
-
-    incident: str
-    epoch: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.incident}"
 
 
 class HostFailed(VerdictFact):
@@ -139,6 +87,12 @@ class HostFenced(VerdictFact):
     vms: tuple[VmReport, ...] = ()
 
 
+class HostFenceRefuted(VerdictFact):
+    """An incarnation that was proven harmless speaks: the proof was false, and its VMs may run twice."""
+
+    kind: Literal["host.fence_refuted"] = "host.fence_refuted"
+
+
 class HostFenceFailed(HostFact):
     """No proof yet: what was tried and what is missing. Said once per distinct reason; retried for ever."""
 
@@ -150,14 +104,6 @@ class HostFenceFailed(HostFact):
     @property
     def key(self) -> str:
         return f"{self.kind}/{self.incident}/{self.attempt}"
-
-
-class PoolFact(Fact):
-    """A fact about the pool as a whole."""
-
-    @property
-    def about(self) -> str:
-        return "pool"
 
 
 class StormHeld(PoolFact):
@@ -182,21 +128,6 @@ class StormReleased(PoolFact):
     @property
     def key(self) -> str:
         return f"{self.kind}/{self.number}"
-
-
-class RevisedFact(Fact):
-    """A fact about one revision of one incident."""
-
-    incident: str
-    revision: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.incident}/{self.revision}"
-
-    @property
-    def about(self) -> str:
-        return self.incident
 
 
 class PlannedStart(Value):
@@ -244,18 +175,6 @@ class FailoverCompleted(RevisedFact):
     restarted: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
     given_up: tuple[str, ...] = ()
-
-
-class VmFact(Fact):
-    """A fact about one VM at one host."""
-
-    vm: str
-    name: str
-    at: Incarnation
-
-    @property
-    def about(self) -> str:
-        return self.vm
 
 
 class VmFailed(VmFact):
@@ -376,6 +295,11 @@ AnyFact = Annotated[
     | HostRecovered
     | HostFenced
     | HostFenceFailed
+    | HostFenceRefuted
+    | HostConfirmedFailed
+    | HostMaintenanceEntered
+    | HostMaintenanceExited
+    | HostRemoved
     | StormHeld
     | StormReleased
     | FailoverPlanned

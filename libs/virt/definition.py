@@ -1,7 +1,7 @@
 """Domain XML: what is kept as a VM's definition, its policy, the token of its run.
 
 The policy lives in the domain's own metadata and travels with it:
-`virsh metadata VM urn:rekindle:policy:1 --key rekindle --set '<policy protection="restart" priority="high"/>'`
+`virsh metadata VM urn:rekindle:policy:1 --key rekindle --live --config --set '<policy protection="restart"/>'`
 """
 
 from __future__ import annotations
@@ -65,9 +65,13 @@ def size_of(root: ET.Element) -> tuple[int, int]:
     return -(-kib // 1024) + OVERHEAD_MIB, int(root.findtext("vcpu", "1"))
 
 
-def definition_of(uuid: str, name: str, inactive_xml: str) -> VmDefinition:
-    """The copy that goes to the bus: without the token, which belongs to one run."""
+def definition_of(uuid: str, name: str, inactive_xml: str, live_xml: str | None = None) -> VmDefinition:
+    """The copy that goes to the bus: without the token, which belongs to one run, and with the policy that holds
+    for the VM as it runs: what a person set with virsh and without --config must survive a failover."""
     root = ET.fromstring(inactive_xml)
+    held = None if live_xml is None else _metadata(ET.fromstring(live_xml), POLICY_NS)
+    if held is not None:
+        _replace_policy(root, held)
     element, metadata = _metadata(root, RUN_NS), root.find("metadata")
     if element is not None and metadata is not None:
         metadata.remove(element)
@@ -92,13 +96,18 @@ def with_token(definition: VmDefinition, token: int) -> str:
 def with_policy(xml: str, policy: VmPolicy) -> str:
     """XML with this policy in its metadata, in the place of any other."""
     root = ET.fromstring(xml)
+    element = ET.Element(f"{{{POLICY_NS}}}policy")
+    for key, value in policy.model_dump(mode="json").items():
+        element.set(key, str(value))
+    _replace_policy(root, element)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _replace_policy(root: ET.Element, policy: ET.Element) -> None:
     metadata = root.find("metadata")
     if metadata is None:
         metadata = ET.SubElement(root, "metadata")
     old = _metadata(root, POLICY_NS)
     if old is not None:
         metadata.remove(old)
-    element = ET.SubElement(metadata, f"{{{POLICY_NS}}}policy")
-    for key, value in policy.model_dump(mode="json").items():
-        element.set(key, str(value))
-    return ET.tostring(root, encoding="unicode")
+    metadata.append(policy)

@@ -238,11 +238,12 @@ class LibvirtHost:
             for domain in connection.listAllDomains(0):
                 try:
                     xml = domain.XMLDesc(flags)
+                    live = domain.XMLDesc(0) if domain.isActive() else None
                 except libvirt.libvirtError as error:
                     if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                         continue  # vanished since it was listed
                     raise
-                found.append(definition_of(domain.UUIDString(), domain.name(), xml))
+                found.append(definition_of(domain.UUIDString(), domain.name(), xml, live))
             return found
 
         return await self.call("definitions", read, 2 * CALL_S)

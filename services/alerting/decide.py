@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 from rpds import HashTrieMap
 
 from libs.core.decider import Act, Expired, Input, Outcome, Records, Request, Step
-from libs.events.facts import Fact
+from libs.core.evolve import replace
+from libs.events.base import Fact
 from libs.model import Value
 from services.alerting.texts import tell
 

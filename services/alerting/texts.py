@@ -26,6 +26,14 @@ TEXTS: dict[str, tuple[Severity, str]] = {
         Severity.CRITICAL,
         "host {host} cannot be fenced, its VMs are not started elsewhere; missing: {missing}",
     ),
+    "host.confirmed_failed": (Severity.WARNING, "{by} vouches that host {host} is down: it counts as fenced"),
+    "host.maintenance_entered": (Severity.INFO, "host {host} is in maintenance and takes no new VMs ({by})"),
+    "host.maintenance_exited": (Severity.INFO, "host {host} takes VMs again ({by})"),
+    "host.removed": (Severity.INFO, "host {host} is out of the pool ({by})"),
+    "host.fence_refuted": (
+        Severity.CRITICAL,
+        "host {host} speaks although it is fenced: its fence device lies, its VMs may run twice; switch it off",
+    ),
     "storm.held": (
         Severity.CRITICAL,
         "{suspects} are silent at once (believable: {limit}): nobody is fenced without proof",
@@ -57,4 +65,5 @@ def tell(fact: AnyFact) -> tuple[Severity, str]:
         else:
             fields[name] = value
     at = getattr(fact, "at", None)
-    return severity, text.format(**fields, host=at.host if at is not None else "")
+    fields.setdefault("host", at.host if at is not None else "")
+    return severity, text.format(**fields)

@@ -55,13 +55,14 @@ def config_path(given: Path | None) -> Path:
     )
 
 
-def _settings(given: Path | None) -> Settings:
+def settings_of(given: Path | None) -> Settings:
     """For a command that asks: its own output counts, what its connection goes through does not."""
     configure(Logging(level="error"))
     return load_settings(config_path(given))
 
 
-def _print(document: Any) -> None:
+def print_json(document: Any) -> None:
+    """A result for machines."""
     sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
 
 
@@ -110,7 +111,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     path = config_path(config)
     findings = _run(check_pool(load_settings(path), path))
     if as_json:
-        _print({"schema": "rekindle.check.v1", "ok": not findings, "findings": findings})
+        print_json({"schema": "rekindle.check.v1", "ok": not findings, "findings": findings})
     for finding in findings:
         sys.stderr.write(finding + "\n")
     if findings:
@@ -126,15 +127,15 @@ def hosts(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     from services.cli import tables
 
     async def read() -> list[dict[str, Any]]:
-        async with readmodel.reader(_settings(config)) as reader:
+        async with readmodel.reader(settings_of(config)) as reader:
             return await reader.hosts()
 
     found = _run(read())
     if as_json:
-        _print({"schema": "rekindle.hosts.v1", "hosts": found})
+        print_json({"schema": "rekindle.hosts.v1", "hosts": found})
         return
-    columns = ("host", "state", "epoch", "vms", "memory_used_mib", "memory_mib", "fencing")
-    tables.rows("", columns, found)
+    columns = ("host", "state", "maintenance", "epoch", "vms", "memory_used_mib", "memory_mib", "fencing")
+    tables.rows("", columns, [{**row, "maintenance": "yes" if row["maintenance"] else ""} for row in found])
 
 
 @app.command()
@@ -144,12 +145,12 @@ def vms(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     from services.cli import tables
 
     async def read() -> list[dict[str, Any]]:
-        async with readmodel.reader(_settings(config)) as reader:
+        async with readmodel.reader(settings_of(config)) as reader:
             return await reader.vms()
 
     found = _run(read())
     if as_json:
-        _print({"schema": "rekindle.vms.v1", "vms": found})
+        print_json({"schema": "rekindle.vms.v1", "vms": found})
         return
     columns = ("vm", "state", "host", "protection", "priority", "memory_mib", "token", "lease", "detail")
     tables.rows("", columns, found)
@@ -167,7 +168,7 @@ def events(
     from services.cli import tables
 
     async def read() -> None:
-        async with readmodel.reader(_settings(config)) as reader:
+        async with readmodel.reader(settings_of(config)) as reader:
             async for sequence, envelope in reader.events(follow=follow, after=after):
                 if as_json:
                     body = {"sequence": sequence, **envelope.model_dump(mode="json")}
@@ -188,13 +189,13 @@ def failovers(context: typer.Context, config: ConfigOption = None, as_json: Json
     from services.cli import tables
 
     async def read() -> list[Any]:
-        async with readmodel.reader(_settings(config)) as reader:
+        async with readmodel.reader(settings_of(config)) as reader:
             return await reader.failovers()
 
     stories = _run(read())
     if as_json:
         body = [story.model_dump(mode="json") for story in stories]
-        _print({"schema": "rekindle.failovers.v1", "failovers": body})
+        print_json({"schema": "rekindle.failovers.v1", "failovers": body})
         return
     columns = ("incident", "host", "rule", "confirmed", "vms", "running", "completed")
     data = [
@@ -223,14 +224,14 @@ def show(
     from services.cli import tables
 
     async def read() -> list[Any]:
-        async with readmodel.reader(_settings(config)) as reader:
+        async with readmodel.reader(settings_of(config)) as reader:
             return await reader.failovers()
 
     story = next((one for one in _run(read()) if one.incident == incident), None)
     if story is None:
         raise BadInputError(f"no failover is called {incident}; `rekindle failovers` lists them")
     if as_json:
-        _print({"schema": "rekindle.failover.v1", **story.model_dump(mode="json")})
+        print_json({"schema": "rekindle.failover.v1", **story.model_dump(mode="json")})
     else:
         tables.failover(story)
 
@@ -242,7 +243,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     from services.cli import tables
 
     async def read() -> dict[str, Any]:
-        async with readmodel.reader(_settings(config)) as reader:
+        async with readmodel.reader(settings_of(config)) as reader:
             hosts, vms, held = await reader.hosts(), await reader.vms(), await reader.leaders()
             stories = await reader.failovers()
         vacant = [role for role in SERVICES if role not in held and role != "heartbeat"]
@@ -253,6 +254,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             "ok": not (vacant or unwell or waiting),
             "hosts": len(hosts),
             "hosts_not_healthy": unwell,
+            "hosts_in_maintenance": [host["host"] for host in hosts if host["maintenance"]],
             "vms": len(vms),
             "vms_running": sum(1 for vm in vms if vm["state"] == "running"),
             "vms_waiting": waiting,
@@ -262,7 +264,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     found = _run(read())
     if as_json:
-        _print(found)
+        print_json(found)
     else:
         for name, value in found.items():
             if name != "schema":
@@ -279,9 +281,13 @@ def main() -> int:
     app.add_typer(lab, name="lab")
     app.command("demo")(demo)
     if sys.argv[1:2] != ["service"]:  # a service's own process has no need of the simulator
+        from services.cli.operator import confirm_failed, maintenance, remove_host
         from services.cli.simulate import simulate
 
         app.command()(simulate)
+        app.command("confirm-failed")(confirm_failed)
+        app.command()(maintenance)
+        app.command("remove-host")(remove_host)
     try:
         left = app(standalone_mode=False)
     except typer.TyperException as error:  # a wrong option or argument

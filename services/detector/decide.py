@@ -7,7 +7,7 @@ A follower hears like the leader and never judges, so it takes over with warm vi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rpds import HashTrieMap
 
@@ -24,12 +24,14 @@ from libs.core.decider import (
     Step,
     TableRead,
 )
+from libs.core.evolve import replace
 from libs.crashes import crashes
 from libs.events.facts import (
     AnyFact,
     HostAgentDown,
     HostFailed,
     HostFenced,
+    HostFenceRefuted,
     HostJoined,
     HostRecovered,
     HostRefuted,
@@ -38,6 +40,7 @@ from libs.events.facts import (
     StormReleased,
 )
 from libs.events.signals import Goodbye, Heartbeat, InventorySeen
+from libs.events.words import HostRemoved
 from libs.lifecycle import allowed
 from libs.model import (
     Answer,
@@ -61,6 +64,8 @@ from services.detector.state import (
 from services.detector.verdict import Rule, judge, storm_limit
 
 TICK_S = 0.1
+ECHO_S = 5.0
+"""What a fenced boot said before it was fenced may reach us for so long."""
 State = DetectorState
 
 
@@ -97,7 +102,7 @@ class Detector:
         said = [
             Publish(host, fact)
             for host, view in sorted(views.items())
-            if view.inventory is not None
+            if view.inventory is not None and not state.record(host).removes(view.inventory.agent)
             for fact in crashes(view.inventory, None)
         ]
         return Step(state, tuple(said))
@@ -112,8 +117,8 @@ class Detector:
         match event:
             case None:
                 return self._tick(state, now)
-            case Heartbeat(at=at) if at.host in self.hosts:
-                return self._heard(state, at, now)
+            case Heartbeat(at=at, agent=agent) if at.host in self.hosts:
+                return self._heard(state, at, agent, now)
             case InventorySeen(inventory=inventory) if inventory.at.host in self.hosts:
                 return self._inventory(state, inventory)
             case Goodbye(at=at, grace_s=grace_s) if at.host in self.hosts:
@@ -122,7 +127,9 @@ class Detector:
             case Answered():
                 return self._answered(state, event, now)
             case HostFenced():
-                return self._fenced(state, event)
+                return self._fenced(state, event, now)
+            case HostRemoved():
+                return self._removed(state, event)
             case Paused():
                 return Step(self._deaf(state, now))
             case BusChanged(connected=connected):
@@ -137,15 +144,32 @@ class Detector:
 
     # -- hearing
 
-    def _heard(self, state: State, at: Incarnation, now: float) -> Step[State]:
+    def _heard(self, state: State, at: Incarnation, agent: str, now: float) -> Step[State]:
         record = state.record(at.host)
-        if at.boot in record.former:
+        if at.boot in record.former or record.removes(agent):
             return Step(state)
         view = replace(state.view(at.host), heard_at=now, seen=at, mute_until=0.0)
         state = replace(state, views=state.views.insert(at.host, view))
         if record.state is HostState.HEALTHY and record.at == at:
             return Step(state)
+        if record.state is HostState.FENCED and record.at == at:
+            return self._beyond(state, record, at, now)
         return self._alive(state, record, at)
+
+    def _beyond(self, state: State, record: HostRecord, at: Incarnation, now: float) -> Step[State]:
+        """A heartbeat of a boot that is proven over: an echo for a while, and then the refutation of its proof."""
+        fenced_at = state.view(record.host).fenced_at
+        echo_until = max(state.listening_since, fenced_at or state.listening_since) + ECHO_S
+        if now < echo_until or record.refuted == record.epoch:
+            return Step(state)
+        fact = HostFenceRefuted(
+            at=at,
+            incident=record.incident,
+            epoch=record.epoch,
+            cause=f"host.fenced/{record.incident}",
+            rule="heard after its proof",
+        )
+        return self._move(state, record.model_copy(update={"refuted": record.epoch}), fact)
 
     def _alive(self, state: State, record: HostRecord, at: Incarnation) -> Step[State]:
         """A heartbeat that changes something: a first one, a new boot, or a sign of life in time."""
@@ -184,7 +208,7 @@ class Detector:
     def _inventory(self, state: State, inventory: Inventory) -> Step[State]:
         host = inventory.at.host
         view, record = state.view(host), state.record(host)
-        if inventory.at.boot in record.former:
+        if inventory.at.boot in record.former or record.removes(inventory.agent):
             return Step(state)
         before = view.inventory
         if before is not None and before.agent == inventory.agent and before.rev > inventory.rev:
@@ -214,12 +238,26 @@ class Detector:
         judge_from = until + self.settings.deaf_period_s
         return replace(state, views=views, listening_since=until, judge_from=judge_from)
 
-    def _fenced(self, state: State, fact: HostFenced) -> Step[State]:
+    def _fenced(self, state: State, fact: HostFenced, now: float) -> Step[State]:
         record = state.record(fact.at.host)
-        if record.at != fact.at or record.state is not HostState.FAILED:
+        # the same incident: it may have spoken for a last time since the verdict, and be fenced all the same
+        if record.at != fact.at or record.epoch != fact.epoch or record.state is HostState.FENCED:
             return Step(state)
         record = record.model_copy(update={"state": HostState.FENCED})
-        return Step(replace(state, records=state.records.insert(record.host, record)))
+        view = replace(state.view(record.host), fenced_at=now, suspicion=None)
+        records, views = state.records.insert(record.host, record), state.views.insert(record.host, view)
+        return Step(replace(state, records=records, views=views))
+
+    def _removed(self, state: State, fact: HostRemoved) -> Step[State]:
+        """Forget the host. Its numbers go on: what is said of it once it has joined again is said after this.
+        A verdict that came meanwhile stands, and is handled to its end."""
+        host = fact.at.host
+        record = state.record(host)
+        if host not in self.hosts or record.at != fact.at or record.state is HostState.FAILED:
+            return Step(state)
+        if record.removes(fact.agent):
+            return Step(state)  # told again, and it has joined since
+        return self._move(replace(state, views=state.views.discard(host)), record.without(fact), None)
 
     # -- judging
 
@@ -227,11 +265,21 @@ class Detector:
         state = replace(state, tick_at=now + TICK_S)
         effects: list[Effect] = []
         for host in self.hosts:
+            if self._well(state, host, now):
+                continue
             step = self._look(state, host, now)
             state = step.state
             effects += step.effects
         step = self._storm(state, now)
         return Step(step.state, (*effects, *step.effects))
+
+    def _well(self, state: State, host: str, now: float) -> bool:
+        """Nothing to look at. True of nearly every host at nearly every tick: with thousands this is the tick."""
+        record, view = state.records.get(host), state.views.get(host)
+        if record is None or view is None or view.heard_at is None:
+            return False
+        healthy = record.state is HostState.HEALTHY and view.seen == record.at
+        return healthy and now - view.heard_at < self.settings.suspect_after_s
 
     def _look(self, state: State, host: str, now: float) -> Step[State]:
         record, view = state.record(host), state.view(host)
@@ -371,8 +419,10 @@ class Detector:
 
     def _stormy(self, state: State, judged: str | None = None) -> bool:
         """`judged`: a host about to be held failed is silent, too, also where it was held to be agent_down."""
-        known = sum(1 for host in self.hosts if state.record(host).at is not None)
         suspects = {*self._suspects(state), *([judged] if judged is not None else [])}
+        if not suspects:
+            return False
+        known = sum(1 for host in self.hosts if state.record(host).at is not None)
         return len(suspects) > storm_limit(known)
 
     def _storm(self, state: State, now: float) -> Step[State]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from libs.config.settings import Detection
 from libs.core.decider import Act
+from libs.core.evolve import replace
 from libs.events.facts import Evidence as KeptEvidence
 from libs.model import Answer, PowerState
 from services.detector.asks import AskLibvirt, AskPeer, AskPower

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rpds import HashTrieMap
 
 from libs.core.decider import Records
+from libs.events.words import HostRemoved
 from libs.model import Answer, HostState, Incarnation, Inventory, PowerState, Value
 
 FORMER_KEPT = 8
@@ -23,8 +24,27 @@ class HostRecord(Value):
     number: int = 0
     """Grows with every suspicion."""
     incident: str = ""
+    refuted: int = 0
+    """The latest verdict whose proof its own heartbeats have refuted: that is told once."""
     former: tuple[str, ...] = ()
     """Boot ids that are over: what they still say is an echo."""
+    removed: str = ""
+    """The life of its agent that was taken out of the pool and is not listened to; the next one joins anew."""
+
+    def removes(self, agent: str) -> bool:
+        """True where this is the life of its agent that was taken out of the pool."""
+        return bool(agent) and agent == self.removed
+
+    def without(self, fact: HostRemoved) -> HostRecord:
+        """What is left of a host that was removed: numbers that go on, and whom not to listen to."""
+        over = (fact.at.boot,) if self.state is HostState.FENCED else ()
+        return HostRecord(
+            host=self.host,
+            epoch=self.epoch + 1,
+            number=self.number,
+            former=(*self.former, *over)[-FORMER_KEPT:],
+            removed=fact.agent,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +77,8 @@ class HostView:
     heard_at: float | None = None
     seen: Incarnation | None = None
     inventory: Inventory | None = None
+    fenced_at: float | None = None
+    """When we heard that this boot is fenced."""
     mute_until: float = 0.0
     """The agent said goodbye: its silence until then means nothing."""
     suspicion: Suspicion | None = None

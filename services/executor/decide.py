@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rpds import HashTrieMap
 
 from libs import leases
 from libs.config.settings import Restart
 from libs.core.decider import Act, Effect, Expired, Input, Publish, Records, Step, TableRead
+from libs.core.evolve import replace
 from libs.events.facts import (
     FailoverPlanned,
     HostFenced,
@@ -18,7 +19,8 @@ from libs.events.facts import (
     VmStartUncertain,
 )
 from libs.events.signals import InventorySeen, LeaseWritten
-from libs.model import Inventory, RunLease
+from libs.events.words import HostRemoved
+from libs.model import Incarnation, Inventory, RunLease
 from services.executor.orders import (
     Attempted,
     LeaseFound,
@@ -83,11 +85,9 @@ class Executor:
                 gone = [vm for vm, record in state.records.items() if record.start.to == at]
                 for vm in gone:  # placement plans these again, with this proof
                     state = _drop(state, vm)
-                heard = state.heard.get(at.host)
-                if heard is not None and heard.at == at:  # whatever it showed last is over
-                    over = heard.model_copy(update={"vms": ()})
-                    state = replace(state, heard=state.heard.insert(at.host, over))
-                return self._dispatch(state)
+                return self._dispatch(_over(state, at))
+            case HostRemoved(at=at):
+                return Step(_over(state, at))
             case InventorySeen(inventory=inventory):
                 return self._reconcile(state, inventory)
             case LeaseWritten(lease=lease):
@@ -263,6 +263,15 @@ class Executor:
                 if change is not None:
                     return change
         return None
+
+
+def _over(state: State, at: Incarnation) -> State:
+    """Whatever this incarnation showed last holds no longer."""
+    heard = state.heard.get(at.host)
+    if heard is None or heard.at != at:
+        return state
+    over = heard.model_copy(update={"vms": ()})
+    return replace(state, heard=state.heard.insert(at.host, over))
 
 
 def _drop(state: State, vm: str) -> State:

@@ -21,7 +21,7 @@ def shell(ports: Ports, hypervisors: Hypervisors) -> Shell[ExecutorState]:
         store=ports.store("state"),
         lease=ports.lease(),
         signals=("inventory.*", "lease.*"),
-        kinds=("failover.planned", "host.fenced"),
+        kinds=("failover.planned", "host.fenced", "host.removed"),
         tables=(Table("leases", leases, "", RunLease),),
         perform=hands.perform,
         requests=REQUESTS,

@@ -8,12 +8,15 @@ from typing import Any
 
 from libs.power.devices import FenceDevices, agent_devices
 from libs.service import Context, run
+from libs.virt.hosts import LibvirtHosts
 from services.fencer.wiring import shell
 
 
 async def wire(context: Context) -> list[Coroutine[Any, Any, None]]:
     settings = context.settings
-    return [shell(context, FenceDevices(agent_devices(settings.hosts), settings.fencing)).run()]
+    hypervisors = LibvirtHosts(settings.hosts, settings.vm_defaults, context.bus, context.clock)
+    power = FenceDevices(agent_devices(settings.hosts), settings.fencing)
+    return [shell(context, power, hypervisors).run()]
 
 
 def main(config: Path) -> int:

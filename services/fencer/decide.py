@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
@@ -11,7 +11,9 @@ from rpds import HashTrieMap
 
 from libs.config.settings import FencingSettings
 from libs.core.decider import Act, Expired, Input, Outcome, Publish, Records, Request, Step
+from libs.core.evolve import replace
 from libs.events.facts import AnyFact, HostFailed, HostFenced, HostFenceFailed, HostJoined, HostRecovered
+from libs.events.words import HostConfirmedFailed
 from libs.model import FenceProof, Incarnation, ProofMethod, Value, VmReport
 
 
@@ -20,6 +22,10 @@ class Phase(StrEnum):
     WAITING = "waiting"  # for the next attempt
     FENCED = "fenced"
     STOOD_DOWN = "stood_down"  # the host spoke again before any proof
+    EXPECTED = "expected"  # an operator spoke of a verdict that has yet to reach us
+
+
+OPEN = (Phase.FENCING, Phase.WAITING)
 
 
 class FenceRecord(Value):
@@ -34,6 +40,8 @@ class FenceRecord(Value):
     vms: tuple[VmReport, ...] = ()
     recovered: bool = False
     """It spoke again while an attempt was under way: that one is the last."""
+    word: HostConfirmedFailed | None = None
+    """An operator's, on a later verdict than this one: facts may come in any order."""
 
 
 class Fence(Request):
@@ -104,6 +112,8 @@ class Fencer:
                 return self._new_boot(state, at)
             case HostRecovered(at=at, incident=incident):
                 return self._stand_down(state, at, incident)
+            case HostConfirmedFailed():
+                return self._confirmed(state, event)
             case _:
                 return Step(state)
 
@@ -120,10 +130,15 @@ class Fencer:
                 state, (_over(record, known.at, fact.key),)
             )  # told late: a later boot has failed since
         before: tuple[Publish, ...] = ()
-        if known is not None and known.phase in (Phase.FENCING, Phase.WAITING) and known.at != fact.at:
+        if known is not None and known.phase in OPEN and known.at != fact.at:
             before = (_over(known, fact.at, fact.key),)
+        word = known.word if known is not None else None
+        if word is not None and word.epoch > fact.epoch:
+            record = record.model_copy(update={"word": word})
         if fact.proof is not None:
             step = self._proven(state, record, fact.proof, fact.key)
+        elif word is not None and _means(word, record):
+            step = self._proven(state, record, _vouched(word), word.key)
         else:
             state = replace(state, retry_at=state.retry_at.discard(host))
             step = self._with(state, record, _act(record, self.deadline_s))
@@ -173,14 +188,17 @@ class Fencer:
     def _new_boot(self, state: FencerState, at: Incarnation) -> Step[FencerState]:
         """The host speaks from another boot: the one that failed is over."""
         record = state.records.get(at.host)
-        if record is None or record.at == at or record.phase in (Phase.FENCED, Phase.STOOD_DOWN):
+        if record is None or record.at == at or record.phase not in OPEN:
             return Step(state)
         proof = FenceProof(of=record.at, method=ProofMethod.NEW_BOOT, detail=f"heard from boot {at.boot}")
         return self._proven(state, record, proof, f"host.joined/{at.host}/{at.boot}/{record.epoch}")
 
     def _stand_down(self, state: FencerState, at: Incarnation, incident: str) -> Step[FencerState]:
         record = state.records.get(at.host)
-        if record is None or record.incident != incident or record.phase in (Phase.FENCED, Phase.STOOD_DOWN):
+        if record is not None and record.word is not None and record.word.incident == incident:
+            # it speaks, so it is not down: the word on a verdict that has yet to reach us is void
+            return self._with(state, record.model_copy(update={"word": None}))
+        if record is None or record.incident != incident or record.phase not in OPEN:
             return Step(state)
         if record.phase is Phase.FENCING:
             # the attempt under way may yet succeed: then it is fenced, whatever it says
@@ -189,6 +207,22 @@ class Fencer:
             replace(state, retry_at=state.retry_at.discard(at.host)),
             record.model_copy(update={"phase": Phase.STOOD_DOWN}),
         )
+
+    def _confirmed(self, state: FencerState, word: HostConfirmedFailed) -> Step[FencerState]:
+        """An operator's explicit word is a proof, of the one incarnation that it names and while that one's
+        verdict is open. A host that has spoken since is not down, whoever says so."""
+        known = state.records.get(word.at.host)
+        if known is None:
+            expected = FenceRecord(
+                at=word.at, incident=word.incident, epoch=0, phase=Phase.EXPECTED, word=word
+            )
+            return self._with(state, expected)
+        if known.epoch < word.epoch:
+            later = known.word is not None and known.word.epoch >= word.epoch
+            return Step(state) if later else self._with(state, known.model_copy(update={"word": word}))
+        if known.phase not in OPEN or known.recovered or not _means(word, known):
+            return Step(state)
+        return self._proven(state, known, _vouched(word), word.key)
 
     def _proven(
         self, state: FencerState, record: FenceRecord, proof: FenceProof, cause: str
@@ -209,6 +243,14 @@ class Fencer:
     def _with(self, state: FencerState, record: FenceRecord, *effects: Act | Publish) -> Step[FencerState]:
         records = state.records.insert(record.at.host, record)
         return Step(replace(state, records=records), effects)
+
+
+def _means(word: HostConfirmedFailed, record: FenceRecord) -> bool:
+    return (word.at, word.incident, word.epoch) == (record.at, record.incident, record.epoch)
+
+
+def _vouched(word: HostConfirmedFailed) -> FenceProof:
+    return FenceProof(of=word.at, method=ProofMethod.OPERATOR, detail=f"{word.by} at {word.said_at}")
 
 
 def _over(record: FenceRecord, later: Incarnation, cause: str) -> Publish:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libs.core.ports import Hypervisors
 from libs.core.shell import Shell, Wiring
 from libs.core.wiring import Ports
 from libs.power.devices import FenceDevices
@@ -9,7 +10,7 @@ from services.fencer.act import Hands
 from services.fencer.decide import REQUESTS, Fencer, FencerState
 
 
-def shell(ports: Ports, power: FenceDevices) -> Shell[FencerState]:
+def shell(ports: Ports, power: FenceDevices, hypervisors: Hypervisors) -> Shell[FencerState]:
     settings = ports.settings
     decider = Fencer(settings.fencing, {host.name: power.deadline_s(host.name) for host in settings.hosts})
     wiring = Wiring(
@@ -18,8 +19,8 @@ def shell(ports: Ports, power: FenceDevices) -> Shell[FencerState]:
         clock=ports.clock,
         store=ports.store("state"),
         lease=ports.lease(),
-        kinds=("host.failed", "host.joined", "host.recovered"),
-        perform=Hands(power, ports.bus).perform,
+        kinds=("host.failed", "host.joined", "host.recovered", "host.confirmed_failed"),
+        perform=Hands(power, ports.bus, hypervisors, settings.fencing.status_spacing_s).perform,
         requests=REQUESTS,
         parallel_acts=16,
     )

@@ -11,7 +11,7 @@ from libs.core.decider import Outcome
 from libs.core.ports import ConflictError, Hypervisor, Hypervisors, Row, Store, UnavailableError
 from libs.events.signals import Question, Reply, Signal
 from libs.leases import may_run
-from libs.model import Answer, Incarnation, Inventory, RunLease, VmDefinition
+from libs.model import Answer, Incarnation, Inventory, RunLease, VmDefinition, VmState
 from services.heartbeat.orders import (
     AllRead,
     GatePassed,
@@ -80,6 +80,8 @@ class Hands:
             return []
         stopped = []
         for report in await self.hypervisor.reports():
+            if report.state is VmState.UNKNOWN:  # it may run: the gate stays shut until libvirt can tell
+                raise UnavailableError(f"{at} cannot tell the state of {report.name}")
             if not report.state.active:
                 continue
             row = await self.leases.get(report.uuid)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 from rpds import HashTrieMap
 
 from libs.config.settings import Heartbeats
 from libs.core.decider import Act, Effect, Expired, Input, Publish, Records, Send, Step
+from libs.core.evolve import replace
 from libs.events.facts import VmStoppedByGate
 from libs.events.signals import Heartbeat, InventorySeen
 from libs.model import Incarnation, Inventory, StopReason, VmReport, VmState

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from rpds import HashTrieMap
 
 from libs.config.settings import Restart
 from libs.core.decider import Effect, Input, Publish, Records, Step, TableRead
+from libs.core.evolve import replace
 from libs.crashes import crashes
 from libs.events.facts import (
     AnyFact,
@@ -26,6 +27,7 @@ from libs.events.facts import (
     VmRestartFailed,
 )
 from libs.events.signals import Heartbeat, InventorySeen, LeaseWritten
+from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
 from libs.model import Incarnation, Inventory, LeaseState, Protection, RunLease
 from libs.planning.plan import Plan, plan
 from libs.planning.snapshot import PoolPolicy
@@ -74,8 +76,8 @@ class Placement:
         match event:
             case None:
                 return self._plan(replace(state, plan_at=None), now)
-            case Heartbeat(at=at):
-                return Step(self._beat(state, at, now))
+            case Heartbeat(at=at, agent=agent):
+                return Step(self._beat(state, at, agent, now))
             case InventorySeen(inventory=inventory):
                 return Step(self._inventory(state, inventory, now))
             case TableRead(table="inventory", rows=rows):
@@ -91,6 +93,10 @@ class Placement:
                 return Step(pool.doubted(state, event))
             case HostRefuted() | HostRecovered() | HostJoined():
                 return Step(self._due(pool.cleared(state, event), now))
+            case HostMaintenanceEntered() | HostMaintenanceExited():
+                return Step(self._due(pool.maintained(state, event), now))
+            case HostRemoved():
+                return Step(pool.removed(state, event))
             case HostFenced():
                 return self._fenced(state, event, now)
             case VmFailed():
@@ -104,7 +110,9 @@ class Placement:
 
     # -- what is heard
 
-    def _beat(self, state: State, at: Incarnation, now: float) -> State:
+    def _beat(self, state: State, at: Incarnation, agent: str, now: float) -> State:
+        if state.words_on(at.host).removes(agent):
+            return state
         before = state.beats.get(at.host)
         state = replace(state, beats=state.beats.insert(at.host, Beat(at, now)))
         doubt = state.down.get(at.host)
@@ -115,6 +123,8 @@ class Placement:
 
     def _inventory(self, state: State, inventory: Inventory, now: float) -> State:
         host = inventory.at.host
+        if state.words_on(host).removes(inventory.agent):
+            return state
         before = state.heard.get(host)
         state = replace(state, heard=state.heard.insert(host, inventory))
         news = before is None or before.vms != inventory.vms
@@ -167,7 +177,7 @@ class Placement:
             record = PlacementRecord(proof=fact.proof, epoch=fact.epoch)
             state = replace(state, records=state.records.insert(f"fenced.{at.host}", record))
         for incident in state.incidents():
-            state = _keep(state, incidents.reclaimed(incident, fact.proof))
+            state = _keep(state, incidents.reclaimed(incident, fact.proof, _open_vms(state)))
         items = [
             item.model_copy(update={"proofs": (fact.proof,)})
             for item in self._orphans(state, fact)
@@ -253,7 +263,7 @@ class Placement:
             return Step(state)  # about an attempt that was given up since
         avoid = (*item.avoid, fact.at.host)[-32:]
         wait_s = DEBOUNCE_S / 4  # another host may do at once; only going round again has to wait
-        if not set(pool.usable(state, now)) - set(avoid):
+        if not set(pool.taking(state, now)) - set(avoid):
             avoid = ()
             wait_s = self._backoff_s(item)
         update = {"phase": Phase.WAITING, "in_place": False, "avoid": avoid, "reason": fact.reason[:300]}

@@ -42,14 +42,16 @@ def start_key(incident: Incident, item: Item) -> str:
     return f"{incident.id}/{item.vm}/{item.attempt}"
 
 
-def reclaimed(incident: Incident, proof: FenceProof) -> Incident:
+def reclaimed(incident: Incident, proof: FenceProof, open_: set[str]) -> Incident:
     """After a host was fenced: what was planned to it, or ran there since, is to be planned again, and what
-    came from it may be taken on the strength of this proof."""
+    came from it may be taken on the strength of this proof. `open_` are VMs that some incident still has to
+    start: one that ran there and has crashed since is that incident's, not this one's, too."""
     items = []
     for item in incident.items:
         if proof.of in (item.to, item.origin) and proof not in item.proofs:
             update: dict[str, object] = {"proofs": (*item.proofs, proof)[-PROOFS_KEPT:], "in_place": False}
-            if item.to == proof.of and item.phase in (Phase.PLANNED, Phase.RUNNING):
+            ran = item.phase is Phase.RUNNING and item.vm not in open_
+            if item.to == proof.of and (ran or item.phase is Phase.PLANNED):
                 update |= {"phase": Phase.WAITING, "reason": f"{proof.of} was fenced"}
             item = item.model_copy(update=update)
         items.append(item)

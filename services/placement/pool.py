@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from libs.core.evolve import replace
 from libs.events.facts import (
     HostAgentDown,
     HostFailed,
@@ -12,9 +11,10 @@ from libs.events.facts import (
     HostRefuted,
     HostSuspected,
 )
+from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
 from libs.model import Incarnation, Protection, RunLease
 from libs.planning.snapshot import PoolPolicy, Snapshot, SnapshotHost, SnapshotHostState, SnapshotVm
-from services.placement.state import Doubt, Item, Phase, PlacementState
+from services.placement.state import Doubt, HostWords, Item, Phase, PlacementRecord, PlacementState
 
 NOWHERE = "-orphans-"
 FINAL = ("host.failed", "host.fenced")
@@ -52,16 +52,51 @@ def cleared(state: PlacementState, fact: HostRefuted | HostRecovered | HostJoine
     return state
 
 
+def maintained(state: PlacementState, fact: HostMaintenanceEntered | HostMaintenanceExited) -> PlacementState:
+    """A host takes no new VMs, or takes them again; an older word than the latest is void."""
+    words = state.words_on(fact.host)
+    if fact.number <= words.number:
+        return state
+    entered = isinstance(fact, HostMaintenanceEntered)
+    return _said(state, fact.host, words.model_copy(update={"number": fact.number, "maintenance": entered}))
+
+
+def removed(state: PlacementState, fact: HostRemoved) -> PlacementState:
+    """Forget the host; what this life of its agent still says is not listened to."""
+    host = fact.at.host
+    words, beat = state.words_on(host), state.beats.get(host)
+    if words.removes(fact.agent) or (beat is not None and beat.of != fact.at):
+        return state  # told again, or late: another boot speaks
+    state = replace(
+        state,
+        heard=state.heard.discard(host),
+        beats=state.beats.discard(host),
+        down=state.down.discard(host),
+    )
+    return _said(state, host, words.model_copy(update={"maintenance": False, "removed": fact.agent}))
+
+
+def _said(state: PlacementState, host: str, words: HostWords) -> PlacementState:
+    return replace(state, records=state.records.insert(f"host.{host}", PlacementRecord(words=words)))
+
+
 def usable(state: PlacementState, now: float) -> list[str]:
     """Hosts that beat, whose inventory of this boot we have, and that nobody doubts."""
     return sorted(
         host
         for host, inventory in state.heard.items()
         if host not in state.down
+        and not state.words_on(host).removes(inventory.agent)
         and (beat := state.beats.get(host)) is not None
         and now - beat.at < FRESH_S
         and beat.of == inventory.at
+        and state.proof_of(inventory.at) is None  # it speaks although it is proven over: a proof was false
     )
+
+
+def taking(state: PlacementState, now: float) -> list[str]:
+    """Usable hosts that take new VMs."""
+    return [host for host in usable(state, now) if not state.words_on(host).maintenance]
 
 
 def snapshot(
@@ -83,6 +118,9 @@ def snapshot(
             memory_reserved_mib=inventory.memory_reserved_mib,
             cpus=inventory.cpus,
             labels=labels.get(name, {}),
+            state=SnapshotHostState.MAINTENANCE
+            if state.words_on(name).maintenance
+            else SnapshotHostState.ONLINE,
         )
         for name in usable(state, now)
         for inventory in [state.heard[name]]

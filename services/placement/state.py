@@ -49,12 +49,29 @@ class Incident(Value):
     short: tuple[str, ...] = Field((), description="VMs named in it")
 
 
+class HostWords(Value):
+    """What operators said of a host."""
+
+    number: int = Field(0, description="of the latest word on its maintenance; an older one is void")
+    maintenance: bool = Field(False, description="it takes no new VMs")
+    removed: str = Field("", description="the life of its agent that was taken out of the pool")
+
+    def removes(self, agent: str) -> bool:
+        """True where this is the life of its agent that was taken out of the pool."""
+        return bool(agent) and agent == self.removed
+
+
+NO_WORDS = HostWords()
+
+
 class PlacementRecord(Value):
-    """Records of three kinds share one ledger: an incident, a host's latest proof, a VM's crashes."""
+    """Records of four kinds share one ledger: an incident, a host's latest proof, what operators said of a host,
+    a VM's crashes."""
 
     incident: Incident | None = None
     proof: FenceProof | None = None
     epoch: int = Field(0, description="of the proof")
+    words: HostWords | None = None
     crashes: tuple[float, ...] = ()
     told: tuple[str, ...] = Field((), description="crashes that were dealt with: a repeat is no news")
 
@@ -95,6 +112,11 @@ class PlacementState:
     def incidents(self) -> list[Incident]:
         found = (record.incident for _, record in sorted(self.records.items()))
         return [incident for incident in found if incident is not None]
+
+    def words_on(self, host: str) -> HostWords:
+        record = self.records.get(f"host.{host}")
+        words = record.words if isinstance(record, PlacementRecord) else None
+        return words if words is not None else NO_WORDS
 
     def epoch_of(self, host: str) -> int:
         """Of the latest proof about this host, 0 where there is none."""

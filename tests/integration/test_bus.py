@@ -144,6 +144,32 @@ async def test_a_consumer_goes_on_after_the_server_was_killed(
     await heard[0].ack()
 
 
+async def test_an_onlooker_hears_on_after_the_server_was_killed(
+    server: EmbeddedServer, open_as: OpenBus
+) -> None:
+    """Its consumer is in the server's memory only: a follower once stayed deaf for ever, and was told nothing."""
+    bus = await open_as("cli")
+    heard: list[str] = []
+
+    async def follow() -> None:
+        async for one in events(bus, NAMES, follow=True):
+            heard.append(one.envelope.data.about)
+
+    following = asyncio.create_task(follow())
+    await bus.publish(failed(boot("h1")))
+    await eventually(lambda: heard, "what is told before")
+    assert server.process is not None
+    server.process.kill()
+    await server.process.wait()
+    await server.start()
+    await bus.publish(failed(boot("h2")))
+    await eventually(lambda: len(heard) >= 2, "what is told after the restart", within_s=15.0)
+    assert heard == ["h1", "h2"], "once each"
+    following.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
+
+
 @pytest.mark.parametrize(
     ("name", "change", "field"),
     [

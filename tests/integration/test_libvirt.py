@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,12 +24,13 @@ from libs.model import (
     Incarnation,
     Inventory,
     Priority,
+    Protection,
     StopReason,
     VmPolicy,
     VmReport,
     VmState,
 )
-from libs.virt.definition import POLICY_NS
+from libs.virt.definition import POLICY_NS, policy_of
 from libs.virt.host import LibvirtHost
 from libs.virt.hosts import LibvirtHosts
 from services.heartbeat.agentless import Watched
@@ -88,6 +92,67 @@ async def test_a_host_tells_its_vms_with_size_policy_and_run(new_host: NewHost) 
 async def test_a_policy_that_cannot_be_read_leaves_the_vm_under_the_pools_defaults(new_host: NewHost) -> None:
     host = new_host(domain("a", A, f'<r:policy xmlns:r="{POLICY_NS}" priority="soonest"/>'))
     assert [report.policy for report in await host.reports()] == [VmPolicy(order=3)]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG],
+    ids=["as it runs", "also as it would start"],
+)
+async def test_a_policy_set_with_virsh_is_reported_and_copied(new_host: NewHost, flags: int) -> None:
+    host = new_host(domain("a", A))
+    assert (await host.reports())[0].policy.protection is Protection.RESTART
+    (before,) = await host.definitions()
+    policy = '<policy protection="none"/>'
+
+    def set_policy(connection: libvirt.virConnect) -> None:
+        kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+        connection.lookupByUUIDString(A).setMetadata(kind, policy, "rekindle", POLICY_NS, flags)
+
+    await host.call("set the policy", set_policy)
+    assert (await host.reports())[0].policy.protection is Protection.NONE
+    (copy,) = await host.definitions()
+    assert policy_of(ET.fromstring(copy.xml), VmPolicy()).protection is Protection.NONE
+    assert copy.sha256 != before.sha256, "it is copied anew"
+
+
+WATCHING = """
+import asyncio, libvirt
+from libs.model import VmPolicy
+from libs.virt.definition import POLICY_NS
+from libs.virt.events import register, watch
+from libs.virt.host import LibvirtHost
+
+async def main():
+    register(asyncio.get_running_loop())
+    host, stirred = LibvirtHost("h1", "test:///default", VmPolicy(), lambda: 0.0), asyncio.Event()
+    watch(host, stirred.set)
+    await host.reports()
+    await asyncio.wait_for(stirred.wait(), 5)
+    await asyncio.sleep(0.2)
+    stirred.clear()
+    element = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+    text = '<policy protection="none"/>'
+    await host.call("set", lambda c: c.lookupByName("test").setMetadata(element, text, "rekindle", POLICY_NS, 0))
+    await asyncio.wait_for(stirred.wait(), 5)
+    print("stirred")
+
+asyncio.run(main())
+"""
+
+
+def test_libvirt_tells_the_agent_of_a_policy_that_a_person_set() -> None:
+    """In a process of its own: libvirt has one event loop a process, for ever."""
+    repository = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHING],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout == "stirred\n", done.stderr
 
 
 async def test_why_a_vm_stopped(new_host: NewHost) -> None:

@@ -10,7 +10,17 @@ from libs.config.settings import Heartbeats
 from libs.core.decider import Expired, Input, Step
 from libs.core.ports import Hypervisors, UnavailableError
 from libs.events.signals import Heartbeat, InventorySeen, Question, Reply
-from libs.model import Answer, Incarnation, Inventory, StopReason, VmDefinition, VmReport, VmState
+from libs.model import (
+    Answer,
+    Incarnation,
+    Inventory,
+    Protection,
+    StopReason,
+    VmDefinition,
+    VmPolicy,
+    VmReport,
+    VmState,
+)
 from services.heartbeat.act import Hands
 from services.heartbeat.decide import Agent, AgentState
 from services.heartbeat.orders import AllRead, GatePassed, PassGate, PutDefinition, Stirred, Stopped
@@ -226,6 +236,19 @@ def test_definitions_are_copied_on_change_and_with_whether_they_run() -> None:
     assert [one.definition.uuid for one in desk.asked if isinstance(one, PutDefinition)] == ["a"]
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["libvirt tells of it", "its event was lost"])
+def test_a_policy_that_a_person_changed_is_shown_at_once_or_at_the_next_reading(told: bool) -> None:
+    desk = Desk().passed()
+    desk.reads(vm("a", policy=VmPolicy(protection=Protection.NONE)))
+    if told:
+        desk.hear(Stirred(key="libvirt"))
+    desk.after(0.1 if told else 5.1)
+    changed = vm("a", policy=VmPolicy(protection=Protection.RESTART))
+    desk.reads(changed, definitions=(definition("a", "<protected/>"),))
+    assert [report.policy.protection for report in desk.shown()] == [Protection.RESTART]
+    assert [one.definition.xml for one in desk.asked if isinstance(one, PutDefinition)] == ["<protected/>"]
+
+
 # -- the hands
 
 
@@ -287,6 +310,19 @@ async def test_the_gate_stops_what_runs_under_anothers_lease_and_nothing_else() 
     assert isinstance(done, GatePassed)
     assert libvirt.destroyed == ["theirs", "former", "paused"]
     assert [one.report.uuid for one in done.stopped] == libvirt.destroyed
+
+
+async def test_the_gate_is_not_passed_while_libvirt_cannot_tell_whether_a_vm_runs() -> None:
+    """Unknown is never stopped: what started by itself at boot may be running twice."""
+    libvirt = Libvirt(vm("theirs", VmState.UNKNOWN))
+    hand, world = hands(libvirt)
+    world.rows["theirs"] = (lease("theirs", H2).model_dump_json().encode(), 1)
+    with pytest.raises(UnavailableError, match="cannot tell the state of THEIRS"):
+        await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
+    libvirt.vms = [vm("theirs")]
+    done = await hand.perform(PassGate(key="gate/1", deadline_s=1.0, at=H1))
+    assert isinstance(done, GatePassed)
+    assert libvirt.destroyed == ["theirs"]
 
 
 async def test_an_agent_that_restarts_on_the_same_boot_stops_nothing_and_remembers_the_runs() -> None:

@@ -100,3 +100,13 @@ def test_a_token_that_is_none_is_none(value: str) -> None:
 def test_its_size_is_what_it_may_come_to_occupy() -> None:
     assert size_of(ET.fromstring(PLAIN)) == (129 + OVERHEAD_MIB, 4)
     assert size_of(ET.fromstring(OTHER)) == (1 + OVERHEAD_MIB, 1)
+
+
+def test_a_copy_has_the_policy_that_holds_as_the_vm_runs() -> None:
+    config = with_policy(OTHER, VmPolicy(protection=Protection.NONE))
+    live = with_policy(OTHER, VmPolicy(protection=Protection.RESTART))
+    copy = definition_of("u", "a", config, live)
+    assert policy_of(ET.fromstring(copy.xml), VmPolicy()).protection is Protection.RESTART
+    assert copy.xml.count("policy:1") == 1
+    next_start = definition_of("u", "a", config, OTHER)
+    assert policy_of(ET.fromstring(next_start.xml), VmPolicy()).protection is Protection.NONE

@@ -17,7 +17,7 @@ from libs.events.facts import HostFailed, VmFailed
 from libs.events.signals import Goodbye, Heartbeat
 from libs.model import Answer, HostState, Incarnation, PowerState, ProofMethod, VmPolicy
 from services.detector.asks import Answered
-from services.detector.decide import Detector
+from services.detector.decide import ECHO_S, Detector
 from services.detector.state import DetectorState, HostRecord
 from services.detector.verdict import RULES, Evidence, judge, storm_limit
 from tests.unit.made import beat, boot, crashed, facts, fenced, inventory, kinds, requests, seen, stored, vm
@@ -327,6 +327,23 @@ def test_a_fenced_boot_that_still_speaks_is_not_believed() -> None:
     assert watch.is_("h1") is S.FENCED
     assert watch.hear(beat("h1", 2)) == ["host.joined"]
     assert watch.is_("h1") is S.HEALTHY
+
+
+def test_a_fenced_boot_that_goes_on_speaking_refutes_its_proof_and_that_is_told_once() -> None:
+    watch = pool().gone("h1")
+    watch.answer("h1", "power", power=PowerState.OFF)
+    watch.hear(fenced(boot("h1")))
+    watch.after(ECHO_S - 0.1)
+    assert watch.hear(beat("h1")) == [], "an echo of what it said before"
+    watch.after(0.2)
+    assert watch.hear(beat("h1")) == ["host.fence_refuted"]
+    assert watch.told[-1].incident == watch.state.record("h1").incident
+    assert watch.hear(beat("h1")) == []
+    assert watch.is_("h1") is S.FENCED, "its VMs were started elsewhere: it is not to be used"
+    # the next detector knows that it was told
+    watch.resume(stored(watch.state.records))
+    watch.after(2 * ECHO_S)
+    assert watch.hear(beat("h1")) == []
 
 
 def test_a_failed_host_that_speaks_again_before_any_proof_has_recovered() -> None:

@@ -23,6 +23,12 @@ from libs.events.facts import (
     VmRestartFailed,
     WaitingVm,
 )
+from libs.events.words import (
+    HostConfirmedFailed,
+    HostMaintenanceEntered,
+    HostMaintenanceExited,
+    HostRemoved,
+)
 from libs.model import Incarnation, StopReason
 from libs.report import failovers
 from tests.unit.made import boot, crashed, failed, fenced, proof, vm
@@ -37,6 +43,10 @@ FACTS: list[Any] = [
     HostJoined(at=H1),
     HostSuspected(at=H1, number=3, silent_s=1.5),
     HostFenceFailed(at=H1, incident="h1-1", attempt=2, missing=("no answer",)),
+    HostConfirmedFailed(at=H1, incident="h1-1", epoch=1, by="ann@desk", said_at="2026-11-22T12:00:00"),
+    HostMaintenanceEntered(host="h1", number=1, by="ann@desk"),
+    HostMaintenanceExited(host="h1", number=2, by="ann@desk"),
+    HostRemoved(at=H1, agent="life", by="ann@desk"),
     StormHeld(number=1, suspects=("h1", "h2"), limit=1),
     VmFailed(vm="a", name="A", at=H1, run=1, reason=StopReason.CRASHED, report=crashed("a")),
 ]

@@ -10,10 +10,11 @@ from rpds import HashTrieMap
 
 from libs.config.settings import FencingSettings
 from libs.core.decider import Expired, Input, Step
-from libs.core.ports import FenceError
+from libs.core.ports import FenceError, Hypervisor
 from libs.events.facts import HostFailed, HostFenced, HostJoined, HostRecovered
 from libs.events.signals import Signal
-from libs.model import FenceProof, Incarnation, PowerState, ProofMethod
+from libs.events.words import HostConfirmedFailed
+from libs.model import Answer, FenceProof, Incarnation, PowerState, ProofMethod
 from services.fencer.act import Hands
 from services.fencer.decide import Fence, Fenced, Fencer, FencerState, Phase
 from tests.unit.made import beat, boot, facts, failed, kinds, proof, requests, stored, vm
@@ -270,8 +271,25 @@ class Power:
         return proof(incarnation)
 
 
+class Libvirts:
+    """A hypervisors port of which only the probe is used."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer, self.asked = answer, 0
+
+    async def at(self, incarnation: Incarnation, timeout_s: float) -> Hypervisor:
+        raise AssertionError("the fencer only probes")
+
+    async def probe(self, host: str, timeout_s: float) -> tuple[Answer, str]:
+        self.asked += 1
+        return self.answer, "libvirt answers"
+
+
 async def fence(
-    said_before: Signal | None, said_after: Signal | None, missing: tuple[str, ...] = ()
+    said_before: Signal | None,
+    said_after: Signal | None,
+    missing: tuple[str, ...] = (),
+    libvirt: Answer = Answer.SILENT,
 ) -> Fenced:
     bus = Process(World())
 
@@ -280,7 +298,7 @@ async def fence(
             bus.heard(signal)
 
     power = Power(lambda: say(said_after), missing)
-    hands = Hands(power, bus)
+    hands = Hands(power, bus, Libvirts(libvirt), 0.1)
     original = power.fence
 
     async def begin(incarnation: Incarnation, off_seen: Callable[[], None]) -> FenceProof:
@@ -305,6 +323,18 @@ async def test_a_heartbeat_of_another_boot_does_not_either() -> None:
     assert (await fence(None, beat("h1", 2))).proof == proof(boot("h1"))
 
 
+async def test_an_answer_of_its_libvirt_after_its_power_read_off_voids_the_proof() -> None:
+    done = await fence(None, None, libvirt=Answer.UP)
+    assert done.proof is None
+    assert done.missing == ("h1: libvirt answers after its power read off",)
+
+
+@pytest.mark.parametrize("answer", [Answer.SILENT, Answer.REFUSED, Answer.UNKNOWN])
+async def test_anything_else_that_its_libvirt_is_said_to_do_does_not(answer: Answer) -> None:
+    """Of a lab's or a proxy's address something may refuse although the machine is off."""
+    assert (await fence(None, None, libvirt=answer)).proof == proof(boot("h1"))
+
+
 async def test_what_is_missing_is_handed_on() -> None:
     done = await fence(None, None, missing=("level 1: no answer", "level 2: refused"))
     assert (done.proof, done.missing) == (None, ("level 1: no answer", "level 2: refused"))
@@ -315,3 +345,110 @@ def test_records_survive_being_written_down() -> None:
     desk.hear(failed(boot("h1"), vm("a")))
     assert stored(desk.state.records) == desk.state.records
     assert isinstance(failed(boot("h1")), HostFailed)
+
+
+# -- an operator's word
+
+
+def word(number: int = 1, epoch: int = 1) -> HostConfirmedFailed:
+    return HostConfirmedFailed(
+        at=boot("h1", number),
+        incident=f"h1-{epoch}",
+        epoch=epoch,
+        by="ann@desk",
+        said_at="2026-11-22T12:00:00",
+    )
+
+
+def test_an_operators_word_is_a_proof_of_that_boot_and_says_whose_it_is() -> None:
+    desk = Desk()
+    desk.hear(failed(boot("h1"), vm("a")))
+    desk.fails("level 1: no answer")
+    assert desk.hear(word()) == ["host.fenced"]
+    fact = desk.told[-1]
+    assert (fact.proof.method, fact.proof.of, fact.rule) == (ProofMethod.OPERATOR, boot("h1"), "operator")
+    assert "ann@desk" in fact.proof.detail
+    assert [report.uuid for report in fact.vms] == ["a"]
+    assert fact.cause == word().key
+    assert desk.decider.wake_at(desk.state) is None, "no more attempts"
+
+
+def test_an_operators_word_ends_an_attempt_under_way_and_is_told_once() -> None:
+    desk = Desk()
+    desk.hear(failed(boot("h1")))
+    assert desk.hear(word()) == ["host.fenced"]
+    assert [desk.hear(word()) for _ in range(50)] == [[]] * 50
+    assert desk.succeeds() == [], "the attempt that was under way brings nothing new"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [word(number=2), word(number=2, epoch=2).model_copy(update={"epoch": 1}), word().model_copy(update={"incident": "x"})],
+    ids=["another boot", "another boot and incident", "another incident"],
+)  # fmt: skip
+def test_a_word_on_another_boot_or_incident_proves_nothing(other: HostConfirmedFailed) -> None:
+    desk = Desk()
+    desk.hear(failed(boot("h1")))
+    assert desk.hear(other) == []
+    assert desk.phase() is Phase.FENCING
+
+
+def test_a_word_on_what_is_over_proves_nothing() -> None:
+    desk = Desk()
+    desk.hear(failed(boot("h1")))
+    desk.succeeds()
+    desk.hear(failed(boot("h1", 2), epoch=2))
+    assert desk.hear(word()) == [], "an older verdict than the present one"
+    assert desk.phase() is Phase.FENCING
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_word_on_a_host_that_has_spoken_since_is_void(waits: bool) -> None:
+    desk = Desk()
+    desk.hear(failed(boot("h1")))
+    if waits:
+        desk.fails("no answer")
+    desk.hear(recovered(boot("h1")))
+    assert desk.hear(word()) == []
+    assert not any(isinstance(fact, HostFenced) for fact in desk.told)
+
+
+def test_a_word_that_overtakes_its_verdict_is_kept_also_by_a_successor() -> None:
+    desk = Desk()
+    assert desk.hear(word()) == []
+    assert desk.decider.wake_at(desk.state) is None
+    desk.take(desk.decider.resume(desk.decider.initial(desk.now), stored(desk.state.records), desk.now))
+    assert desk.hear(failed(boot("h1"), vm("a"))) == ["host.fenced"]
+    assert desk.asked == [], "no device is needed"
+    assert desk.told[-1].proof.of == boot("h1")
+
+
+def test_a_word_that_overtakes_a_second_verdict_leaves_the_first_as_it_is() -> None:
+    desk = Desk()
+    desk.hear(failed(boot("h1")))
+    desk.fails("no answer")
+    assert desk.hear(word(number=2, epoch=2)) == []
+    assert desk.phase() is Phase.WAITING, "the first is not proven by it"
+    told = desk.hear(failed(boot("h1", 2), epoch=2))
+    assert told == ["host.fenced", "host.fenced"]
+    assert [fact.proof.method for fact in desk.told[-2:]] == [ProofMethod.NEW_BOOT, ProofMethod.OPERATOR]
+
+
+def test_a_word_that_overtakes_two_verdicts_waits_for_its_own() -> None:
+    desk = Desk()
+    desk.hear(word(number=2, epoch=2))
+    assert desk.hear(failed(boot("h1"))) == ["fence/h1-1/1"]
+    assert desk.hear(failed(boot("h1", 2), epoch=2)) == ["host.fenced", "host.fenced"]
+
+
+def test_a_word_whose_host_speaks_before_the_verdict_is_heard_is_void() -> None:
+    desk = Desk()
+    desk.hear(word())
+    desk.hear(recovered(boot("h1")))
+    assert desk.hear(failed(boot("h1"))) == ["fence/h1-1/1"], "no proof by that word"
+
+
+def test_a_boot_that_joins_proves_nothing_about_a_verdict_that_has_yet_to_be_heard() -> None:
+    desk = Desk()
+    desk.hear(word())
+    assert desk.hear(HostJoined(at=boot("h1", 2), epoch=1)) == []

@@ -300,6 +300,26 @@ def test_a_vm_that_had_restarted_on_the_second_host_is_planned_once_more() -> No
     assert sorted(waiting) == sorted(set(waiting)), "one incident deals with a VM at a time"
 
 
+def test_a_vm_that_crashed_after_its_restart_belongs_to_the_crash_alone_when_its_new_host_fails_too() -> None:
+    """Two incidents wanted the same VM, and placement broke down at every plan from then on."""
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.runs("h1", "b")
+    desk.dies("h1")
+    starts = {start.vm: start for start in desk.plans()[-1].starts}
+    at = starts["a"].to
+    desk.starts(starts["a"])
+    desk.crashes("a", at=at)
+    desk.dies(at.host)
+    busy = [
+        item.vm
+        for incident in desk.state.incidents()
+        for item in incident.items
+        if item.phase in ("planned", "waiting")
+    ]
+    assert sorted(busy) == ["a", "b"], "one incident deals with a VM at a time"
+
+
 # -- room
 
 

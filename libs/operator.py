@@ -1,0 +1,208 @@
+"""What an operator tells a pool, and when such a word means something: the same for the command and the simulator.
+
+A word is checked against what the services have stored, said as a fact, and looked for in what they store then.
+They check once more when they hear it: between our look and their hearing a host may have spoken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from libs.core.ports import Bus, Clock, UnavailableError
+from libs.events.words import (
+    HostConfirmedFailed,
+    HostMaintenanceEntered,
+    HostMaintenanceExited,
+    HostRemoved,
+)
+from libs.model import HostState, Incarnation, Inventory, LeaseState, Protection
+from libs.poolview import PoolView, gone
+
+SEEN_S, LOOK_S = 10.0, 0.2
+CLEAR = (HostState.HEALTHY, HostState.AGENT_DOWN, HostState.FENCED)
+"""What a host must be held to be for its removal: of any other it is not known what runs there."""
+
+
+class RefusedError(Exception):
+    """The answer is no: nothing was said, and why not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An open verdict, and which VMs its host ran when it was last heard."""
+
+    at: Incarnation
+    incident: str
+    epoch: int
+    vms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One person at one pool. `by` names them. Raises RefusedError, and UnavailableError where the bus or the
+    service that the word is for does not answer."""
+
+    view: PoolView
+    bus: Bus
+    clock: Clock
+    by: str
+
+    # -- an operator's word as a fence proof
+
+    async def verdict(self, host: str) -> Verdict:
+        """The open verdict on this host, which is what a word may be said about."""
+        record = await self._record(host)
+        state = HostState(record["state"])
+        if state is not HostState.FAILED:
+            raise RefusedError(
+                f"{host} is held to be {state.value}, not failed: there is no open verdict to confirm"
+            )
+        at = Incarnation.model_validate(record["at"])
+        inventory = await self._inventory(at)
+        vms = tuple(vm.name for vm in inventory.vms if vm.state.active) if inventory is not None else ()
+        return Verdict(at, record["incident"], record["epoch"], vms)
+
+    async def confirm_failed(self, verdict: Verdict) -> None:
+        """Vouch that the host of this verdict is down. Refused where it has spoken or was fenced meanwhile."""
+        host = verdict.at.host
+        present = await self.verdict(host)
+        if present.incident != verdict.incident:
+            raise RefusedError(f"{host} has failed again since ({present.incident}): look again")
+        word = HostConfirmedFailed(
+            at=verdict.at,
+            incident=verdict.incident,
+            epoch=verdict.epoch,
+            by=self.by,
+            said_at=self.clock.wall().isoformat(timespec="seconds"),
+            cause=f"host.failed/{verdict.incident}",
+            rule="an operator's explicit word",
+        )
+        await self.bus.publish(word)
+
+        async def taken() -> bool:
+            record = await self._record(host)
+            return bool(record["state"] != HostState.FAILED or record["incident"] != verdict.incident)
+
+        await self._seen("the fencer", taken)
+
+    # -- maintenance
+
+    async def enter_maintenance(self, host: str) -> None:
+        """The host takes no new VMs from now on."""
+        await self._maintain(host, enter=True)
+
+    async def exit_maintenance(self, host: str) -> None:
+        """The host takes VMs again."""
+        await self._maintain(host, enter=False)
+
+    async def _maintain(self, host: str, *, enter: bool) -> None:
+        await self._record(host)
+        words = await self._words(host)
+        if words.get("maintenance", False) is enter:
+            raise RefusedError(f"{host} is {'already' if enter else 'not'} in maintenance")
+        number = words.get("number", 0) + 1
+        kind = HostMaintenanceEntered if enter else HostMaintenanceExited
+        await self.bus.publish(kind(host=host, number=number, by=self.by, rule="an operator's word"))
+
+        async def taken() -> bool:
+            return bool((await self._words(host)).get("number", 0) >= number)
+
+        await self._seen("placement", taken)
+
+    # -- removal
+
+    async def remove(self, host: str) -> None:
+        """Take the host out of the pool. It is closed to new VMs first and then looked at once more, so that
+        nothing can be planned onto it between the look and the word."""
+        record = await self._removable(host)
+        closes = record["state"] != HostState.FENCED and not (await self._words(host)).get("maintenance")
+        if closes:
+            await self.enter_maintenance(host)
+        try:
+            record = await self._removable(host)
+        except RefusedError:
+            if closes:
+                await self.exit_maintenance(host)
+            raise
+        at = Incarnation.model_validate(record["at"])
+        inventory = await self._inventory(at)
+        agent = inventory.agent if inventory is not None else ""
+        await self.bus.publish(HostRemoved(at=at, agent=agent, by=self.by, rule="an operator's word"))
+
+        async def taken() -> bool:
+            found = (await self.view.records("detector")).get(host, {})
+            return bool(found.get("at") != record["at"])
+
+        await self._seen("the detector", taken)
+
+    async def _removable(self, host: str) -> dict[str, Any]:
+        """The detector's record of the host, or why it must stay."""
+        record = await self._record(host)
+        state = HostState(record["state"])
+        if state not in CLEAR:
+            raise RefusedError(f"{host} is held to be {state.value}: what runs there is not known")
+        at = Incarnation.model_validate(record["at"])
+        for incident in await self._incidents():
+            for item in incident["items"]:
+                to = (item.get("to") or {}).get("host")
+                busy = item["phase"] == "planned" and to == host
+                waits = item["phase"] in ("waiting", "planned") and item["origin"]["host"] == host
+                if busy or waits:
+                    raise RefusedError(f"{host} has an open incident ({incident['id']}, VM {item['name']})")
+        if state is HostState.FENCED:
+            return record  # nothing runs there
+        inventory = await self._inventory(at)
+        if inventory is None:
+            raise RefusedError(f"{host} has not told yet what runs there")
+        runs = {vm.name for vm in inventory.vms if vm.state.active and _protected(vm.policy.protection)}
+        runs |= {
+            lease.name
+            for lease in await self.view.leases()
+            if lease.holder == at
+            and lease.state in (LeaseState.STARTING, LeaseState.RUNNING)
+            and _protected(lease.policy.protection)
+        }
+        if runs:
+            raise RefusedError(f"protected VMs run on {host}: {', '.join(sorted(runs))}")
+        return record
+
+    # -- looking
+
+    async def _record(self, host: str) -> dict[str, Any]:
+        self.view.settings.host(host)
+        record = (await self.view.records("detector")).get(host, {})
+        if gone(record):
+            raise RefusedError(f"{host} was removed from the pool and has not joined again")
+        if not record.get("at"):
+            raise RefusedError(f"{host} was never heard: the pool knows nothing of it")
+        return record
+
+    async def _words(self, host: str) -> dict[str, Any]:
+        record = (await self.view.records("placement")).get(f"host.{host}", {})
+        return record.get("words") or {}
+
+    async def _incidents(self) -> list[dict[str, Any]]:
+        records = (await self.view.records("placement")).values()
+        return [record["incident"] for record in records if record.get("incident")]
+
+    async def _inventory(self, at: Incarnation) -> Inventory | None:
+        """What this very boot told last."""
+        inventory = (await self.view.inventories()).get(at.host)
+        return inventory if inventory is not None and inventory.at == at else None
+
+    async def _seen(self, who: str, taken: Callable[[], Awaitable[bool]]) -> None:
+        """Until the word shows in what `who` has stored. It is said by now and stays said."""
+        until = self.clock.monotonic() + SEEN_S
+        while not await taken():
+            if self.clock.monotonic() > until:
+                raise UnavailableError(
+                    f"it is said, but {who} has not taken it up in {SEEN_S:.0f} s; it will when it runs again"
+                )
+            await asyncio.sleep(LOOK_S)
+
+
+def _protected(protection: Protection) -> bool:
+    return protection is not Protection.NONE

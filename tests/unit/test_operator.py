@@ -1,0 +1,258 @@
+"""When an operator's word may be said: against what the services have stored, and what is said of a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from libs import operator
+from libs.config.settings import Settings
+from libs.config.yamlfile import BadInputError
+from libs.core.clock import SystemClock
+from libs.core.ports import Bus, Row, Store, UnavailableError
+from libs.events.words import (
+    HostConfirmedFailed,
+    HostMaintenanceEntered,
+    HostMaintenanceExited,
+    HostRemoved,
+)
+from libs.model import Inventory, LeaseState, Protection, RunLease, VmState
+from libs.operator import Operator, RefusedError, Verdict
+from libs.poolview import PoolView
+from services.detector.state import HostRecord
+from services.placement.state import HostWords, Item, Phase, PlacementRecord
+from services.placement.state import Incident as OpenIncident
+from tests.unit.made import boot, inventory, lease, policy, vm
+
+pytestmark = pytest.mark.fast
+H1, H2 = boot("h1"), boot("h2")
+
+
+@dataclass
+class Pool:
+    """What lies in the buckets; `hears` is what the services make of a fact at once."""
+
+    records: dict[str, HostRecord] = field(default_factory=dict)
+    words: dict[str, PlacementRecord] = field(default_factory=dict)
+    inventories: dict[str, Inventory] = field(default_factory=dict)
+    leases: dict[str, RunLease] = field(default_factory=dict)
+    told: list[Any] = field(default_factory=list)
+    hears: Callable[[Any], None] | None = None
+
+    def rows(self, bucket: str, prefix: str) -> dict[str, str]:
+        if bucket == "state":
+            records = {f"detector.{name}": one for name, one in self.records.items()}
+            more = {f"placement.{name}": one for name, one in self.words.items()}
+            both: dict[str, Any] = {**records, **more}
+            return {
+                key: f'{{"format": 1, "record": {one.model_dump_json()}, "owed": []}}'
+                for key, one in both.items()
+                if key.startswith(prefix)
+            }
+        rows: dict[str, Any] = self.inventories if bucket == "inventory" else self.leases
+        return {key: one.model_dump_json() for key, one in rows.items()}
+
+    def store(self, bucket: str) -> Store:
+        pool = self
+
+        class Reading:
+            async def scan(self, prefix: str) -> list[Row]:
+                return [Row(key, text.encode(), 1) for key, text in pool.rows(bucket, prefix).items()]
+
+        return cast(Store, Reading())
+
+    async def publish(self, fact: Any) -> None:
+        self.told.append(fact)
+        if self.hears is not None:
+            self.hears(fact)
+
+
+def at_work(pool: Pool) -> Operator:
+    hosts = [{"name": name, "uri": "test:///default"} for name in ("h1", "h2", "h3")]
+    view = PoolView(Settings.model_validate({"hosts": hosts}), pool.store)
+    return Operator(view, cast(Bus, pool), SystemClock(), "ann@desk")
+
+
+def known(state: str, **more: Any) -> HostRecord:
+    return HostRecord.model_validate({"host": "h1", "state": state, "at": H1, "epoch": 1, **more})
+
+
+@pytest.fixture
+def failed() -> Pool:
+    """h1 is held failed; the fencer takes a word up at once."""
+    pool = Pool(records={"h1": known("failed", incident="h1-1")})
+    pool.inventories["h1"] = inventory(H1, vm("a"), vm("b", VmState.STOPPED))
+
+    def hears(fact: Any) -> None:
+        pool.records["h1"] = known("fenced", incident="h1-1")
+
+    pool.hears = hears
+    return pool
+
+
+async def test_a_word_names_the_boot_the_incident_and_who_said_it(failed: Pool) -> None:
+    verdict = await at_work(failed).verdict("h1")
+    assert verdict == Verdict(H1, "h1-1", 1, ("A",)), "what ran there, by name"
+    await at_work(failed).confirm_failed(verdict)
+    (fact,) = failed.told
+    assert isinstance(fact, HostConfirmedFailed)
+    assert (fact.at, fact.incident, fact.epoch, fact.by) == (H1, "h1-1", 1, "ann@desk")
+    assert fact.said_at
+
+
+@pytest.mark.parametrize("state", ["healthy", "suspect", "agent_down", "fenced", "unknown"])
+async def test_a_host_without_an_open_verdict_cannot_be_confirmed(state: str) -> None:
+    pool = Pool(records={"h1": known(state)})
+    with pytest.raises(RefusedError, match=f"h1 is held to be {state}, not failed"):
+        await at_work(pool).verdict("h1")
+
+
+async def test_a_host_that_spoke_or_failed_again_while_the_operator_typed_is_not_confirmed(
+    failed: Pool,
+) -> None:
+    verdict = await at_work(failed).verdict("h1")
+    failed.records["h1"] = known("failed", incident="h1-2", epoch=2)
+    with pytest.raises(RefusedError, match="failed again since"):
+        await at_work(failed).confirm_failed(verdict)
+    failed.records["h1"] = known("healthy")
+    with pytest.raises(RefusedError, match="held to be healthy"):
+        await at_work(failed).confirm_failed(verdict)
+    assert failed.told == []
+
+
+async def test_a_word_that_nobody_takes_up_is_said_to_be_so(
+    failed: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator, "SEEN_S", 0.05)
+    monkeypatch.setattr(operator, "LOOK_S", 0.01)
+    failed.hears = None
+    with pytest.raises(UnavailableError, match="it is said, but the fencer"):
+        await at_work(failed).confirm_failed(await at_work(failed).verdict("h1"))
+    assert len(failed.told) == 1
+
+
+async def test_a_host_that_nobody_knows_is_refused() -> None:
+    for act in (Operator.verdict, Operator.remove, Operator.enter_maintenance):
+        with pytest.raises(RefusedError, match="h1 was never heard"):
+            await act(at_work(Pool()), "h1")
+        with pytest.raises(BadInputError, match="no host is called h9"):
+            await act(at_work(Pool()), "h9")
+
+
+# -- maintenance and removal
+
+
+def pool_of(*vms: Any, state: str = "healthy") -> Pool:
+    """h1 in this state with these VMs; placement and detector take words up at once."""
+    pool = Pool(records={"h1": known(state)}, inventories={"h1": inventory(H1, *vms)})
+
+    def hears(fact: Any) -> None:
+        if isinstance(fact, HostRemoved):
+            pool.records["h1"] = HostRecord(host="h1", epoch=2, removed=fact.agent)
+        else:
+            entered = isinstance(fact, HostMaintenanceEntered)
+            words = HostWords(number=fact.number, maintenance=entered)
+            pool.words["host.h1"] = PlacementRecord(words=words)
+
+    pool.hears = hears
+    return pool
+
+
+def kinds(pool: Pool) -> list[str]:
+    return [fact.kind for fact in pool.told]
+
+
+async def test_words_on_maintenance_are_numbered_and_never_said_twice() -> None:
+    pool = pool_of()
+    person = at_work(pool)
+    with pytest.raises(RefusedError, match="h1 is not in maintenance"):
+        await person.exit_maintenance("h1")
+    await person.enter_maintenance("h1")
+    with pytest.raises(RefusedError, match="h1 is already in maintenance"):
+        await person.enter_maintenance("h1")
+    await person.exit_maintenance("h1")
+    await person.enter_maintenance("h1")
+    assert [(type(fact), fact.number) for fact in pool.told] == [
+        (HostMaintenanceEntered, 1),
+        (HostMaintenanceExited, 2),
+        (HostMaintenanceEntered, 3),
+    ]
+
+
+async def test_an_empty_host_is_closed_and_then_removed() -> None:
+    pool = pool_of(vm("b", VmState.STOPPED), vm("c", policy=policy(protection=Protection.NONE)))
+    await at_work(pool).remove("h1")
+    assert kinds(pool) == ["host.maintenance_entered", "host.removed"]
+    assert (pool.told[-1].at, pool.told[-1].agent, pool.told[-1].by) == (H1, "life", "ann@desk")
+    with pytest.raises(RefusedError, match="was removed from the pool and has not joined again"):
+        await at_work(pool).remove("h1")
+
+
+async def test_a_host_that_runs_protected_vms_is_not_removed_and_stays_open() -> None:
+    pool = pool_of(vm("a"), vm("b"))
+    with pytest.raises(RefusedError, match="protected VMs run on h1: A, B"):
+        await at_work(pool).remove("h1")
+    assert pool.told == []
+
+
+async def test_a_vm_that_came_between_the_look_and_the_closing_keeps_the_host() -> None:
+    pool = pool_of()
+    takes_up = pool.hears
+    assert takes_up is not None
+
+    def hears(fact: Any) -> None:
+        takes_up(fact)
+        pool.leases["a"] = lease("a", H1, LeaseState.STARTING)
+
+    pool.hears = hears
+    with pytest.raises(RefusedError, match="protected VMs run on h1: A"):
+        await at_work(pool).remove("h1")
+    assert kinds(pool) == ["host.maintenance_entered", "host.maintenance_exited"], "open as it was before"
+
+
+@pytest.mark.parametrize("state", ["suspect", "failed", "unknown"])
+async def test_a_host_in_doubt_is_not_removed(state: str) -> None:
+    with pytest.raises(RefusedError, match=f"held to be {state}: what runs there is not known"):
+        await at_work(pool_of(state=state)).remove("h1")
+
+
+async def test_a_host_that_has_not_told_what_runs_there_is_not_removed() -> None:
+    pool = pool_of()
+    pool.inventories["h1"] = inventory(boot("h1", 9))
+    with pytest.raises(RefusedError, match="has not told yet what runs there"):
+        await at_work(pool).remove("h1")
+
+
+@pytest.mark.parametrize(("origin", "to"), [(H1, None), (H2, H1)], ids=["from it", "to it"])
+async def test_a_host_with_an_open_incident_is_not_removed(origin: Any, to: Any) -> None:
+    pool = pool_of(state="fenced" if to is None else "healthy")
+    item = Item(
+        vm="a", name="A", memory_mib=1, vcpus=1, policy=policy(), origin=origin, to=to,
+        phase=Phase.WAITING if to is None else Phase.PLANNED,
+    )  # fmt: skip
+    pool.words["incident.x-1"] = PlacementRecord(incident=OpenIncident(id="x-1", cause="c", items=(item,)))
+    with pytest.raises(RefusedError, match=r"h1 has an open incident \(x-1, VM A\)"):
+        await at_work(pool).remove("h1")
+
+
+async def test_a_fenced_host_without_open_incident_is_removed() -> None:
+    pool = pool_of(vm("a"), state="fenced")
+    await at_work(pool).remove("h1")
+    assert kinds(pool) == ["host.removed"], "nothing runs there, and nothing is planned onto it"
+
+
+# -- what an onlooker sees of it
+
+
+async def test_an_onlooker_sees_maintenance_and_no_host_that_was_removed() -> None:
+    pool = pool_of(vm("a", policy=policy(protection=Protection.NONE)))
+    view = at_work(pool).view
+    await at_work(pool).enter_maintenance("h1")
+    assert {row["host"] for row in await view.hosts() if row["maintenance"]} == {"h1"}
+    assert [row["vm"] for row in await view.vms()] == ["A"]
+    await at_work(pool).remove("h1")
+    assert [row["host"] for row in await view.hosts()] == ["h2", "h3"]
+    assert await view.vms() == []
