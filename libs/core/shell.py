@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from libs.core.bell import Bell
 from libs.core.decider import (
     Act,
     BusChanged,
@@ -34,7 +35,7 @@ from libs.core.decider import (
 )
 from libs.core.ledger import DeposedError, Ledger
 from libs.core.ports import Bus, Clock, Delivery, Lease, Row, Store, Subscription, UnavailableError
-from libs.events.facts import Fact
+from libs.events.base import Fact
 from libs.events.signals import Heartbeat, InventorySeen
 
 S = TypeVar("S")
@@ -43,7 +44,6 @@ Perform = Callable[[Any], Awaitable[Outcome]]
 PULSE_S = 0.1
 PAUSE_NOTICED_S = 0.6
 RETRY_S = 0.2
-LEASE_LOOK_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Shell(Generic[S]):
         self._log = structlog.get_logger().bind(service=wiring.service)
         self._inbox: deque[_Item] = deque()
         self._parked: list[_Item] = []  # outcomes that came while our validity had run out
-        self._bell = asyncio.Event()
+        self._bell = Bell()
         self._state = decider.initial(wiring.clock.monotonic())
         self._ledger = (
             Ledger(wiring.service, wiring.store, decider.record_type, wiring.requests)
@@ -108,6 +108,12 @@ class Shell(Generic[S]):
         self._settled: list[tuple[str, str]] = []
         self._slots = asyncio.Semaphore(wiring.parallel_acts)
         self._crash: asyncio.Future[None] | None = None
+        self._pulsing: asyncio.TimerHandle | None = None
+
+    @property
+    def state(self) -> S:
+        """What the decider holds at this moment; for those who look on."""
+        return self._state
 
     # -- what comes in
 
@@ -124,18 +130,17 @@ class Shell(Generic[S]):
             self._inbox.appendleft(item)
         else:
             self._inbox.append(item)
-        self._bell.set()
+        self._bell.ring()
 
-    async def _pulse(self) -> None:
+    def _pulse(self, before: float) -> None:
         """Notice our own standing still: a pulse that comes late says for how long nobody here listened."""
-        clock = self._w.clock
-        before = clock.monotonic()
-        while True:
-            await asyncio.sleep(PULSE_S)
-            now = clock.monotonic()
-            if now - before - PULSE_S > PAUSE_NOTICED_S:
-                self.hear(Paused(now - before - PULSE_S), first=True)
-            before = now
+        now = self._w.clock.monotonic()
+        if now - before - PULSE_S > PAUSE_NOTICED_S:
+            self.hear(Paused(now - before - PULSE_S), first=True)
+        self._beat_on(now)
+
+    def _beat_on(self, now: float) -> None:
+        self._pulsing = asyncio.get_running_loop().call_later(PULSE_S, self._pulse, now)
 
     def _read_row(self, table: Table, row: Row) -> BaseModel | None:
         """None where no version of ours wrote it: evidence of nothing, and no reason to stop working."""
@@ -146,11 +151,18 @@ class Shell(Generic[S]):
             return None
 
     async def _read_table(self, table: Table) -> None:
+        known: dict[str, tuple[int, BaseModel | None]] = {}
         while True:
             try:
                 rows = await table.store.scan(table.prefix)
-                models = [model for row in rows if (model := self._read_row(table, row)) is not None]
-                self.hear(TableRead(table.name, tuple(models)))
+                # most rows are what they were: each revision is parsed once
+                before, known = known, {}
+                for row in rows:
+                    revision, model = before.get(row.key, (0, None))
+                    if revision != row.revision:
+                        model = self._read_row(table, row)
+                    known[row.key] = row.revision, model
+                self.hear(TableRead(table.name, tuple(m for _, m in known.values() if m is not None)))
                 await asyncio.sleep(table.every_s)
             except UnavailableError as error:
                 self._log.info("table unreadable", table=table.name, reason=str(error))
@@ -163,31 +175,38 @@ class Shell(Generic[S]):
         self._crash = asyncio.get_running_loop().create_future()
         forget = self._w.bus.on_change(lambda connected: self.hear(BusChanged(connected)))
         if self._w.lease is not None:
-            self._w.lease.on_change(self._bell.set)
+            self._w.lease.on_change(self._bell.ring)
         listening = await self._w.bus.listen(self._w.signals, self.hear) if self._w.signals else None
-        side = [self._spawn("pulse", self._pulse())] if self._w.notices_pauses else []
-        side += [self._spawn(f"table {table.name}", self._read_table(table)) for table in self._w.tables]
+        if self._w.notices_pauses:
+            self._beat_on(self._w.clock.monotonic())
+        side = [self._spawn(f"table {table.name}", self._read_table(table)) for table in self._w.tables]
         try:
             while True:
                 if self._crash.done():
                     self._crash.result()
-                await self._lead_or_follow()
-                item = await self._next()
+                token = self._rightful()
+                if token is not None and (token != self._token or self._parked):
+                    await self._take_up(token)
+                item = self._inbox.popleft() if self._inbox else await self._next()
                 if item is not None:
                     await self._take(item)
         finally:
             forget()
+            if self._pulsing is not None:
+                self._pulsing.cancel()
             for task in [*side, *self._tasks.values()]:
                 task.cancel()
             if listening is not None:
                 await listening.stop()
 
-    async def _lead_or_follow(self) -> None:
-        """Take up leadership under a new token: read the records, resume, perform what is still owed."""
+    def _rightful(self) -> int | None:
+        """The token under which we may lead now."""
         lease = self._w.lease
-        token = 1 if lease is None else (lease.token if lease.held() else None)
-        if token is None:
-            return
+        return 1 if lease is None else (lease.token if lease.held() else None)
+
+    async def _take_up(self, token: int) -> None:
+        """Take up leadership under a new token: read the records, resume, perform what is still owed. Under the
+        same, take up what came while its validity had run out."""
         if token == self._token:
             self._inbox.extend(self._parked)
             self._parked.clear()
@@ -221,30 +240,23 @@ class Shell(Generic[S]):
             )
 
     def _leading(self) -> bool:
-        lease = self._w.lease
-        return self._token is not None and (lease is None or (lease.held() and lease.token == self._token))
+        return self._token is not None and self._token == self._rightful()
 
     async def _next(self) -> _Item | None:
-        """The next input; None where the deadline came, or where leadership or a crash must be looked at."""
-        if self._inbox:
-            return self._inbox.popleft()
+        """Wait for an input; None where the deadline came, or where leadership or a crash must be looked at."""
         if self._settled and self._ledger is not None and self._leading():
             done, self._settled = self._settled, []
             await self._persist(lambda ledger: ledger.settle(done))
             return None
-        self._bell.clear()
-        leading = self._leading()
-        wake_at = self._decider.wake_at(self._state) if leading else None
-        now = self._w.clock.monotonic()
-        idle_s = None if self._w.lease is None else LEASE_LOOK_S
-        wait_s = idle_s if wake_at is None else max(0.0, wake_at - now)
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._bell.wait()
-        except TimeoutError:
+        token = self._rightful()
+        if token is not None and token != self._token:
+            return None  # leadership could not be taken up: once more, since no bell rings for that
+        wake_at = None if token is None else self._decider.wake_at(self._state)
+        wait_s = None if wake_at is None else max(0.0, wake_at - self._w.clock.monotonic())
+        if not await self._bell.wait(wait_s) and wake_at is not None:
             # after standing still all timers are due at once: let the pulse say so before a deadline is judged
             await asyncio.sleep(0)
-            if leading and wake_at is not None and not self._inbox:
+            if not self._inbox:
                 late_s = self._w.clock.monotonic() - wake_at
                 if self._w.notices_pauses and late_s > PAUSE_NOTICED_S and self._late_for != wake_at:
                     # after a pause this timer may fire before the pulse's: what it would judge by is void
@@ -296,8 +308,8 @@ class Shell(Generic[S]):
     ) -> list[asyncio.Task[None]] | None:
         """Write the step down, then begin its effects. Returns the publications that it began; None where the
         step is void, since another leads now."""
-        owed = [e for e in step.effects if not isinstance(e, Send) and e.record is not None]
         self._state = step.state
+        owed = [e for e in step.effects if not isinstance(e, Send) and e.record is not None]
         if self._ledger is not None:
             records = self._decider.records(step.state)
             if owed or settles or records is not self._ledger.records:
@@ -389,7 +401,7 @@ class Shell(Generic[S]):
     def _done(self, record: str, key: str) -> None:
         self._tasks.pop(key, None)
         self._settled.append((record, key))
-        self._bell.set()
+        self._bell.ring()
 
     async def _acknowledge(self, delivery: Delivery, publishing: Sequence[asyncio.Task[None]]) -> None:
         if publishing:
@@ -412,7 +424,7 @@ class Shell(Generic[S]):
             return
         if self._crash is not None and not self._crash.done():
             self._crash.set_exception(error)
-            self._bell.set()
+            self._bell.ring()
 
 
 def _name(event: Input) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import uuid
 from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from libs.core.ports import Clock, ConflictError, Row, Store, UnavailableError
+from libs.core.ports import Clock, ConflictError, Store, UnavailableError
 from libs.model import Value
 
 TERM_S = 3.0
@@ -65,12 +66,9 @@ class JetStreamLease:
     async def run(self) -> None:
         """Claim, renew, watch; for ever. While the store is away, validity simply runs out."""
         while True:
-            before, began = self.held(), self._clock.monotonic()
+            began = self._clock.monotonic()
             with contextlib.suppress(UnavailableError, ConflictError):
                 await self.look()
-            if self.held() != before:
-                for changed in self._changed:
-                    changed()
             pause_s = RENEW_S if self.held() else LOOK_S
             await asyncio.sleep(max(0.05, pause_s - (self._clock.monotonic() - began)))
 
@@ -79,20 +77,20 @@ class JetStreamLease:
         if self._token is None:
             return
         row = await self._store.get(self._role)
-        claim = None if row is None else _read(row)
+        claim = None if row is None else _read(row.value)
         if row is not None and claim is not None and claim.holder == self._me:
             await self._store.delete(self._role, row.revision)
-        self._token = None
+        self._hold(None, 0.0)
 
     async def look(self) -> None:
         """One look at the claim and what follows from it."""
         row = await self._store.get(self._role)
-        claim = None if row is None else _read(row)
+        claim = None if row is None else _read(row.value)
         revision = 0 if row is None else row.revision
         if claim is not None and claim.holder == self._me:
             await self._claim(claim.token or revision, revision)  # ours, or our write whose answer was lost
             return
-        self._token, self._valid_until = None, 0.0
+        self._hold(None, 0.0)
         now = self._clock.monotonic()
         if revision != self._seen[0]:
             self._seen = (revision, now)
@@ -105,12 +103,21 @@ class JetStreamLease:
         claim = _Claim(holder=self._me, token=token or 0)
         written = await self._store.put(self._role, claim.model_dump_json().encode(), revision)
         # the bucket's revisions only grow, also over deletions: the first of a term is its token
-        self._token = token or written
-        self._valid_until = began + self._term_s - MARGIN_S
+        self._hold(token or written, began + self._term_s - MARGIN_S)
+
+    def _hold(self, token: int | None, until: float) -> None:
+        """The one place where our claim changes. Told also where it had run out by time and is ours again under
+        the same token: whoever waits for leadership waits for nothing else."""
+        before = self._token if self.held() else None
+        self._token, self._valid_until = token, until
+        if (self._token if self.held() else None) != before:
+            for changed in self._changed:
+                changed()
 
 
-def _read(row: Row) -> _Claim | None:
+@functools.lru_cache(maxsize=64)  # a renewal repeats the claim to the byte
+def _read(value: bytes) -> _Claim | None:
     try:
-        return _Claim.model_validate_json(row.value)
+        return _Claim.model_validate_json(value)
     except ValidationError:
         return None  # unreadable: as long unchanged as any other claim, then replaced

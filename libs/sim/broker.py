@@ -96,19 +96,19 @@ class Broker:
 
     @property
     def quorum(self) -> bool:
-        return sum(self.up) * 2 > len(self.up)
+        return self.up.count(True) * 2 > len(self.up)
 
     @property
     def answers(self) -> bool:
-        return self.quorum and self.loop.time() >= self.away_until
+        return self.loop.now >= self.away_until and self.quorum
 
     @property
     def disturbed(self) -> bool:
-        return not all(self.up) or self.loop.time() < self.away_until or self.ambiguous > 0
+        return not all(self.up) or self.loop.now < self.away_until or self.ambiguous > 0
 
     def lose_leader(self) -> None:
         """An unclean loss of the stream leader."""
-        self.away_until = self.loop.time() + self.chance.uniform(*ELECTION_S)
+        self.away_until = self.loop.now + self.chance.uniform(*ELECTION_S)
         self.loop.world_at(self.away_until, self.pump_all)
 
     def kill_node(self, node: int) -> None:
@@ -127,7 +127,7 @@ class Broker:
         self.up[node] = True
         if self.quorum and self.away_until == float("inf"):
             self.leader = self.up.index(True)
-            self.away_until = self.loop.time() + self.chance.uniform(3.5, 5.0)
+            self.away_until = self.loop.now + self.chance.uniform(3.5, 5.0)
             self.loop.world_at(self.away_until, self.pump_all)
         self.reconsider()
 
@@ -144,8 +144,8 @@ class Broker:
         its answer was lost; what `effect` raises is an answer, too."""
         client.process.enter(routine=routine)
         network, chance = self.network, self.chance
-        began = self.loop.time()
-        await asyncio.sleep(network.latency())
+        began = self.loop.now
+        await self.loop.nap(network.latency())
         client.process.enter(routine=routine)
         if not client.connected:
             raise UnavailableError(f"{what}: not connected")
@@ -158,14 +158,14 @@ class Broker:
         if not client.hears_server or network.lost() or fate < self.ambiguous:
             await self._silence(client, began, timeout_s)
             raise UnavailableError(f"{what}: no answer in {timeout_s} s")
-        await asyncio.sleep(network.latency())
+        await self.loop.nap(network.latency())
         client.process.enter(routine=routine)
         return result
 
     async def _silence(self, client: SimBus, began: float, timeout_s: float) -> None:
         """Some failures are said at once (503, no leader), others only by the time-out."""
         quick = client.reaches_server and client.hears_server and self.chance.random() < 0.7
-        wait_s = self.network.latency() if quick else max(0.0, began + timeout_s - self.loop.time())
+        wait_s = self.network.latency() if quick else max(0.0, began + timeout_s - self.loop.now)
         await asyncio.sleep(wait_s)
         client.process.enter()
 
@@ -173,7 +173,7 @@ class Broker:
 
     def store(self, fact: AnyFact, service: str, process: Process | None) -> None:
         """Append, or drop a repeat with a success, as the server does."""
-        now = self.loop.time()
+        now = self.loop.now
         seen = self._keys.get(fact.key)
         if seen is not None and now - seen < DEDUPE_S:
             return
@@ -227,7 +227,7 @@ class Broker:
         if not puller.client.hears_server or self.network.lost():
             return
         subject = f"{fact.kind}.{fact.about}"
-        at = self.loop.time() + self.network.latency() * self.chance.choice((1, 1, 1, 4))
+        at = self.loop.now + self.network.latency() * self.chance.choice((1, 1, 1, 4))
         at = max(at, consumer.latest.get(subject, 0.0))
         consumer.latest[subject] = at
         delivery = puller.client.delivery(self, consumer, index, number)
@@ -270,7 +270,7 @@ class Broker:
             raise ConflictError(f"{key} is not at revision {expected}")
         revision = self._revisions.get(bucket, 0) + 1
         self._revisions[bucket] = revision
-        self.rows(bucket).setdefault(key, []).append(Version(self.loop.time(), revision, value))
+        self.rows(bucket).setdefault(key, []).append(Version(self.loop.now, revision, value))
         for told in self.on_row:
             told(bucket, key, value, process)
         return revision

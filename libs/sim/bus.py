@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from libs.core.ports import Delivery, Row, Subscription, UnavailableError
 from libs.events.facts import AnyFact
@@ -24,10 +24,15 @@ class _Listener:
     client: SimBus
     pattern: str
     heard: Callable[[Signal], None]
+    family: str = field(init=False)
+    """What all its topics begin with; "" where the pattern is one topic."""
+
+    def __post_init__(self) -> None:
+        self.family = self.pattern.removesuffix("*") if self.pattern.endswith(".*") else ""
 
     def matches(self, topic: str) -> bool:
-        if self.pattern.endswith(".*"):
-            return topic.startswith(self.pattern[:-1])
+        if self.family:
+            return topic.startswith(self.family)
         return topic == self.pattern
 
     async def stop(self) -> None:
@@ -134,7 +139,7 @@ class SimBus:
 
     def isolate(self, isolated: bool) -> None:
         """Attach to, or leave, a server that has lost its peers."""
-        self.minority_since = self.broker.loop.time() if isolated else None
+        self.minority_since = self.broker.loop.now if isolated else None
         if not isolated:
             self.broker.pump_all()
 
@@ -147,7 +152,7 @@ class SimBus:
     async def publish(self, fact: AnyFact) -> None:
         """Again and again with the same key, until the server says that it has it."""
         loop = self.broker.loop
-        until, delay_s = loop.time() + PUBLISH_BUDGET_S, 0.05
+        until, delay_s = loop.now + PUBLISH_BUDGET_S, 0.05
         while True:
             try:
                 await self.broker.call(
@@ -158,15 +163,15 @@ class SimBus:
                 )
                 return
             except UnavailableError:
-                if loop.time() > until:
+                if loop.now > until:
                     raise
-            await asyncio.sleep(delay_s)
+            await loop.nap(delay_s)
             delay_s = min(delay_s * 1.5, 0.5)
 
     async def consume(
         self, durable: str, kinds: Sequence[str], heard: Callable[[Delivery], None]
     ) -> Subscription:
-        until = self.broker.loop.time() + PUBLISH_BUDGET_S
+        until = self.broker.loop.now + PUBLISH_BUDGET_S
         while True:
             try:
                 consumer = await self.broker.call(
@@ -174,7 +179,7 @@ class SimBus:
                 )
                 break
             except UnavailableError:
-                if self.broker.loop.time() > until:
+                if self.broker.loop.now > until:
                     raise
             await asyncio.sleep(0.2)
         puller = Puller(self, heard)
@@ -226,7 +231,7 @@ class SimBus:
             for listener in client.listeners:
                 if listener.matches(topic) and not network.lost():
                     # one connection delivers in the order in which it was sent
-                    client._latest = max(client._latest, loop.time() + network.latency())
+                    client._latest = max(client._latest, loop.now + network.latency())
                     loop.call_at(
                         client._latest, client._hear, listener, signal, context=client.process.context
                     )
@@ -253,7 +258,7 @@ class SimBus:
         reply: asyncio.Future[Signal] = loop.create_future()
         if self.connected and self.reaches_server and not network.lost():
             if peer is None:
-                await asyncio.sleep(network.latency())
+                await loop.nap(network.latency())
                 raise UnavailableError(f"{topic}: no responder")
             if peer.hears_server and peer.minority_since == self.minority_since:
                 loop.call_later(
@@ -303,7 +308,7 @@ class SimStore:
         self._routine = bucket == "leaders"
 
     async def get(self, key: str) -> Row | None:
-        at = await self._stale(f"get {key}")
+        at = None if self._bus.minority_since is None else await self._stale(f"get {key}")
         if at is not None:
             return self._row(key, at)
         return await self._broker.call(
@@ -322,8 +327,8 @@ class SimStore:
         if since is None or not self._bus.linked:
             return None
         self._bus.process.enter()
-        await asyncio.sleep(self._broker.network.latency())
-        if self._broker.loop.time() - since > STALE_READS_S:
+        await self._broker.loop.nap(self._broker.network.latency())
+        if self._broker.loop.now - since > STALE_READS_S:
             raise UnavailableError(f"{what}: no answer")
         return since
 

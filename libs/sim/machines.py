@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from random import Random
 
 from libs.model import Incarnation, StopReason, VmPolicy, VmState
 from libs.sim.loop import SimLoop
+from libs.sim.storage import Datastore
 
 GUEST_BOOT_S = 2.0
 BOOT_S = (3.0, 9.0)
@@ -81,6 +83,10 @@ class SimHost:
     """libvirt takes calls and never answers."""
     fails: dict[str, int] = field(default_factory=dict)
     """VMs whose next starts here are refused: how often."""
+    stop_fails: dict[str, int] = field(default_factory=dict)
+    """VMs whose next stops here fail: how often."""
+    stop_failed: set[str] = field(default_factory=set)
+    """VMs of which a stop has failed in this boot."""
     agent: bool = True
     """Its agent is to run."""
     announced: str = ""
@@ -89,11 +95,16 @@ class SimHost:
     @property
     def at(self) -> Incarnation:
         """Its number and its host are in the first eight characters: incidents are named by these."""
-        of = hashlib.sha256(self.name.encode()).hexdigest()[:6]
-        return Incarnation(host=self.name, boot=f"{self.boots:02d}{of}-{self.name}")
+        return _incarnation(self.name, self.boots)
 
     def active(self) -> list[Domain]:
         return [domain for domain in self.domains.values() if domain.state.active]
+
+
+@functools.lru_cache(maxsize=1024)  # asked for at every look at the host
+def _incarnation(host: str, boots: int) -> Incarnation:
+    of = hashlib.sha256(host.encode()).hexdigest()[:6]
+    return Incarnation(host=host, boot=f"{boots:02d}{of}-{host}")
 
 
 class Machines:
@@ -101,8 +112,12 @@ class Machines:
 
     def __init__(self, loop: SimLoop, chance: Random) -> None:
         self._loop, self._chance = loop, chance
+        self.datastore = Datastore(loop)
         self.hosts: dict[str, SimHost] = {}
         self.specs: dict[str, VmSpec] = {}
+        """Each VM by the definition of its latest run."""
+        self.policy_at: dict[str, float] = {}
+        """When a person last changed a VM's policy."""
         self.spells: dict[str, list[Spell]] = {}
         self.on_change: list[Callable[[SimHost, Domain, bool], None]] = []
         """A QEMU process began (True) or ended."""
@@ -128,6 +143,7 @@ class Machines:
     def begin(self, host: SimHost, spec: VmSpec, token: int, *, autostarted: bool = False) -> None:
         """A QEMU process begins."""
         domain = host.domains.setdefault(spec.uuid, Domain(spec))
+        domain.spec = spec
         host.runs += 1
         domain.state, domain.stop_reason = VmState.RUNNING, StopReason.NONE
         domain.run, domain.token, domain.since = host.runs, token, self._loop.time()
@@ -139,8 +155,19 @@ class Machines:
         self._stir(host)
 
     def _guest_up(self, spell: Spell) -> None:
-        if spell.ended is None:
+        if self.datastore.stalled(spell.at.host):
+            self.datastore.when_back(spell.at.host, lambda: self._guest_up(spell))
+        elif spell.ended is None:
             spell.guest_up = self._loop.time()
+
+    def set_policy(self, host: SimHost, uuid: str, policy: VmPolicy) -> None:
+        """As `virsh metadata --live --config` on this host; without effect where its libvirt does not answer."""
+        domain = host.domains.get(uuid)
+        if domain is None or host.os is not Os.UP or host.libvirt_hangs:
+            return
+        domain.spec = self.specs[uuid] = replace(domain.spec, policy=policy)
+        self.policy_at[uuid] = self._loop.time()
+        self._stir(host)
 
     def end(self, host: SimHost, uuid: str, reason: StopReason) -> None:
         """The QEMU process ends. No error where none runs."""
@@ -206,6 +233,7 @@ class Machines:
             self.end(host, uuid, StopReason.UNKNOWN)
         host.os = os
         host.libvirt_hangs = False
+        host.stop_failed.clear()
         for told in self.on_os:
             told(host)
 
@@ -224,7 +252,8 @@ class Machines:
             domain.stop_reason, domain.run, domain.token = StopReason.UNKNOWN, 0, 0
         host.runs = 0
         for domain in list(host.domains.values()):
-            # an image lock keeps out what starts by itself while another runs; nothing else here relies on it
+            # an image lock keeps out what starts by itself while another runs; nothing else here relies on it.
+            # Where the datastore stalls, its process is there all the same, as libvirt shows it, and hangs
             if domain.autostart and not self.running(domain.spec.uuid):
                 self.begin(host, domain.spec, 0, autostarted=True)
         for told in self.on_os:

@@ -35,6 +35,8 @@ class SimPorts:
     predecessor: str | None
     """The life of this process before this one, as its supervisor knows it."""
     leases: list[JetStreamLease] = field(default_factory=list)
+    mind: Callable[[], object] | None = None
+    """What its decider holds at this moment: whoever wires the service sets it."""
 
     def store(self, bucket: str) -> SimStore:
         return SimStore(self.bus, bucket)

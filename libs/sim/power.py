@@ -21,6 +21,8 @@ class Outlet:
         self.loop, self.machines, self.host = loop, machines, host
         self.level, self.timeout_s = level, timeout_s
         self.how = ""
+        self.lied_at: float | None = None
+        """When it last read off and the host had power."""
         self.read_off: list[tuple[float, str]] = []
         """When it read off, truly or not, and to which process."""
         self.on_off: list[Callable[[str], None]] = []
@@ -33,6 +35,7 @@ class Outlet:
     def read(self, reader: str) -> PowerState:
         state = PowerState.ON if self.machines.hosts[self.host].power else PowerState.OFF
         if self.how == "lie":
+            self.lied_at = self.lied_at if state is PowerState.OFF else self.loop.time()
             state = PowerState.OFF
         if state is PowerState.OFF:
             self.read_off.append((self.loop.time(), reader))
@@ -59,7 +62,7 @@ class SimDevice:
             await asyncio.sleep(timeout_s)
             self._process.enter()
             return "no answer by its deadline"
-        await asyncio.sleep(min(timeout_s, self._chance.uniform(*CALL_S)))
+        await self._outlet.loop.nap(min(timeout_s, self._chance.uniform(*CALL_S)))
         self._process.enter()
         return ""
 

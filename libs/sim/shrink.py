@@ -7,7 +7,8 @@ from typing import Any
 
 from libs.scenario.model import Scenario
 from libs.scenario.outcome import Violation
-from libs.sim.random_world import Step, compose, parts
+from libs.sim.misfortunes import Step
+from libs.sim.random_world import compose, parts
 
 TRIES_MOST = 300
 Fails = Callable[[Scenario], Violation | None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from libs.model import StopReason
+from libs.model import Protection, StopReason
 from libs.scenario.model import Scenario, ScenarioHost, StepEntry
 from libs.sim.loop import Process
 from libs.sim.machines import SimHost
@@ -15,7 +15,8 @@ from libs.sim.world import Slot, World, vm_uuid
 MANAGEMENT = "management"
 EVICTED_S = 2.5
 """A client that stands still for so long is dropped by its server (two pings unanswered)."""
-WEATHER = ("network", "bus", "libvirt")
+WEATHER = ("network", "bus", "libvirt", "readings", "garbage")
+PLANE_AWAY_S = 2.0
 
 
 def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
@@ -25,6 +26,8 @@ def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
     if step.do in ("kill_service", "pause_service", "resume_service"):
         if step.service == "heartbeat":
             return "service", f"{step.do} is for services of the plane; for agents there is kill_agent"
+        if step.service == "plane" and step.do != "kill_service":
+            return "service", f"{step.do} is for one service; the whole plane can only be killed"
         if step.replica >= replicas:
             return "replica", f"there are {replicas} replicas, counted from 0"
     if step.do in ("kill_bus", "start_bus") and step.node > 2:
@@ -88,8 +91,13 @@ class Stage:
         self._world.machines.hang(self._host(step))
 
     def kill_agent(self, step: StepEntry) -> None:
-        self._host(step).agent = False
-        self._world.kill(self._world.slots[f"heartbeat@{step.host}"], restart=False)
+        """For good; or, with `count`, at its so-manieth call to the world from now, and it is started again."""
+        slot = self._world.slots[f"heartbeat@{step.host}"]
+        if step.count is None:
+            self._host(step).agent = False
+            self._world.kill(slot, restart=False)
+        elif slot.process is not None:
+            slot.process.strike = step.count
 
     def start_agent(self, step: StepEntry) -> None:
         self._host(step).agent = True
@@ -112,7 +120,49 @@ class Stage:
     def add_host(self, step: StepEntry) -> None:
         self._world.add_host(ScenarioHost.model_validate(step.host))
 
+    # -- what all hosts share
+
+    def _named(self, step: StepEntry) -> list[str]:
+        """The step's host, or all where it names none."""
+        return [str(step.host)] if step.host is not None else list(self._world.machines.hosts)
+
+    def stall_storage(self, step: StepEntry) -> None:
+        for name in self._named(step):
+            self._world.machines.datastore.stall(name)
+
+    def restore_storage(self, step: StepEntry) -> None:
+        for name in self._named(step):
+            self._world.machines.datastore.restore(name)
+
+    # -- what an operator says
+
+    def confirm_failed(self, step: StepEntry) -> None:
+        self._world.operator.confirm_failed(str(step.host))
+
+    def enter_maintenance(self, step: StepEntry) -> None:
+        self._world.operator.enter_maintenance(str(step.host))
+
+    def exit_maintenance(self, step: StepEntry) -> None:
+        self._world.operator.exit_maintenance(str(step.host))
+
+    def remove_host(self, step: StepEntry) -> None:
+        self._world.operator.remove(str(step.host))
+
     # -- VMs
+
+    def protect(self, step: StepEntry) -> None:
+        self._set_protection(step, Protection.RESTART)
+
+    def unprotect(self, step: StepEntry) -> None:
+        self._set_protection(step, Protection.NONE)
+
+    def _set_protection(self, step: StepEntry, protection: Protection) -> None:
+        """`virsh metadata` where the VM runs; where it runs nowhere, on each host that knows it."""
+        machines, uuid = self._world.machines, vm_uuid(str(step.vm))
+        for host in self._where(step) or list(machines.hosts.values()):
+            if uuid in host.domains:
+                policy = host.domains[uuid].spec.policy.model_copy(update={"protection": protection})
+                machines.set_policy(host, uuid, policy)
 
     def crash_vm(self, step: StepEntry) -> None:
         for host in self._where(step):
@@ -128,8 +178,13 @@ class Stage:
 
     def fail_start(self, step: StepEntry) -> None:
         hosts = self._world.machines.hosts
-        for name in [str(step.host)] if step.host is not None else list(hosts):
+        for name in self._named(step):
             hosts[name].fails[vm_uuid(str(step.vm))] = step.count or 1
+
+    def fail_stop(self, step: StepEntry) -> None:
+        hosts = self._world.machines.hosts
+        for name in [str(step.host)] if step.host is not None else list(hosts):
+            hosts[name].stop_fails[vm_uuid(str(step.vm))] = step.count or 1
 
     # -- the network and the bus
 
@@ -158,8 +213,10 @@ class Stage:
         world.broker.ambiguous = 0.0
         trouble = world.virt.trouble
         trouble.slow_start = trouble.lost_answer = trouble.refused_start = 0.0
+        trouble.lost_reading = trouble.garbage = 0.0
         for host in world.machines.hosts.values():
             host.libvirt_hangs = False
+            host.stop_fails.clear()
         for client in world.broker.clients:
             client.isolate(False)
         world.broker.reconsider()
@@ -171,6 +228,10 @@ class Stage:
         elif step.how == "libvirt":
             self._world.virt.trouble.lost_answer = share
             self._world.virt.trouble.refused_start = share
+        elif step.how == "readings":
+            self._world.virt.trouble.lost_reading = share
+        elif step.how == "garbage":
+            self._world.virt.trouble.garbage = share
         else:
             self._world.network.loss = share
 
@@ -195,7 +256,11 @@ class Stage:
     # -- services
 
     def kill_service(self, step: StepEntry) -> None:
-        """At once, or with `count` at its so-manieth call to the world from now."""
+        """At once, or with `count` at its so-manieth call to the world from now. The whole plane ends at once
+        and is away for `seconds`."""
+        if step.service == "plane":
+            self._world.lose_plane(step.seconds or PLANE_AWAY_S)
+            return
         slot = self._slot(step)
         if step.count is not None and slot.process is not None:
             slot.process.strike = step.count
@@ -235,11 +300,20 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "break_fencing": Stage.break_fencing,
     "mend_fencing": Stage.mend_fencing,
     "add_host": Stage.add_host,
+    "remove_host": Stage.remove_host,
+    "enter_maintenance": Stage.enter_maintenance,
+    "exit_maintenance": Stage.exit_maintenance,
+    "confirm_failed": Stage.confirm_failed,
+    "stall_storage": Stage.stall_storage,
+    "restore_storage": Stage.restore_storage,
+    "protect": Stage.protect,
+    "unprotect": Stage.unprotect,
     "crash_vm": Stage.crash_vm,
     "shutdown_guest": Stage.shutdown_guest,
     "destroy_vm": Stage.shutdown_guest,
     "hang_guest": Stage.hang_guest,
     "fail_start": Stage.fail_start,
+    "fail_stop": Stage.fail_stop,
     "partition": Stage.partition,
     "heal": Stage.heal,
     "loss": Stage.loss,

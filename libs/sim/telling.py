@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from libs.events.base import Fact, HostFact, VmFact
 from libs.events.envelope import Envelope, wrap
 from libs.events.facts import (
     CapacityExhausted,
-    Fact,
     FailoverCompleted,
     FailoverPlanned,
-    HostFact,
     HostFailed,
     HostFenced,
     HostFenceFailed,
     HostSuspected,
     StormHeld,
-    VmFact,
     VmRestartFailed,
     VmStartUncertain,
 )
@@ -145,6 +143,9 @@ def _vm(world: World, name: str, zero: float, end: float, waiting: bool) -> tupl
     spells = world.machines.spells.get(vm_uuid(name), [])
     down_s, up_since = 0.0, None
     for index, spell in enumerate(spells):
+        if spell.guest_up is not None:  # a guest whose disks hang is no better than one that is down
+            ended = end if spell.ended is None else spell.ended
+            down_s += world.machines.datastore.stalled_s(spell.at.host, spell.guest_up, ended)
         if spell.ended is None:
             up_since = spell.guest_up
         elif spell.ended >= zero:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
 from libs.core.ports import StartRefusedError, UnavailableError
-from libs.model import Answer, Incarnation, StopReason, VmDefinition, VmReport
+from libs.model import Answer, Incarnation, StopReason, VmDefinition, VmPolicy, VmReport, VmState
 from libs.sim.loop import Process, SimLoop
-from libs.sim.machines import Machines, Os, SimHost
+from libs.sim.machines import Machines, Os, SimHost, VmSpec
 from libs.sim.network import Network
+from libs.virt.definition import policy_of, with_policy
 
 T = TypeVar("T")
 CALL_S, START_S = 5.0, 30.0
@@ -27,6 +31,10 @@ class Trouble:
         """Starts that take longer than any caller waits, and succeed."""
         self.lost_answer = 0.0
         self.refused_start = 0.0
+        self.lost_reading = 0.0
+        """Answers about one VM that are lost: just after a start that is all that is asked."""
+        self.garbage = 0.0
+        """Readings of which nobody can make sense: every state in them is unknown."""
 
 
 class Virt:
@@ -37,6 +45,8 @@ class Virt:
         self.trouble = Trouble()
         self.on_start: list[Callable[[SimHost, str, int], None]] = []
         """A start call was issued: host, VM, token."""
+        self.on_stop: list[Callable[[SimHost, str], None]] = []
+        """A stop call was issued."""
 
 
 class SimHypervisor:
@@ -62,7 +72,7 @@ class SimHypervisor:
         """Raises UnavailableError; `work` may have been done all the same."""
         self._process.enter()
         began = self._virt.loop.time()
-        await asyncio.sleep(self._virt.network.latency())
+        await self._virt.loop.nap(self._virt.network.latency())
         self._process.enter()
         forth, back = self._links()
         present = self._virt.machines.hosts[self._at.host]
@@ -89,18 +99,24 @@ class SimHypervisor:
         )
 
     async def report(self, uuid: str) -> VmReport | None:
-        return await self.call(
+        found = await self.call(
             "report", lambda host: self._report(host, uuid) if uuid in host.domains else None
         )
+        lost = self._virt.trouble.lost_reading
+        if lost and self._virt.chance.random() < lost:
+            raise UnavailableError(f"{self._at.host}: report: connection reset")
+        return found
 
     def _report(self, host: SimHost, uuid: str) -> VmReport:
         domain = host.domains[uuid]
-        if domain.state.active:
+        trouble = self._virt.trouble
+        nonsense = trouble.garbage > 0 and self._virt.chance.random() < trouble.garbage
+        if domain.state.active and not nonsense:
             self._runs[uuid] = domain.run
         return VmReport(
             uuid=uuid,
             name=domain.spec.name,
-            state=domain.state,
+            state=VmState.UNKNOWN if nonsense else domain.state,
             stop_reason=StopReason.NONE if domain.state.active else domain.stop_reason,
             run=self._runs.get(uuid, 0),
             token=domain.token,
@@ -115,7 +131,7 @@ class SimHypervisor:
 
     async def definitions(self) -> list[VmDefinition]:
         def read(host: SimHost) -> list[VmDefinition]:
-            return [definition(self._virt.machines, uuid) for uuid in sorted(host.domains)]
+            return [definition(host.domains[uuid].spec) for uuid in sorted(host.domains)]
 
         return await self.call("definitions", read, 2 * CALL_S)
 
@@ -134,25 +150,35 @@ class SimHypervisor:
             wait_s = (
                 virt.chance.uniform(START_S, START_S + 8.0) if slow else virt.chance.uniform(*QEMU_START_S)
             )
-            loop.world_later(wait_s, self._started, host.at, definition.uuid, token, answer)
+            loop.world_later(wait_s, self._started, host.at, definition, token, answer)
 
         await self.call("start", arrive, START_S)
-        try:
-            async with asyncio.timeout(max(0.0, began + START_S - loop.time())):
-                refused = await answer
-        except TimeoutError:
-            raise UnavailableError(f"{self._at.host}: start: no answer in {START_S} s") from None
-        self._process.enter()
+        refused = await self._answer("start", answer, began)
         if refused == "lost":
             raise UnavailableError(f"{self._at.host}: start: connection closed")
         if refused:
             raise StartRefusedError(f"{self._at.host}: {refused}")
 
-    def _started(self, at: Incarnation, uuid: str, token: int, answer: asyncio.Future[str]) -> None:
-        """On the host, whoever asked: QEMU begins, or does not."""
+    async def _answer(self, what: str, answer: asyncio.Future[str], began: float) -> str:
+        """What a call that takes its time says in the end. Raises UnavailableError."""
+        if not answer.done():
+            try:
+                async with asyncio.timeout(max(0.0, began + START_S - self._virt.loop.time())):
+                    await answer
+            except TimeoutError:
+                raise UnavailableError(f"{self._at.host}: {what}: no answer in {START_S} s") from None
+        self._process.enter()
+        return answer.result()
+
+    def _started(self, at: Incarnation, copy: VmDefinition, token: int, answer: asyncio.Future[str]) -> None:
+        """On the host, whoever asked: QEMU begins, or does not, or hangs as long as its disks do."""
         machines, trouble = self._virt.machines, self._virt.trouble
-        host = machines.present(at)
-        spec = machines.specs[uuid]
+        if machines.datastore.stalled(at.host):
+            again = functools.partial(self._started, at, copy, token, answer)
+            machines.datastore.when_back(at.host, again)
+            return
+        host, uuid = machines.present(at), copy.uuid
+        spec = defined(machines.specs[uuid], copy)
         if host is None or host.os not in (Os.UP, Os.HUNG):
             said = "lost"
         elif (domain := host.domains.get(uuid)) is not None and domain.state.active:
@@ -161,26 +187,54 @@ class SimHypervisor:
             host.fails[uuid] = host.fails.get(uuid, 1) - 1
             said = "internal error: process exited while connecting to monitor"
         else:
+            machines.specs[uuid] = spec
             machines.begin(host, spec, token)
             said = ""
         if not answer.done():
             answer.set_result(said)
 
     async def destroy(self, uuid: str) -> None:
-        await self.call(
-            "destroy",
-            lambda host: self._virt.machines.end(host, uuid, StopReason.ON_PURPOSE),
-            START_S,
-        )
+        """As virDomainDestroy, which fails where QEMU does not let itself be killed (D state)."""
+
+        def stop(host: SimHost) -> bool:
+            for told in self._virt.on_stop:
+                told(host, uuid)
+            if host.stop_fails.get(uuid, 0) > 0:
+                host.stop_fails[uuid] -= 1
+                host.stop_failed.add(uuid)
+                return False
+            host.stop_failed.discard(uuid)
+            domain = host.domains.get(uuid)
+            ends = functools.partial(self._killed, host.at, uuid, domain.run if domain else 0, killed)
+            self._virt.machines.datastore.when_back(host.name, ends)
+            return True
+
+        began, killed = self._virt.loop.time(), self._virt.loop.create_future()
+        if not await self.call("destroy", stop, START_S):
+            raise UnavailableError(f"{self._at.host}: destroy: Failed to terminate process: Device busy")
+        await self._answer("destroy", killed, began)
+
+    def _killed(self, at: Incarnation, uuid: str, run: int, killed: asyncio.Future[str]) -> None:
+        """On the host: a process that hangs in its disks dies when they are back."""
+        host = self._virt.machines.present(at)
+        if host is not None and uuid in host.domains and host.domains[uuid].run == run:
+            self._virt.machines.end(host, uuid, StopReason.ON_PURPOSE)
+        if not killed.done():
+            killed.set_result("")
 
 
-def definition(machines: Machines, uuid: str) -> VmDefinition:
-    """The copy of a VM's definition: opaque to all but the hypervisor."""
-    spec = machines.specs[uuid]
-    digest = hashlib.sha256(uuid.encode()).hexdigest()
-    return VmDefinition(
-        uuid=uuid, name=spec.name, xml=f"<domain><name>{spec.name}</name></domain>", sha256=digest
-    )
+@functools.lru_cache(maxsize=1024)
+def definition(spec: VmSpec) -> VmDefinition:
+    """The copy of a VM's definition: with its policy, and opaque to all but the hypervisor."""
+    xml = with_policy(f"<domain><name>{spec.name}</name></domain>", spec.policy)
+    digest = hashlib.sha256(xml.encode()).hexdigest()
+    return VmDefinition(uuid=spec.uuid, name=spec.name, xml=xml, sha256=digest)
+
+
+def defined(spec: VmSpec, copy: VmDefinition) -> VmSpec:
+    """The VM as its definition describes it: started from an old copy, it has its old policy."""
+    policy = policy_of(ET.fromstring(copy.xml), VmPolicy())
+    return spec if policy == spec.policy else replace(spec, policy=policy)
 
 
 class SimHypervisors:
@@ -207,7 +261,7 @@ class SimHypervisors:
             return Answer.UNKNOWN, f"no host is called {host}"
         began = self._virt.loop.time()
         self._process.enter()
-        await asyncio.sleep(self._virt.network.latency())
+        await self._virt.loop.nap(self._virt.network.latency())
         self._process.enter()
         network = self._virt.network
         linked = self._process.node == host or network.both_ways(self._process.node, host)

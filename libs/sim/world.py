@@ -23,12 +23,15 @@ from libs.sim.bus import SimBus
 from libs.sim.loop import Process, SimClock, SimLoop
 from libs.sim.machines import Domain, Machines, Os, SimHost, VmSpec
 from libs.sim.network import Network
+from libs.sim.operator import SimOperator
 from libs.sim.plane import AgentLife, Plane, SimPorts, Work
 from libs.sim.power import Outlet, SimDevice
 from libs.sim.virt import SimHypervisor, SimHypervisors, Virt
 
 START_S = (0.3, 1.2)
 """A process's start, from its supervisor's decision to its first call."""
+PLANE_UP_S = 1.0
+"""Until then every service has begun, and leads or knows who does, but for rare bad luck."""
 AGENT_RETRY_S = 0.3
 FENCE_TIMEOUT_S = 4.0
 SEEN_S = 1.0
@@ -62,6 +65,9 @@ class Slot:
     lives: int = 0
     wanted: bool = True
     generation: int = 0
+    alone: int = 1
+    """The first life under the present supervisor, which knows of none before it."""
+    ports: SimPorts | None = None
 
 
 class World:
@@ -82,6 +88,9 @@ class World:
         """VMs that a person or their guest shut down, and when."""
         self.crashed: list[tuple[str, BaseException]] = []
         self.on_announce: list[Callable[[SimHost], None]] = []
+        self.plane_began = 0.0
+        """When the management plane last began: its supervisor, not one of its services."""
+        self.on_plane_lost: list[Callable[[], None]] = []
         self._zeros: dict[str, float] = {}
         self._starting = self.chance("starting")
         self._power = self.chance("power")
@@ -94,6 +103,7 @@ class World:
             self.machines.specs[spec.uuid] = spec
             domain = Domain(spec, autostart=vm.autostart)
             self.machines.hosts[vm.host].domains[spec.uuid] = domain
+        self.operator = SimOperator(self)
         self.machines.on_os.append(self._os_changed)
         self.machines.on_stir.append(self._stirred)
         self.broker.on_send.append(self._sent)
@@ -113,8 +123,12 @@ class World:
 
     # -- beginning
 
-    def start(self) -> None:
-        """Everything is powered; VMs run; services and agents are started."""
+    def start(self, *, plane_first: bool = False) -> None:
+        """Everything is powered; VMs run; services and agents are started, at once or the plane first.
+
+        An agent that starts beside the plane tells its inventory before the executor leads, and again after five
+        seconds, in which nothing could be tried yet. That race is left to the scenarios, and to agents and
+        services that are killed; ten thousand drawn worlds need not begin with it."""
         for vm in self.scenario.vms:
             host = self.machines.hosts[vm.host]
             self.machines.begin(host, self.machines.specs[vm_uuid(vm.name)], 0)
@@ -122,7 +136,10 @@ class World:
             for name in self.plane.services:
                 self.slots[f"{name}/{replica}"] = Slot(name, f"m{replica}", replica)
         for slot in self.slots.values():
-            self.launch(slot)
+            if plane_first and slot.name == "heartbeat":
+                self.loop.world_later(PLANE_UP_S, self.launch, slot)
+            else:
+                self.launch(slot)
 
     def lacking(self) -> str:
         """What is missing until the pool is known to the plane; "" where nothing is."""
@@ -195,17 +212,17 @@ class World:
             clock=clock,
             power=FenceDevices(devices, self.settings.fencing),
             hypervisors=SimHypervisors(self.virt, process),
-            plane_started=zero_s,  # the plane's supervisor has run since the beginning
+            plane_started=zero_s + self.plane_began,
             me=f"{process.name}#{slot.lives}",
-            predecessor=f"{process.name}#{slot.lives - 1}" if slot.lives > 1 else None,
+            predecessor=f"{process.name}#{slot.lives - 1}" if slot.lives > slot.alone else None,
         )
 
     async def _service(self, slot: Slot, process: Process) -> None:
-        ports = self._ports(slot, process)
+        ports = slot.ports = self._ports(slot, process)
         await self._run(ports, await self._connected(ports, lambda: self.plane.service(ports)))
 
     async def _agent(self, slot: Slot, process: Process) -> None:
-        ports = self._ports(slot, process)
+        ports = slot.ports = self._ports(slot, process)
         host = self.machines.hosts[slot.node]
         at = host.at
 
@@ -238,6 +255,41 @@ class World:
         for task in tasks:
             if task in done:
                 task.result()
+
+    # -- the plane as a whole
+
+    def _services(self) -> list[Slot]:
+        return [slot for slot in self.slots.values() if slot.name != "heartbeat"]
+
+    @property
+    def plane_away(self) -> bool:
+        """Not one service of the plane runs."""
+        return all(slot.process is None for slot in self._services())
+
+    def lose_plane(self, away_s: float) -> None:
+        """Supervisor and all services end at once; after a while a new supervisor starts them."""
+        for told in self.on_plane_lost:
+            told()
+        for slot in self._services():
+            slot.wanted = False
+            self.kill(slot, restart=False)
+        self.plane_began = self.loop.time() + away_s
+        self.loop.world_later(away_s, self._plane_back)
+
+    def _plane_back(self) -> None:
+        if self.loop.time() < self.plane_began:
+            return  # lost once more in the meantime
+        for slot in self._services():
+            slot.wanted, slot.alone = True, slot.lives + 1
+            self.launch(slot)
+
+    def minds(self) -> list[tuple[str, object]]:
+        """What each living decider holds, by process."""
+        return [
+            (slot.process.name, slot.ports.mind())
+            for slot in self.slots.values()
+            if slot.process is not None and slot.ports is not None and slot.ports.mind is not None
+        ]
 
     # -- what the world does to its processes
 

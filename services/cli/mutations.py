@@ -23,6 +23,7 @@ from libs.leases import Grant, Ruling
 from libs.model import FenceProof, LeaseState, PowerState, ProofMethod, StopReason
 from libs.planning import plan as planning
 from libs.power.devices import FenceDevices
+from services.cli import faults
 from services.detector import decide as detector_decide
 from services.detector.decide import Detector
 from services.detector.verdict import RULES, Rule
@@ -323,7 +324,7 @@ def _uncertain_forgotten() -> list[Patch]:
 
 def _reclaim_off() -> list[Patch]:
     """What was planned to a host that was fenced since is not planned again."""
-    return [(incidents, "reclaimed", lambda incident, proof: incident)]
+    return [(incidents, "reclaimed", lambda incident, proof, open_: incident)]
 
 
 _CRASHES = crashes_told.crashes
@@ -368,4 +369,23 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("new room unnoticed", "what waits is not planned when room comes", _room_unnoticed),
     Mutation("failed start dropped", "a start that failed is not planned again", _waiting_dropped),
     Mutation("reclaim off", "what was planned to a host fenced since stays planned", _reclaim_off),
+    Mutation("lie believed", "a fence device's word outweighs the host's own", faults.lie_believed),
+    Mutation(
+        "libvirt not asked", "a host whose agent alone is down may be proven off", faults.libvirt_not_asked
+    ),
+    Mutation("refutation untold", "a fenced host that speaks raises no alert", faults.refutation_untold),
+    Mutation("no quiet minute", "a new plane suspects whom it never heard", faults.no_quiet_minute),
+    Mutation(
+        "bus lost, VMs stopped",
+        "an agent that cannot reach the bus stops its VMs",
+        faults.bus_lost_vms_stopped,
+    ),
+    Mutation("gate tried once", "a stop that fails keeps its host out of the pool", faults.gate_tried_once),
+    Mutation(
+        "unknown at the gate",
+        "what libvirt cannot tell of is held to be stopped",
+        faults.gate_takes_unknown_for_stopped,
+    ),
+    Mutation("every beat kept", "the detector's memory grows with each heartbeat", faults.every_beat_kept),
+    Mutation("one VM in two incidents", "a crash after a restart is both's", faults.one_vm_in_two_incidents),
 )

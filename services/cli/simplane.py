@@ -27,7 +27,7 @@ async def _told(request: PostWebhook | Announce) -> Outcome:
 
 SHELLS: dict[str, Callable[[SimPorts], Shell[Any]]] = {
     "detector": lambda ports: detector.shell(ports, ports.power, ports.hypervisors, ports.plane_started),
-    "fencer": lambda ports: fencer.shell(ports, ports.power),
+    "fencer": lambda ports: fencer.shell(ports, ports.power, ports.hypervisors),
     "placement": lambda ports: placement.shell(ports),
     "executor": lambda ports: executor.shell(ports, ports.hypervisors),
     "alerting": lambda ports: alerting.shell(ports, _told),
@@ -35,11 +35,14 @@ SHELLS: dict[str, Callable[[SimPorts], Shell[Any]]] = {
 
 
 async def service(ports: SimPorts) -> Work:
-    return [SHELLS[ports.service](ports).run()]
+    shell = SHELLS[ports.service](ports)
+    ports.mind = lambda: shell.state
+    return [shell.run()]
 
 
 async def agent(ports: SimPorts, life: AgentLife) -> Work:
     shell, hands = heartbeat.agent(ports, life.entry, life.at, life.life, life.hypervisor, ports.hypervisors)
+    ports.mind = lambda: shell.state
     life.on_stir(lambda: shell.hear(Stirred(key="libvirt")))
     await ports.bus.answer(f"ask.{life.entry.name}", hands.answer)
     return [shell.run()]

@@ -63,6 +63,25 @@ def test_a_holder_that_does_not_renew_loses_it_before_another_takes_it(play: Pla
     play(body)
 
 
+def test_whoever_waits_is_told_when_it_is_gained_lost_and_ours_again(play: Play) -> None:
+    async def body(bench: Bench) -> None:
+        one = await lease(bench)
+        told: list[int | None] = []
+        one.on_change(lambda: told.append(one.token if one.held() else None))
+        await one.look()
+        await one.look()
+        assert told == [one.token], "a renewal in time is no news"
+        await asyncio.sleep(TERM_S)
+        assert not one.held()
+        await one.look()
+        assert told == [one.token, one.token], "it had run out, under the same token"
+        await one.resign()
+        assert told[-1] is None
+        assert len(told) == 3
+
+    play(body)
+
+
 def test_what_is_given_up_is_free_at_once_and_its_token_is_not_used_again(play: Play) -> None:
     async def body(bench: Bench) -> None:
         one, other = await lease(bench), await lease(bench)

@@ -31,10 +31,17 @@ steps:
     ("step", "says"),
     [
         ("{at_s: 6, do: explode, host: h1}", "line 8: steps.1.do: 'explode' is no step"),
+        ("{at_s: 6, do: stall_storage, host: h9}", "line 8: steps.1.host: there is no host h9"),
         (
-            "{at_s: 6, do: stall_storage, host: h1}",
-            "line 8: steps.1.do: stall_storage is not possible here yet",
+            "{at_s: 6, do: restore_storage, host: [h1]}",
+            "line 8: steps.1: host: restore_storage takes the name",
         ),
+        ("{at_s: 6, do: confirm_failed}", "line 8: steps.1: confirm_failed needs a host"),
+        ("{at_s: 6, do: remove_host, host: h9}", "line 8: steps.1.host: there is no host h9"),
+        ("{at_s: 6, do: enter_maintenance, vm: a}", "line 8: steps.1: enter_maintenance needs a host"),
+        ("{at_s: 6, do: exit_maintenance, host: h9}", "line 8: steps.1.host: there is no host h9"),
+        ("{at_s: 6, do: protect, host: h1}", "line 8: steps.1: protect needs a vm"),
+        ("{at_s: 6, do: unprotect, vm: z}", "line 8: steps.1.vm: there is no VM z"),
         ("{at_s: 6, do: power_off, host: h9}", "line 8: steps.1.host: there is no host h9"),
         ("{at_s: 1, do: power_off, host: h1}", "line 8: steps.1.at_s: 1.0 s lies before the step above"),
         ("{at_s: 6, do: partition, groups: [[h1], [h9]]}", "line 8: steps.1.groups: there is no machine h9"),
@@ -72,20 +79,20 @@ def test_what_breaks_a_rule_is_made_short_and_written_as_a_file(tmp_path: Path) 
     mutation = next(one for one in MUTATIONS if one.name == "token stays")
 
     def breaks(scenario: object) -> Violation | None:
-        assert isinstance(scenario, type(draw(0)))
-        found = run(scenario, 0, PLANE, liveness=True).violations
+        assert isinstance(scenario, type(draw(1)))
+        found = run(scenario, 1, PLANE, liveness=True).violations
         return next((one for one in found if one.rule == "1"), None)
 
     with mutation.applied():
-        first = breaks(draw(0))
+        first = breaks(draw(1))
         assert first is not None
-        smallest, tries = shrink(draw(0), breaks)
+        smallest, tries = shrink(draw(1), breaks)
         found = breaks(smallest)
         assert found is not None
         assert tries > 0
-        assert len(smallest.steps) < len(draw(0).steps)
+        assert len(smallest.steps) < len(draw(1).steps)
         path = tmp_path / "found.yaml"
-        path.write_text(as_file(smallest, 0, found))
-        again = run(load(path), 0, PLANE)
+        path.write_text(as_file(smallest, 1, found))
+        again = run(load(path), 1, PLANE)
         assert [one.rule for one in again.violations] == ["1"]
-    assert run(load(path), 0, PLANE).violations == []
+    assert run(load(path), 1, PLANE).violations == []

@@ -230,6 +230,17 @@ async def test_an_act_waits_while_validity_has_run_out_and_goes_on_under_the_sam
     await end(task)
 
 
+async def test_leadership_that_could_not_be_taken_up_is_taken_up_when_the_store_is_back() -> None:
+    """Nothing rings for that: no lease changes, and no message comes."""
+    world, devices = World(store_down=True), Devices()
+    _, _, task = fencer(world, devices, Held(token=1))
+    await asyncio.sleep(0.3)
+    assert not world.consumers
+    world.store_down = False
+    await eventually(lambda: world.consumers, "it leads")
+    await end(task)
+
+
 async def test_debts_of_a_former_leader_are_paid_by_the_next() -> None:
     world, devices = World(), Devices()
     stuck = asyncio.Event()

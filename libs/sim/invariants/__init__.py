@@ -1,0 +1,53 @@
+"""The rules of DESIGN §4, held against the world's own truth after every change. Not one asks the services.
+
+A subject a module; docs/SIMULATOR.md says which rule is checked where, and which mutation shows that the check
+can fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from libs.scenario.outcome import Violation
+from libs.sim.invariants.book import Book
+from libs.sim.invariants.leases import Leases
+from libs.sim.invariants.liveness import owed
+from libs.sim.invariants.memory import Memory
+from libs.sim.invariants.plans import Plans
+from libs.sim.invariants.proofs import Proofs
+from libs.sim.invariants.running import Running
+from libs.sim.invariants.stops import Stops
+from libs.sim.invariants.verdicts import Verdicts
+from libs.sim.truth import Truth
+from libs.sim.world import World
+
+__all__ = ["Invariants"]
+
+
+class Invariants:
+    """All checks over one world; `violated` is called at each violation."""
+
+    def __init__(self, world: World, truth: Truth, violated: Callable[[Violation], None]) -> None:
+        self._world, self._truth = world, truth
+        self.book = Book(world, violated)
+        self._memory = Memory(world, self.book)
+        # what one notes another may read in the same moment: the order is that of the chain
+        for subject in (Verdicts, Proofs, Plans, Leases, Running, Stops):
+            subject(world, truth, self.book)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is open."""
+        return not self.owed()
+
+    def owed(self) -> list[tuple[str, str]]:
+        """What the world still owes: by rule, with the VM, host or incident."""
+        return owed(self._world, self._truth, self.book)
+
+    def end(self) -> None:
+        """The world was healed and its time is over: what is still owed is a violation."""
+        self._memory.look()
+        if self.book.storm:
+            return  # in a storm that lasts, an operator is waited for (rule 7): nothing more must happen
+        for rule, detail in self.owed():
+            self.book.broken(rule, f"at the end {detail}")

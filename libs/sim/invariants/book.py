@@ -1,0 +1,46 @@
+"""What facts and stored rows have said so far in one world, shared by all checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from libs.events.facts import HostFailed, HostFenced, PlannedStart
+from libs.model import Incarnation, RunLease
+from libs.scenario.outcome import Violation
+from libs.sim.world import World
+
+
+class Book:
+    """Each entry is written by the one check whose subject it is; `broken` reports a violation."""
+
+    def __init__(self, world: World, violated: Callable[[Violation], None]) -> None:
+        self._world, self._violated = world, violated
+        self.zero = 0.0
+        """The moment at which the pool was ready: times are told since then."""
+        self.failed: dict[Incarnation, HostFailed] = {}
+        self.failed_at: dict[str, float] = {}
+        self.fenced: dict[Incarnation, HostFenced] = {}
+        self.settled: set[str] = set()
+        """Incidents that are fenced or stood down."""
+        self.lied: set[Incarnation] = set()
+        """Proofs that nobody could have doubted: a device lied about a host that was cut off on every channel.
+        What runs on these runs twice, and no protocol without another level of fencing can help it."""
+        self.heard_again: set[Incarnation] = set()
+        """Fenced incarnations that were told to speak all the same."""
+        self.storm = False
+        self.leases: dict[str, list[tuple[float, RunLease]]] = {}
+        self.released: set[tuple[str, int]] = set()
+        """VM and token of leases that were taken from a holder that lived and did not run the VM any more."""
+        self.orders: dict[str, PlannedStart] = {}
+        self.ended: set[str] = set()
+        """Keys of starts whose outcome was told."""
+        self.given_up: set[str] = set()
+        self.completed: set[str] = set()
+        """Incidents of which nothing waits any more."""
+
+    def broken(self, rule: str, detail: str) -> None:
+        at_s = round(self._world.loop.time() - self.zero, 3)
+        self._violated(Violation(rule=rule, at_s=at_s, detail=detail))
+
+    def name(self, vm: str) -> str:
+        return self._world.machines.specs[vm].name

@@ -1,0 +1,98 @@
+"""What a healed world still owes: rules 9, 10 and 2, and records that outlive their incident."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from libs.model import Protection
+from libs.sim.invariants.book import Book
+from libs.sim.machines import Os
+from libs.sim.truth import Truth
+from libs.sim.world import World
+
+OVERCOMMIT = 4.0
+POLICY_TOLD_S = 8.0
+"""A policy that was changed so long ago stands in an inventory, also where libvirt's event was lost."""
+GATE_S = 15.0
+"""What is up for so long, with nothing in its way, must be in the pool."""
+ALERTED_S = 12.0
+"""A fenced host that has been heard for so long must have been told of."""
+
+
+def owed(world: World, truth: Truth, book: Book) -> list[tuple[str, str]]:
+    """By rule, with the VM, host or incident."""
+    return [
+        *_incidents(book),
+        *_vms(world, book),
+        *_gates(world, truth),
+        *_lies(world, truth, book),
+        *_records(world, book),
+    ]
+
+
+def _incidents(book: Book) -> Iterator[tuple[str, str]]:
+    for incident in book.failed_at:
+        if incident not in book.settled:
+            yield "9", f"incident {incident} has neither a proof nor been stood down"
+    for key, start in book.orders.items():
+        if key not in book.ended and start.to not in book.fenced:
+            yield "9", f"the start {start.name} to {start.to} never ended"
+
+
+def _vms(world: World, book: Book) -> Iterator[tuple[str, str]]:
+    for spec in world.machines.specs.values():
+        wanted = spec.policy.protection is Protection.RESTART and spec.uuid not in world.stopped_on_purpose
+        if not wanted or world.machines.running(spec.uuid) or spec.uuid in book.given_up:
+            continue
+        if _untold(world, spec.uuid):
+            continue
+        room = _room(world, book, spec.memory_mib, spec.vcpus)
+        if room:
+            yield "10", f"VM {spec.name} runs nowhere and {room} has room"
+
+
+def _untold(world: World, vm: str) -> bool:
+    """Its policy was changed so shortly before its end that its host may have taken that along."""
+    changed = world.machines.policy_at.get(vm)
+    ended = [one.ended for one in world.machines.spells.get(vm, []) if one.ended is not None]
+    return changed is not None and bool(ended) and ended[-1] - changed < POLICY_TOLD_S
+
+
+def _room(world: World, book: Book, memory_mib: int, vcpus: int) -> str:
+    """A host that is up, speaks and has room; "" where none is."""
+    for host in world.machines.hosts.values():
+        speaks = host.os is Os.UP and host.announced == host.at.boot and host.agent
+        if not speaks or host.at in book.fenced:
+            continue  # one that was fenced by a lie is to be rebooted by a person first
+        if host.name in world.operator.closed:
+            continue
+        memory = host.memory_mib - host.memory_reserved_mib - sum(d.spec.memory_mib for d in host.active())
+        cpus = host.cpus * OVERCOMMIT - sum(domain.spec.vcpus for domain in host.active())
+        if memory >= memory_mib and cpus >= vcpus:
+            return host.name
+    return ""
+
+
+def _gates(world: World, truth: Truth) -> Iterator[tuple[str, str]]:
+    """A stop that fails condemns its VM; the host must join as soon as it can be had."""
+    for host in world.machines.hosts.values():
+        if host.agent and host.announced != host.at.boot and truth.up_for(host.name) > GATE_S:
+            yield "11", f"{host.at} is up and does not come through its gate"
+
+
+def _lies(world: World, truth: Truth, book: Book) -> Iterator[tuple[str, str]]:
+    for at in sorted(book.lied - book.heard_again, key=str):
+        host = world.machines.hosts[at.host]
+        if host.at == at and truth.well_for(at.host) > ALERTED_S:
+            yield "2", f"{at} is fenced and speaks, and nobody is told"
+
+
+def _records(world: World, book: Book) -> Iterator[tuple[str, str]]:
+    rows = world.broker.scan("state", "")
+    most = 4 * (len(world.members) + len(world.scenario.vms)) + 20
+    if len(rows) > most:
+        yield "bounded", f"{len(rows)} records are kept for a pool that needs {most} at most"
+    for row in rows:
+        incident = row.key.removeprefix("placement.incident.")
+        if incident != row.key and incident in book.completed:
+            yield "bounded", f"incident {incident} is completed and its record is kept"

@@ -1,0 +1,65 @@
+"""Plans and what came of them: rules 8 and 10, and priority."""
+
+from __future__ import annotations
+
+from libs.events.facts import FailoverCompleted, FailoverPlanned, VmGivenUp, VmRestarted, VmRestartFailed
+from libs.sim.broker import Stored
+from libs.sim.invariants.book import Book
+from libs.sim.truth import Truth
+from libs.sim.world import World
+
+
+class Plans:
+    """Looks at every plan and every outcome of a start."""
+
+    def __init__(self, world: World, truth: Truth, book: Book) -> None:
+        self._world, self._book = world, book
+        self._start_failed: set[str] = set()
+        world.broker.on_fact.append(self._fact)
+
+    def _fact(self, stored: Stored) -> None:
+        fact = stored.fact
+        match fact:
+            case FailoverPlanned():
+                self._book.completed.discard(fact.incident)
+                self._planned(fact)
+            case FailoverCompleted():
+                if not fact.waiting:
+                    self._book.completed.add(fact.incident)
+            case VmRestarted():
+                self._restarted(fact)
+            case VmRestartFailed():
+                self._book.ended.add(fact.start_key)
+                self._start_failed.add(fact.vm)
+            case VmGivenUp():
+                self._book.given_up.add(fact.vm)
+            case _:
+                return
+
+    def _planned(self, fact: FailoverPlanned) -> None:
+        for start in fact.starts:
+            known = self._book.orders.setdefault(start.key, start)
+            if known.to != start.to:
+                self._book.broken("8", f"one order {start.key} to {known.to} and to {start.to}")
+        for waiting in fact.waiting:
+            if not waiting.reason.startswith("no_room") or waiting.vm in self._start_failed:
+                continue
+            if waiting.vm in self._world.machines.policy_at:
+                continue  # what was planned by is not known to be what holds now
+            rank = self._world.machines.specs[waiting.vm].policy.priority.rank
+            for start in fact.starts:
+                took = start.memory_mib >= waiting.memory_mib and start.vcpus >= waiting.vcpus
+                lower = start.priority_rank > rank
+                if took and lower and start.policy.protection is self._protection(waiting.vm):
+                    said = f"VM {waiting.name} waits, {start.name} took room before it"
+                    self._book.broken("priority", said)
+
+    def _protection(self, vm: str) -> object:
+        return self._world.machines.specs[vm].policy.protection
+
+    def _restarted(self, fact: VmRestarted) -> None:
+        self._book.ended.add(fact.start_key)
+        spells = self._world.machines.spells.get(fact.vm, [])
+        if not any(spell.at == fact.at and spell.token == fact.token for spell in spells):
+            said = f"VM {fact.name} is said to run on {fact.at} with token {fact.token}; it never did"
+            self._book.broken("10", said)

@@ -1,0 +1,80 @@
+"""Fence proofs: rules 2, 7 and 12, and what becomes of a device that lies."""
+
+from __future__ import annotations
+
+from libs.events.facts import HostFenced, HostFenceFailed, HostFenceRefuted
+from libs.events.words import HostConfirmedFailed
+from libs.model import Incarnation, ProofMethod
+from libs.sim.broker import Stored
+from libs.sim.invariants.book import Book
+from libs.sim.machines import SimHost
+from libs.sim.truth import Truth
+from libs.sim.world import World
+
+SPOKE_S = 1.5
+"""A host that was heard, or answered, for so long before a proof refutes it: the two readings span less."""
+
+
+class Proofs:
+    """Looks at every proof, every failed attempt and every word from beyond a proof."""
+
+    def __init__(self, world: World, truth: Truth, book: Book) -> None:
+        self._world, self._truth, self._book = world, truth, book
+        self._vouched: set[tuple[Incarnation, str]] = set()
+        """What operators said of which boot and incident."""
+        world.broker.on_fact.append(self._fact)
+
+    def _fact(self, stored: Stored) -> None:
+        match stored.fact:
+            case HostFenced():
+                self._proof(stored.fact)
+            case HostConfirmedFailed():
+                self._vouched.add((stored.fact.at, stored.fact.incident))
+            case HostFenceFailed():
+                if not stored.fact.missing:
+                    said = f"{stored.fact.at} is not fenced and nothing is named as missing"
+                    self._book.broken("12", said)
+            case HostFenceRefuted():
+                self._book.heard_again.add(stored.fact.at)
+                if stored.fact.at not in self._book.fenced:
+                    said = f"{stored.fact.at} is said to speak after its proof and was never fenced"
+                    self._book.broken("2", said)
+            case _:
+                return
+
+    def _proof(self, fact: HostFenced) -> None:
+        book, host = self._book, self._world.machines.hosts[fact.at.host]
+        book.fenced[fact.at] = fact
+        book.settled.add(fact.incident)
+        if fact.incident not in book.failed_at:
+            book.broken("7", f"{fact.at} is fenced without a verdict")
+        if fact.proof.of != fact.at:
+            book.broken("2", f"{fact.at} is said to be fenced by a proof of {fact.proof.of}")
+        powered = fact.proof.method is ProofMethod.POWER_OFF
+        if fact.proof.method is ProofMethod.OPERATOR:
+            # whether the word is true is the operator's to answer for: a lie shows as a VM that runs twice
+            if (fact.at, fact.incident) not in self._vouched:
+                book.broken("2", f"{fact.at} is said to be fenced by an operator's word that nobody said")
+        elif host.at == fact.at and host.power:
+            method = fact.proof.method.value
+            if powered and self._undoubted(host):
+                book.lied.add(fact.at)
+            else:
+                book.broken("2", f"{fact.at} is said to be fenced ({method}) and has power")
+        if powered and not self._read_twice(host):
+            book.broken("2", f"{fact.at} is said to be off and was not read off twice, spaced")
+
+    def _undoubted(self, host: SimHost) -> bool:
+        """Its device says off and lies, and on no channel was the host to be heard. This case alone is excused:
+        no reading, no silence and no question could have told it from a host that is off."""
+        lies = any(outlet.lied_at is not None for outlet in self._world.outlets[host.name])
+        truth = self._truth
+        return lies and truth.well_for(host.name) < SPOKE_S and truth.answering_for(host.name) < SPOKE_S
+
+    def _read_twice(self, host: SimHost) -> bool:
+        spacing_s = 0.8 * self._world.settings.fencing.status_spacing_s
+        for outlet in self._world.outlets[host.name]:
+            times = [at for at, reader in outlet.read_off if reader.startswith("fencer")]
+            if any(later - first >= spacing_s for first in times for later in times):
+                return True
+        return False

@@ -1,0 +1,42 @@
+"""Stop calls: rule 4 (losing the plane touches no VM), 5, and 11 (a stop that fails condemns no host)."""
+
+from __future__ import annotations
+
+from libs.events.facts import HostFailed, HostSuspected
+from libs.sim.broker import Stored
+from libs.sim.invariants.book import Book
+from libs.sim.machines import SimHost
+from libs.sim.truth import Truth
+from libs.sim.world import World
+
+WELL_S = 6.0
+
+
+class Stops:
+    """Looks at every stop call that reaches a host, and at what is said of a host on which one failed."""
+
+    def __init__(self, world: World, truth: Truth, book: Book) -> None:
+        self._world, self._truth, self._book = world, truth, book
+        world.virt.on_stop.append(self._stop)
+        world.broker.on_fact.append(self._fact)
+
+    def _stop(self, host: SimHost, vm: str) -> None:
+        known = self._book.leases.get(vm, [])
+        domain = host.domains.get(vm)
+        if domain is None or not domain.state.active:
+            return
+        if known and known[-1][1].holder != host.at:
+            return  # its lease is elsewhere: rule 5 wants it stopped
+        away = self._world.plane_away or self._world.broker.disturbed
+        why = "only the bus or the plane is away" if away else "its lease is nowhere else"
+        self._book.broken("4" if away else "5", f"VM {domain.spec.name} is stopped on {host.at}; {why}")
+
+    def _fact(self, stored: Stored) -> None:
+        fact = stored.fact
+        if not isinstance(fact, HostSuspected | HostFailed):
+            return
+        host = self._world.machines.hosts[fact.at.host]
+        if host.at == fact.at and host.stop_failed and self._truth.up_for(host.name) > WELL_S:
+            vms = ", ".join(sorted(self._book.name(vm) for vm in host.stop_failed))
+            said = f"{fact.kind} of {fact.at} follows from a stop that failed ({vms})"
+            self._book.broken("11", said)

@@ -1,0 +1,156 @@
+"""Suspicions and verdicts: rules 4, 6, 7 and 8."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from libs.events.facts import HostFailed, HostRecovered, HostSuspected, StormHeld, StormReleased
+from libs.events.signals import Heartbeat, Signal
+from libs.model import Incarnation
+from libs.sim.broker import Stored
+from libs.sim.bus import SimBus
+from libs.sim.invariants.book import Book
+from libs.sim.loop import Process
+from libs.sim.machines import Os
+from libs.sim.truth import Truth
+from libs.sim.world import World
+
+WELL_S = 6.0
+"""A host that was well for so long is not to be held failed."""
+NEW_BOOT_S = 45.0
+"""A fence attempt that began against the former boot may still reach a host so young."""
+SUSPECT_OLD_S = 0.3
+PROVEN_RULES = ("power-off", "rebooted")
+
+
+class Verdicts:
+    """Looks at the detector's records and facts, and at every host that is switched off."""
+
+    def __init__(self, world: World, truth: Truth, book: Book) -> None:
+        self._world, self._truth, self._book = world, truth, book
+        self._suspects: dict[str, float] = {}
+        """Hosts that the stored records hold silent, and since when."""
+        self._storms: dict[str, str] = {}
+        """Verdicts that were written while more were silent than believable: incident and who."""
+        self._beat_at: dict[str, float] = {}
+        """When a host's heartbeat last reached the bus."""
+        self._doubts: set[str] = set()
+        """Hosts whose stored record is in any doubt at this moment."""
+        self._doubted: set[str] = set()
+        """Hosts that were in doubt already when the management plane was lost: they are pursued (ADR 3)."""
+        world.broker.on_fact.append(self._fact)
+        world.broker.on_row.append(self._row)
+        world.broker.on_send.append(self._sent)
+        world.on_plane_lost.append(self._plane_lost)
+        for outlets in world.outlets.values():
+            for outlet in outlets:
+                outlet.on_off.append(self._off)
+
+    # -- the plane
+
+    def _sent(self, client: SimBus, signal: Signal) -> None:
+        if isinstance(signal, Heartbeat) and client.connected and client.reaches_server:
+            self._beat_at[signal.at.host] = self._world.loop.time()
+
+    def _plane_lost(self) -> None:
+        self._doubted = set(self._doubts)
+
+    def _quiet(self, at: Incarnation) -> bool:
+        """The first minute of the plane, for a host that had no chance yet to be heard in it."""
+        world, began = self._world, self._world.plane_began
+        minute = world.loop.time() - began < world.settings.detection.quiet_after_start_s
+        return minute and self._beat_at.get(at.host, 0.0) < began and at.host not in self._doubted
+
+    # -- records
+
+    def _row(self, bucket: str, key: str, value: bytes | None, process: Process | None) -> None:
+        if bucket == "state" and key.startswith("detector.") and value is not None:
+            self._record(key.removeprefix("detector."), json.loads(value)["record"])
+
+    def _record(self, host: str, record: dict[str, Any] | None) -> None:
+        """A host's state is written before it is told."""
+        now = self._world.loop.time()
+        if record is None or record["state"] not in ("suspect", "agent_down", "failed"):
+            self._doubts.discard(host)
+        else:
+            self._doubts.add(host)
+        if record is None or record["state"] not in ("suspect", "failed"):
+            self._suspects.pop(host, None)
+            return
+        others = sorted(
+            name for name, at in self._suspects.items() if name != host and now - at > SUSPECT_OLD_S
+        )
+        believable = storm_limit(len(self._world.machines.hosts))
+        if record["state"] == "failed" and len(others) + 1 > believable:
+            self._storms.setdefault(record["incident"], ", ".join([host, *others]))
+        self._suspects.setdefault(host, now)
+
+    # -- facts
+
+    def _fact(self, stored: Stored) -> None:
+        fact = stored.fact
+        match fact:
+            case HostSuspected():
+                well_s = self._truth.well_for(fact.at.host)
+                # what is told late of a boot that is over says nothing of the present one
+                if well_s > WELL_S and self._world.machines.hosts[fact.at.host].at == fact.at:
+                    self._book.broken("6", f"{fact.at} is suspected; it has been well for {well_s:.1f} s")
+                if self._quiet(fact.at):
+                    self._book.broken("7", f"{fact.at} is suspected in the first minute of the plane")
+            case HostRecovered():
+                self._book.settled.add(fact.incident)
+            case HostFailed():
+                self._verdict(fact, stored.at)
+            case StormHeld():
+                self._book.storm = True
+            case StormReleased():
+                self._book.storm = False
+            case _:
+                return
+
+    def _verdict(self, fact: HostFailed, now: float) -> None:
+        book, host = self._book, self._world.machines.hosts[fact.at.host]
+        known = book.failed.get(fact.at)
+        if known is not None and known.incident not in book.settled:
+            book.broken("8", f"two verdicts on {fact.at}: {known.incident} and {fact.incident}")
+        if host.at == fact.at:
+            self._of_a_living(fact)
+        if fact.rule not in PROVEN_RULES and fact.incident in self._storms:
+            silent = self._storms[fact.incident]
+            book.broken("7", f"{fact.at} is held failed ({fact.rule}) in a storm of {silent}")
+        if self._quiet(fact.at):
+            book.broken("7", f"{fact.at} is held failed ({fact.rule}) in the first minute of the plane")
+        book.failed[fact.at] = fact
+        book.failed_at[fact.incident] = now
+
+    def _of_a_living(self, fact: HostFailed) -> None:
+        """A verdict on a boot that is the present one: what speaks against it?"""
+        book, truth, host = self._book, self._truth, fact.at.host
+        proven = fact.rule in PROVEN_RULES
+        well_s, sound_s = truth.well_for(host), truth.sound_for(host)
+        lied = any(outlet.how == "lie" for outlet in self._world.outlets[host])
+        if fact.rule == "rebooted":
+            book.broken("6", f"{fact.at} is held to have rebooted and has not")
+        elif well_s > WELL_S:
+            book.broken("6", f"{fact.at} is held failed ({fact.rule}); it has been well for {well_s:.1f} s")
+        elif sound_s > WELL_S and not (proven and lied):
+            book.broken("4", f"{fact.at} is held failed ({fact.rule}); only the bus or the plane was away")
+        elif not proven and truth.answering_for(host) > WELL_S:
+            book.broken("6", f"{fact.at} is held failed ({fact.rule}); its libvirt answers all the time")
+
+    def _off(self, name: str) -> None:
+        host = self._world.machines.hosts[name]
+        if not host.power or host.at in self._book.failed:
+            return
+        young = self._world.loop.time() - host.booted_at < NEW_BOOT_S or host.os is Os.BOOTING
+        if host.boots > 1 and young:
+            return
+        self._book.broken("7", f"{host.at} is switched off without a verdict on it")
+
+
+def storm_limit(hosts: int) -> int:
+    """DESIGN §4 rule 7, in the words of the rule: said here again, so that the services' own is checked."""
+    if hosts < 3:
+        return 1
+    return (hosts - 1) // 2 if hosts <= 5 else max(2, hosts // 4)

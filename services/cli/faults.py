@@ -1,0 +1,131 @@
+"""Deliberate faults for what came later: liars, the plane as a whole, gates, memory. See mutations.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from libs.core.decider import Expired, Step
+from libs.core.ports import UnavailableError
+from libs.model import Answer, VmState
+from services.detector.decide import Detector
+from services.detector.state import HostView
+from services.fencer.act import Hands as FencerHands
+from services.heartbeat.act import Hands as AgentHands
+from services.heartbeat.decide import Agent
+from services.placement import incidents
+
+Patch = tuple[Any, str, Any]
+_FENCE, _DETECTOR_STEP, _AGENT_STEP = FencerHands.perform, Detector.step, Agent.step
+_GATE, _AGENT_ACT, _RECLAIMED = AgentHands._gate, AgentHands.perform, incidents.reclaimed
+_INITIAL, _HEARD = Detector.initial, Detector._heard
+
+
+class _Mute:
+    """Hypervisors that are never asked."""
+
+    async def at(self, incarnation: Any, timeout_s: float) -> Any:
+        raise AssertionError("the fencer only probes")
+
+    async def probe(self, host: str, timeout_s: float) -> tuple[Answer, str]:
+        return Answer.UNKNOWN, "nobody asked"
+
+
+@dataclass(frozen=True, slots=True)
+class _Deaf:
+    """A bus on which nothing is heard."""
+
+    async def listen(self, topics: Any, heard: Any) -> Any:
+        return self
+
+    async def stop(self) -> None:
+        return None
+
+
+def lie_believed() -> list[Patch]:
+    """Neither a heartbeat nor libvirt's answer speaks against a device that says off."""
+
+    async def perform(self: FencerHands, request: Any) -> Any:
+        bus: Any = _Deaf()
+        return await _FENCE(replace(self, hypervisors=_Mute(), bus=bus), request)
+
+    return [(FencerHands, "perform", perform)]
+
+
+def libvirt_not_asked() -> list[Patch]:
+    async def perform(self: FencerHands, request: Any) -> Any:
+        return await _FENCE(replace(self, hypervisors=_Mute()), request)
+
+    return [(FencerHands, "perform", perform)]
+
+
+def refutation_untold() -> list[Patch]:
+    return [(Detector, "_beyond", lambda self, state, record, at, now: Step(state))]
+
+
+def no_quiet_minute() -> list[Patch]:
+    def initial(self: Detector, now: float) -> Any:
+        return replace(_INITIAL(self, now), quiet_until=now)
+
+    return [(Detector, "initial", initial)]
+
+
+def bus_lost_vms_stopped() -> list[Patch]:
+    """An agent that cannot store what it saw takes itself for isolated, and stops its VMs."""
+
+    async def perform(self: AgentHands, request: Any) -> Any:
+        try:
+            return await _AGENT_ACT(self, request)
+        except UnavailableError:
+            if request.kind == "put_inventory":
+                for report in await self.hypervisor.reports():
+                    await self.hypervisor.destroy(report.uuid)
+            raise
+
+    return [(AgentHands, "perform", perform)]
+
+
+def gate_tried_once() -> list[Patch]:
+    """A stop that fails at the gate keeps the whole host out."""
+
+    def step(self: Agent, state: Any, event: Any, now: float) -> Any:
+        if isinstance(event, Expired) and event.request == "pass_gate":
+            return Step(replace(state, beat_at=now + 1e6))
+        return _AGENT_STEP(self, state, event, now)
+
+    return [(Agent, "step", step)]
+
+
+def gate_takes_unknown_for_stopped() -> list[Patch]:
+    async def gate(self: AgentHands, at: Any) -> Any:
+        return await _GATE(replace(self, hypervisor=_Sure(self.hypervisor)), at)
+
+    return [(AgentHands, "_gate", gate)]
+
+
+class _Sure:
+    """A hypervisor whose unknown is stopped."""
+
+    def __init__(self, of: Any) -> None:
+        self._of = of
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, name)
+
+    async def reports(self) -> Any:
+        return [
+            one.model_copy(update={"state": VmState.STOPPED}) if one.state is VmState.UNKNOWN else one
+            for one in await self._of.reports()
+        ]
+
+
+def every_beat_kept() -> list[Patch]:
+    def heard(self: Detector, state: Any, at: Any, *more: Any) -> Any:
+        kept = replace(state, views=state.views.insert(f"{at.host}@{more[-1]}", HostView()))
+        return _HEARD(self, kept, at, *more)
+
+    return [(Detector, "_heard", heard)]
+
+
+def one_vm_in_two_incidents() -> list[Patch]:
+    return [(incidents, "reclaimed", lambda incident, proof, open_: _RECLAIMED(incident, proof, set()))]
