@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from libs.events.facts import PlannedStart
-from libs.model import Incarnation, LeaseState, RunLease, StopReason, VmReport
+from libs.model import Incarnation, LeaseState, RunLease, StopReason, VmReport, VmState
 
 
 class Grant(StrEnum):
@@ -84,6 +84,23 @@ def _held(lease: RunLease | None, at: Incarnation, report: VmReport) -> RunLease
     )
 
 
+def over(lease: RunLease, report: VmReport) -> bool:
+    """Its holder's own word that the run under this lease has ended. What the holder said of an earlier run may
+    be heard after a start that took the lease: of a run with another token it says nothing of this one."""
+    return report.state is VmState.STOPPED and (not lease.start_key or report.token == lease.token)
+
+
+def stopped_on_purpose(report: VmReport) -> bool:
+    """A person, or the guest itself, meant it to stop."""
+    return report.state is VmState.STOPPED and report.stop_reason in (StopReason.ON_PURPOSE, StopReason.SAVED)
+
+
+def put_down(lease: RunLease, report: VmReport) -> bool:
+    """A start that may have been under way has run, and was stopped on purpose since. Where the target said so
+    already before it, it says nothing: libvirt keeps the last reason until the next run begins."""
+    return stopped_on_purpose(report) and over(lease, report) and not lease.stopped_before
+
+
 def adopted(
     lease: RunLease | None,
     at: Incarnation,
@@ -118,8 +135,8 @@ def adopted(
             # started elsewhere by a person: of a stopped VM nobody else holds anything; or migrated
             return _held(lease, at, report)
         return None
-    on_purpose = report.stop_reason in (StopReason.ON_PURPOSE, StopReason.SAVED)
-    if lease is not None and lease.holder == at and lease.state is LeaseState.RUNNING and on_purpose:
+    runs = lease is not None and lease.holder == at and lease.state is LeaseState.RUNNING
+    if lease is not None and runs and stopped_on_purpose(report) and over(lease, report):
         return turned(lease, LeaseState.STOPPED)
     return None
 

@@ -130,6 +130,7 @@ class Inventory(Value):
     memory_reserved_mib: int = Field(0, ge=0)
     cpus: int = Field(gt=0)
     vms: tuple[VmReport, ...] = ()
+    condemned: tuple[str, ...] = Field((), description="VMs that may not run here and cannot be stopped")
 
     def vm(self, uuid: str) -> VmReport | None:
         """The report of one VM, or None where this host does not know it."""
@@ -174,6 +175,10 @@ class RunLease(Value):
     memory_mib: int = Field(gt=0)
     vcpus: int = Field(gt=0)
     policy: VmPolicy = VmPolicy()
+    stopped_before: bool = Field(
+        False,
+        description="its target said before this start that it was stopped on purpose, and may go on so",
+    )
 
     @property
     def wanted(self) -> bool:

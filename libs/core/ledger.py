@@ -7,7 +7,7 @@ and a crash between any two lines leaves either both or neither.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -52,9 +52,14 @@ class Ledger:
     """The records of one service in one bucket. Used by one task only."""
 
     def __init__(
-        self, service: str, store: Store, record_type: type[BaseModel], requests: TypeAdapter[Any]
+        self,
+        service: str,
+        store: Store,
+        record_type: type[BaseModel],
+        requests: TypeAdapter[Any],
+        marks: Sequence[str] = (),
     ) -> None:
-        self._service = service
+        self._service, self._marks = service, tuple(marks)
         self._store = store
         self._record_type = record_type
         self._requests = requests
@@ -132,11 +137,15 @@ class Ledger:
         await self._write_all([(name, self._records.get(name)) for name in sorted(touched)])
 
     async def _write_all(self, writes: list[tuple[str, BaseModel | None]]) -> None:
-        """Side by side: the records are independent of each other. All end before the first error is raised."""
-        results = await asyncio.gather(*(self._write(*write) for write in writes), return_exceptions=True)
-        for result in results:
-            if result is not None:
-                raise result
+        """Side by side: the records are independent of each other, but for marks. A mark says that something was
+        dealt with, so that a repeat of it is no news: it is written once all that was made of it is. All of one
+        kind end before the first error is raised."""
+        for mark in (False, True):
+            batch = [one for one in writes if one[0].startswith(self._marks) is mark]
+            results = await asyncio.gather(*(self._write(*one) for one in batch), return_exceptions=True)
+            for result in results:
+                if result is not None:
+                    raise result
 
     async def _write(self, name: str, record: BaseModel | None) -> None:
         key, debts = f"{self._service}.{name}", self._owed.get(name, {})

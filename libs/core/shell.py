@@ -71,6 +71,8 @@ class Wiring:
     tables: Sequence[Table] = ()
     perform: Perform | None = None
     requests: TypeAdapter[Any] = field(default_factory=lambda: TypeAdapter(Request))
+    marks: Sequence[str] = ()
+    """How the names of records begin that say that an input was dealt with: written after all others."""
     parallel_acts: int = 64
     notices_pauses: bool = False
     """Tell the decider, by Paused, when this process stood still."""
@@ -96,7 +98,7 @@ class Shell(Generic[S]):
         self._bell = Bell()
         self._state = decider.initial(wiring.clock.monotonic())
         self._ledger = (
-            Ledger(wiring.service, wiring.store, decider.record_type, wiring.requests)
+            Ledger(wiring.service, wiring.store, decider.record_type, wiring.requests, wiring.marks)
             if wiring.store
             else None
         )

@@ -187,12 +187,18 @@ class VmFailed(VmFact):
 
     @property
     def key(self) -> str:
-        return f"{self.kind}/{self.vm}/{self.at.boot}/{self.run}"
+        return f"{self.kind}/{self.vm}/{self.at.boot}/{self._which}"
 
     @property
     def incident(self) -> str:
         """What is opened for it."""
-        return f"vm-{self.vm}-{self.at.boot[:8]}-{self.run}"
+        return f"vm-{self.vm}-{self.at.boot[:8]}-{self._which}"
+
+    @property
+    def _which(self) -> str:
+        """The run that crashed. One that ended before anybody read libvirt has the number of the run before
+        it, and another token: by its number alone its crash would be taken for the former one, told again."""
+        return f"{self.run}-{self.report.token}"
 
 
 class VmRestarted(VmFact):
@@ -260,6 +266,30 @@ class VmStoppedByGate(VmFact):
         return f"{self.kind}/{self.vm}/{self.at.boot}/{self.token}"
 
 
+class VmStopFailed(VmFact):
+    """A VM whose lease is elsewhere runs on a returning host and does not let itself be stopped. The host joins
+    all the same (rule 11); the VM is started nowhere while it may run here. In the stream before the first
+    heartbeat of this boot, so that whoever hears of the boot can know it."""
+
+    kind: Literal["vm.stop_failed"] = "vm.stop_failed"
+    holder: Incarnation
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.vm}/{self.at.boot}"
+
+
+class VmStopSettled(VmFact):
+    """What could not be stopped there runs there no more, or may run there by now."""
+
+    kind: Literal["vm.stop_settled"] = "vm.stop_settled"
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.vm}/{self.at.boot}"
+
+
 class CapacityExhausted(RevisedFact):
     """VMs wait because no host has room: what is missing."""
 
@@ -310,6 +340,8 @@ AnyFact = Annotated[
     | VmStartUncertain
     | VmGivenUp
     | VmStoppedByGate
+    | VmStopFailed
+    | VmStopSettled
     | CapacityExhausted
     | CapacityRelieved
     | MessageUnreadable,

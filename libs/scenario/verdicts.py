@@ -32,6 +32,8 @@ OF_VMS = frozenset(
         "vm.start_uncertain",
         "vm.given_up",
         "vm.stopped_by_gate",
+        "vm.stop_failed",
+        "vm.stop_settled",
     }
 )
 

@@ -13,6 +13,7 @@ from typing import Any
 from libs.sim.power import HOWS
 
 Step = dict[str, Any]
+NEVER = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,9 @@ def _gate(draw: Draw) -> list[Step]:
     host = draw.homes[vm]
     steps: list[Step] = []
     if draw.chance.random() < 0.6:
-        steps.append({**draw.when(), "do": "fail_stop", "vm": vm, "count": draw.chance.randint(1, 6)})
+        # a few tries help; or it outlasts the gate; or nothing helps but the next boot
+        count = draw.chance.choice((draw.chance.randint(1, 6), 25, NEVER))
+        steps.append({**draw.when(), "do": "fail_stop", "vm": vm, "count": count})
     if draw.chance.random() < 0.5:
         steps.append({**draw.when(), "do": "reboot", "host": host, "how": "fast"})
         return steps

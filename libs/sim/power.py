@@ -21,10 +21,10 @@ class Outlet:
         self.loop, self.machines, self.host = loop, machines, host
         self.level, self.timeout_s = level, timeout_s
         self.how = ""
-        self.lied_at: float | None = None
-        """When it last read off and the host had power."""
         self.read_off: list[tuple[float, str]] = []
         """When it read off, truly or not, and to which process."""
+        self.on_lie: list[Callable[[str, str], None]] = []
+        """It read off and the host had power: host and reader."""
         self.on_off: list[Callable[[str], None]] = []
 
     @property
@@ -35,7 +35,9 @@ class Outlet:
     def read(self, reader: str) -> PowerState:
         state = PowerState.ON if self.machines.hosts[self.host].power else PowerState.OFF
         if self.how == "lie":
-            self.lied_at = self.lied_at if state is PowerState.OFF else self.loop.time()
+            if state is PowerState.ON:
+                for told in self.on_lie:
+                    told(self.host, reader)
             state = PowerState.OFF
         if state is PowerState.OFF:
             self.read_off.append((self.loop.time(), reader))

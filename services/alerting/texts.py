@@ -47,6 +47,11 @@ TEXTS: dict[str, tuple[Severity, str]] = {
     "vm.start_uncertain": (Severity.WARNING, "the start of VM {name} on {host} is uncertain: {reason}"),
     "vm.given_up": (Severity.CRITICAL, "VM {name} failed {failures} times and stays down"),
     "vm.stopped_by_gate": (Severity.WARNING, "VM {name} was stopped on {host}: its lease is elsewhere"),
+    "vm.stop_failed": (
+        Severity.CRITICAL,
+        "VM {name} may not run on {host} and cannot be stopped there: {reason}; it is started nowhere else meanwhile",
+    ),
+    "vm.stop_settled": (Severity.INFO, "VM {name} is no longer where it may not run, on {host}"),
     "capacity.exhausted": (Severity.CRITICAL, "{incident}: no room for {waiting} VMs"),
     "capacity.relieved": (Severity.INFO, "{incident}: nothing waits for room any more"),
     "message.unreadable": (Severity.WARNING, "an unreadable message was set aside: {subject}"),

@@ -135,15 +135,15 @@ def _unknown_is_off() -> list[Patch]:
 
 
 def _unknown_is_stopped() -> list[Patch]:
-    runs = executor_act.Hands._runs
+    seen = executor_act.Hands._seen
 
-    async def mutated(self: executor_act.Hands, target: Any, start: Any) -> bool:
+    async def mutated(self: executor_act.Hands, target: Any, start: Any) -> Any:
         try:
-            return await runs(self, target, start)
+            return await seen(self, target, start)
         except UnavailableError:
-            return False
+            return None
 
-    return [(executor_act.Hands, "_runs", mutated)]
+    return [(executor_act.Hands, "_seen", mutated)]
 
 
 def _uncertain_is_failed() -> list[Patch]:

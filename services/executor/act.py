@@ -20,8 +20,8 @@ from libs.core.ports import (
 )
 from libs.events.facts import PlannedStart
 from libs.events.signals import LeaseWritten
-from libs.leases import Grant, Ruling, rule, taken, turned
-from libs.model import LeaseState, RunLease, VmDefinition, VmState
+from libs.leases import Grant, Ruling, put_down, rule, stopped_on_purpose, taken, turned
+from libs.model import LeaseState, RunLease, VmDefinition, VmReport, VmState
 from services.executor.orders import Attempted, LeaseFound, Result, StartVm, WriteLease
 
 TARGET_S = 5.0
@@ -97,12 +97,18 @@ class Hands:
 
     async def _turn(self, lease: RunLease, state: LeaseState) -> None:
         """Note how the start ended; where somebody else wrote meanwhile, theirs is the later truth."""
+        await self._rewrite(lease, turned(lease, state))
+
+    async def _rewrite(self, lease: RunLease, later: RunLease) -> bool:
+        """Put this in its place; False where it lies otherwise by now."""
         found, revision = await self._read(lease.vm)
-        if found == lease:
-            try:
-                await self._write(turned(lease, state), revision)
-            except ConflictError:
-                return
+        if found != lease:
+            return False
+        try:
+            await self._write(later, revision)
+        except ConflictError:
+            return False
+        return True
 
     # -- the start itself
 
@@ -117,29 +123,44 @@ class Hands:
             return _ended(request, Result.NOT_STARTED, reason="no copy of its definition is on the bus")
         definition = VmDefinition.model_validate_json(row.value)
         target = await self.hypervisors.at(start.to, TARGET_S)
-        if await self._runs(target, start):
-            await self._turn(lease, LeaseState.RUNNING)
-            return _ended(request, Result.STARTED, token=lease.token)
+        found = await self._seen(target, start)
+        if found is not None and (found.state.active or put_down(lease, found)):
+            return await self._as_found(request, lease, found)
+        if found is not None and stopped_on_purpose(found) and not lease.stopped_before:
+            # from now on that is no news, also to whoever goes on with this start after us
+            noted = lease.model_copy(update={"stopped_before": True, "seq": lease.seq + 1})
+            if not await self._rewrite(lease, noted):
+                return _ended(request, Result.UNCERTAIN, reason="the lease changed")
+            lease = noted
         called_at = self.clock.wall().isoformat()
+        refused = ""
         try:
             await target.start(definition, lease.token)
         except StartRefusedError as error:
-            if await self._runs(target, start):
-                await self._turn(lease, LeaseState.RUNNING)
-                return _ended(request, Result.STARTED, token=lease.token)
-            await self._turn(lease, LeaseState.FAILED)
-            return _ended(request, Result.NOT_STARTED, reason=str(error))
-        if not await self._runs(target, start):
-            await self._turn(lease, LeaseState.FAILED)
-            return _ended(request, Result.NOT_STARTED, reason="it was started and is not running")
-        await self._turn(lease, LeaseState.RUNNING)
-        return _ended(request, Result.STARTED, token=lease.token, called_at=called_at)
+            refused = str(error)
+        found = await self._seen(target, start)
+        if found is not None and (found.state.active or (not refused and put_down(lease, found))):
+            return await self._as_found(request, lease, found, called_at if not refused else "")
+        await self._turn(lease, LeaseState.FAILED)
+        reason = refused or "it was started and is not running"
+        return _ended(request, Result.NOT_STARTED, reason=reason)
 
-    async def _runs(self, target: Hypervisor, start: PlannedStart) -> bool:
+    async def _as_found(
+        self, request: StartVm, lease: RunLease, found: VmReport, called_at: str = ""
+    ) -> Attempted:
+        """It runs with our token, or has done so until somebody stopped it on purpose: then it stays down."""
+        if found.state.active:
+            await self._turn(lease, LeaseState.RUNNING)
+            return _ended(request, Result.STARTED, token=lease.token, called_at=called_at)
+        await self._turn(lease, LeaseState.STOPPED)
+        reason = "it ran with our token and was stopped on purpose"
+        return _ended(request, Result.NOT_STARTED, reason=reason)
+
+    async def _seen(self, target: Hypervisor, start: PlannedStart) -> VmReport | None:
         report = await target.report(start.vm)
         if report is not None and report.state is VmState.UNKNOWN:
             raise UnavailableError(f"{start.to} cannot tell the state of {start.name}")
-        return report is not None and report.state.active
+        return report
 
 
 def _ended(

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import ValidationError
 
 from libs.core.decider import Outcome
-from libs.core.ports import ConflictError, Hypervisor, Hypervisors, Row, Store, UnavailableError
+from libs.core.ports import Bus, ConflictError, Hypervisor, Hypervisors, Row, Store, UnavailableError
 from libs.events.signals import Question, Reply, Signal
 from libs.leases import may_run
-from libs.model import Answer, Incarnation, Inventory, RunLease, VmDefinition, VmState
+from libs.model import Answer, Incarnation, Inventory, RunLease, VmDefinition, VmReport, VmState
 from services.heartbeat.orders import (
     AllRead,
+    Condemned,
     GatePassed,
+    Order,
     PassGate,
     Put,
     PutDefinition,
     PutInventory,
     ReadAll,
+    StopAgain,
     Stopped,
+    StopsTried,
+    Tell,
+    Told,
 )
 
 PROBE_S = 0.7
+STOP_S = 35.0
+"""More than libvirt takes to give up killing a process that does not die."""
 
 
 class LocalHypervisor(Hypervisor, Protocol):
@@ -44,24 +54,33 @@ class Hands:
     inventory: Store
     definitions: Store
     leases: Store
+    bus: Bus
     at: Incarnation
     boots_known: bool
     """False for an agentless host: whether it booted can only be guessed from outside."""
 
-    async def perform(self, request: PassGate | ReadAll | PutInventory | PutDefinition) -> Outcome:
+    async def perform(self, request: Order) -> Outcome:
         """Raises UnavailableError where libvirt or the bus did not answer."""
         match request:
             case PassGate():
-                return GatePassed(key=request.key, stopped=tuple(await self._gate(request.at)))
+                return await self._gate(request)
+            case StopAgain():
+                reports = [one for one in await self.hypervisor.reports() if one.uuid in request.vms]
+                stopped, condemned = await self._stop(request.at, reports)
+                return StopsTried(key=request.key, stopped=tuple(stopped), condemned=tuple(condemned))
+            case Tell():
+                for fact in request.facts:
+                    await self.bus.publish(fact)
+                return Told(key=request.key)
             case ReadAll():
                 memory_mib, cpus = await self.hypervisor.node()
-                reports = tuple(await self.hypervisor.reports())
+                found = tuple(await self.hypervisor.reports())
                 definitions = tuple(await self.hypervisor.definitions())
                 return AllRead(
                     key=request.key,
                     memory_mib=memory_mib,
                     cpus=cpus,
-                    reports=reports,
+                    reports=found,
                     definitions=definitions,
                 )
             case PutInventory():
@@ -71,15 +90,32 @@ class Hands:
                 await self._copy(request)
         return Put(key=request.key)
 
-    async def _gate(self, at: Incarnation) -> list[Stopped]:
-        row = await self.inventory.get(at.host)
+    async def _gate(self, request: PassGate) -> GatePassed:
+        at, row = request.at, await self.inventory.get(request.at.host)
         earlier = None if row is None else _inventory(row)
-        if earlier is not None and earlier.at == at:
-            # this boot passed the gate in an earlier life of this agent; what runs since is not for us to stop
-            self.hypervisor.remember_runs({report.uuid: report.run for report in earlier.vms})
-            return []
-        stopped = []
-        for report in await self.hypervisor.reports():
+        reports = await self.hypervisor.reports()
+        if earlier is None or earlier.at != at:
+            stopped, condemned = await self._stop(at, reports)
+            if condemned and not request.condemn:
+                raise UnavailableError("; ".join(one.reason for one in condemned))
+            return GatePassed(key=request.key, stopped=tuple(stopped), condemned=tuple(condemned))
+        # this boot passed the gate in an earlier life of this agent; what runs since is not for us to stop, but
+        # for what it had to let through
+        self.hypervisor.remember_runs({report.uuid: report.run for report in earlier.vms})
+        stopped, condemned = await self._stop(at, [one for one in reports if one.uuid in earlier.condemned])
+        left = {one.report.uuid for one in condemned}
+        settled = [one for one in earlier.vms if one.uuid in earlier.condemned and one.uuid not in left]
+        return GatePassed(
+            key=request.key, stopped=tuple(stopped), condemned=tuple(condemned), settled=tuple(settled)
+        )
+
+    async def _stop(
+        self, at: Incarnation, reports: Sequence[VmReport]
+    ) -> tuple[list[Stopped], list[Condemned]]:
+        """Stop those whose lease is elsewhere; side by side, since one that hangs must not keep the others. Raises
+        UnavailableError where it cannot be told what runs or may run."""
+        forbidden = []
+        for report in reports:
             if report.state is VmState.UNKNOWN:  # it may run: the gate stays shut until libvirt can tell
                 raise UnavailableError(f"{at} cannot tell the state of {report.name}")
             if not report.state.active:
@@ -87,9 +123,25 @@ class Hands:
             row = await self.leases.get(report.uuid)
             lease = None if row is None else _lease(row)
             if lease is not None and not may_run(lease, at, boots_known=self.boots_known):
-                await self.hypervisor.destroy(report.uuid)
-                stopped.append(Stopped(report=report, lease=lease))
-        return stopped
+                forbidden.append(Stopped(report=report, lease=lease))
+        reasons = await asyncio.gather(*(self._destroy(one) for one in forbidden))
+        condemned = [
+            Condemned(report=one.report, lease=one.lease, reason=reason)
+            for one, reason in zip(forbidden, reasons, strict=True)
+            if reason
+        ]
+        return [one for one, reason in zip(forbidden, reasons, strict=True) if not reason], condemned
+
+    async def _destroy(self, one: Stopped) -> str:
+        """Why it could not be stopped; "" where it was."""
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self.hypervisor.destroy(one.report.uuid)
+        except UnavailableError as error:
+            return str(error) or "its stop failed"
+        except TimeoutError:
+            return f"its stop had no end in {STOP_S} s"
+        return ""
 
     async def _copy(self, request: PutDefinition) -> None:
         """Where it runs, it is the definition. Where it does not, it may be a stale one left behind by a

@@ -10,7 +10,7 @@ from rpds import HashTrieMap
 from libs.config.settings import Heartbeats
 from libs.core.decider import Act, Effect, Expired, Input, Publish, Records, Send, Step
 from libs.core.evolve import replace
-from libs.events.facts import VmStoppedByGate
+from libs.events.facts import VmStopFailed, VmStoppedByGate, VmStopSettled
 from libs.events.signals import Heartbeat, InventorySeen
 from libs.model import Incarnation, Inventory, StopReason, VmReport, VmState
 from services.heartbeat.orders import (
@@ -22,12 +22,21 @@ from services.heartbeat.orders import (
     PutInventory,
     ReadAll,
     Stirred,
+    StopAgain,
+    Stopped,
+    StopsTried,
+    Tell,
+    Told,
 )
 
 READ_DEADLINE_S = 12.0
 PUT_DEADLINE_S = 10.0
 GATE_DEADLINE_S = 60.0
 RETRY_S = 0.5
+CONDEMN_S = 5.0
+"""A stop that still fails after so long at the gate condemns its VM: the host joins without waiting longer."""
+STOP_AGAIN_S = 5.0
+STOP_DEADLINE_S = 60.0
 SETTLE_S = 0.02
 TOMBSTONE_READS = 120  # a transient VM that is gone is still told of for so many readings
 
@@ -45,6 +54,11 @@ class AgentState:
     """Something stirred while we were reading."""
     reads: int = 0
     tries: int = 0
+    gate_since: float | None = None
+    condemned: HashTrieMap[str, Stopped] = field(default_factory=HashTrieMap)
+    """VMs that may not run here and could not be stopped: tried for ever."""
+    stop_at: float | None = None
+    """When to try these once more."""
     inventory: Inventory | None = None
     stored: Inventory | None = None
     """The inventory as last stored, or as its storing is under way."""
@@ -82,7 +96,10 @@ class Agent:
         return HashTrieMap()
 
     def wake_at(self, state: State) -> float | None:
-        return min(state.beat_at, state.read_at, state.say_at) if state.gated else state.beat_at
+        if not state.gated:
+            return state.beat_at
+        due = (state.beat_at, state.read_at, state.say_at)
+        return min(due) if state.stop_at is None else min(*due, state.stop_at)
 
     def step(self, state: State, event: Input | None, now: float) -> Step[State]:
         match event:
@@ -92,11 +109,17 @@ class Agent:
                 return self._tick(state, now)
             case GatePassed():
                 return self._passed(state, event, now)
+            case Told() if not state.gated:
+                return self._announce(state, now)
+            case StopsTried():
+                return self._stops_tried(state, event, now)
+            case Expired(request="stop_again"):
+                return Step(replace(state, stop_at=now + STOP_AGAIN_S))
             case AllRead():
                 return self._read(state, event, now)
             case Stirred():
                 return self._stirred(state, now)
-            case Expired(request="pass_gate"):
+            case Expired(request="pass_gate" | "tell"):
                 return Step(replace(state, beat_at=now + RETRY_S))
             case Expired(request="read_all"):
                 # nothing is known: the last inventory stands, and is told as old as it is by its rev
@@ -111,12 +134,44 @@ class Agent:
                 return Step(state)
 
     def _gate(self, state: State, now: float) -> Step[State]:
-        request = PassGate(key=f"gate/{state.tries}", deadline_s=GATE_DEADLINE_S, at=self.at)
+        since = now if state.gate_since is None else state.gate_since
+        request = PassGate(
+            key=f"gate/{state.tries}",
+            deadline_s=GATE_DEADLINE_S,
+            at=self.at,
+            condemn=now - since >= CONDEMN_S,
+        )
         later = now + GATE_DEADLINE_S + RETRY_S  # the outcome comes before; Expired sets it earlier
-        return Step(replace(state, tries=state.tries + 1, beat_at=later), (Act(None, request),))
+        state = replace(state, tries=state.tries + 1, beat_at=later, gate_since=since)
+        return Step(state, (Act(None, request),))
 
     def _passed(self, state: State, outcome: GatePassed, now: float) -> Step[State]:
-        said = [
+        """Announce this boot; where a stop failed, only once that is told: nobody may take the VM for stopped."""
+        said = (*self._stopped(outcome.stopped), *(self._settled(report) for report in outcome.settled))
+        if not outcome.condemned:
+            step = self._announce(state, now)
+            return Step(step.state, (*said, *step.effects))
+        facts = tuple(
+            VmStopFailed(
+                vm=one.report.uuid,
+                name=one.report.name,
+                at=self.at,
+                holder=one.lease.holder,
+                reason=one.reason[:300],
+                rule="its lease is elsewhere",
+            )
+            for one in outcome.condemned
+        )
+        condemned = HashTrieMap({one.report.uuid: one for one in outcome.condemned})
+        state = replace(state, condemned=condemned, stop_at=now + STOP_AGAIN_S)
+        tell = Tell(key=f"tell/{state.tries}", deadline_s=GATE_DEADLINE_S, facts=facts)
+        return Step(state, (*said, Act(None, tell)))
+
+    def _announce(self, state: State, now: float) -> Step[State]:
+        return self._tick(replace(state, gated=True, beat_at=now, read_at=now, say_at=now + 1e6), now)
+
+    def _stopped(self, stopped: tuple[Stopped, ...]) -> list[Effect]:
+        return [
             Publish(
                 self.at.host,
                 VmStoppedByGate(
@@ -128,10 +183,23 @@ class Agent:
                     rule="its lease is elsewhere",
                 ),
             )
-            for one in outcome.stopped
+            for one in stopped
         ]
-        step = self._tick(replace(state, gated=True, beat_at=now, read_at=now, say_at=now + 1e6), now)
-        return Step(step.state, (*said, *step.effects))
+
+    def _settled(self, report: VmReport) -> Effect:
+        fact = VmStopSettled(
+            vm=report.uuid, name=report.name, at=self.at, rule="it does not run here, or may"
+        )
+        return Publish(self.at.host, fact)
+
+    def _stops_tried(self, state: State, outcome: StopsTried, now: float) -> Step[State]:
+        left = {one.report.uuid for one in outcome.condemned}
+        over = [one.report for vm, one in sorted(state.condemned.items()) if vm not in left]
+        kept = HashTrieMap({vm: one for vm, one in state.condemned.items() if vm in left})
+        again = now + STOP_AGAIN_S if kept else None
+        state = replace(state, condemned=kept, stop_at=again, read_at=now if over else state.read_at)
+        said = (*self._stopped(outcome.stopped), *(self._settled(report) for report in over))
+        return Step(state, said)
 
     def _tick(self, state: State, now: float) -> Step[State]:
         effects: list[Effect] = []
@@ -148,6 +216,17 @@ class Agent:
         if now >= state.say_at:
             state, sends = self._say(state, now)
             effects += sends
+        if state.stop_at is not None and now >= state.stop_at:
+            again = StopAgain(
+                key=f"stop/{state.seq}",
+                deadline_s=STOP_DEADLINE_S,
+                at=self.at,
+                vms=tuple(sorted(state.condemned)),
+            )
+            effects.append(Act(None, again))
+            state = replace(
+                state, stop_at=now + STOP_DEADLINE_S + STOP_AGAIN_S
+            )  # its outcome sets it earlier
         return Step(state, tuple(effects))
 
     def _begin_read(self, state: State, now: float) -> tuple[State, list[Effect]]:
@@ -176,6 +255,7 @@ class Agent:
             "memory_reserved_mib": self.memory_reserved_mib,
             "cpus": self.cpus or outcome.cpus,
             "vms": vms,
+            "condemned": tuple(sorted(state.condemned)),
         }
         effects: list[Effect] = []
         changed = before is None or any(getattr(before, name) != value for name, value in body.items())

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from libs.core.decider import Outcome, Request
+from libs.events.facts import VmStopFailed
 from libs.model import Incarnation, Inventory, RunLease, Value, VmDefinition, VmReport
 
 
@@ -15,6 +16,23 @@ class PassGate(Request):
 
     kind: Literal["pass_gate"] = "pass_gate"
     at: Incarnation
+    condemn: bool = False
+    """Pass it although a stop failed: that condemns the VM, never the host (rule 11)."""
+
+
+class StopAgain(Request):
+    """Stop what could not be stopped at the gate."""
+
+    kind: Literal["stop_again"] = "stop_again"
+    at: Incarnation
+    vms: tuple[str, ...]
+
+
+class Tell(Request):
+    """Publish these facts, and come back when they are in the stream."""
+
+    kind: Literal["tell"] = "tell"
+    facts: tuple[VmStopFailed, ...]
 
 
 class ReadAll(Request):
@@ -45,8 +63,28 @@ class Stopped(Value):
     lease: RunLease
 
 
+class Condemned(Stopped):
+    """A VM that may not run here and could not be stopped."""
+
+    reason: str
+
+
 class GatePassed(Outcome):
     stopped: tuple[Stopped, ...] = ()
+    condemned: tuple[Condemned, ...] = ()
+    settled: tuple[VmReport, ...] = ()
+    """What an earlier life of this agent, on this boot, could not stop, and now is stopped or may run."""
+
+
+class StopsTried(Outcome):
+    """All of them were looked at: what is not named any more does not run, or may."""
+
+    stopped: tuple[Stopped, ...] = ()
+    condemned: tuple[Condemned, ...] = ()
+
+
+class Told(Outcome):
+    """It is in the stream."""
 
 
 class AllRead(Outcome):
@@ -64,6 +102,5 @@ class Stirred(Outcome):
     """libvirt said that something changed: read again."""
 
 
-REQUESTS: TypeAdapter[PassGate | ReadAll | PutInventory | PutDefinition] = TypeAdapter(
-    Annotated[PassGate | ReadAll | PutInventory | PutDefinition, Field(discriminator="kind")]
-)
+Order = PassGate | StopAgain | Tell | ReadAll | PutInventory | PutDefinition
+REQUESTS: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])

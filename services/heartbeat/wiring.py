@@ -27,6 +27,7 @@ def agent(
         ports.store("inventory"),
         ports.store("definitions"),
         ports.store("leases"),
+        ports.bus,
         at,
         boots_known=entry.agent,
     )

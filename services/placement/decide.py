@@ -25,6 +25,7 @@ from libs.events.facts import (
     VmGivenUp,
     VmRestarted,
     VmRestartFailed,
+    VmStopFailed,
 )
 from libs.events.signals import Heartbeat, InventorySeen, LeaseWritten
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
@@ -86,7 +87,7 @@ class Placement:
                         state = self._stored(state, row, now)
                 return Step(state)
             case LeaseWritten(lease=lease):
-                return Step(_lease(state, lease))
+                return Step(self._leased(state, lease, now))
             case TableRead(table="leases", rows=rows):
                 return self._rescan(state, [row for row in rows if isinstance(row, RunLease)], now)
             case HostSuspected() | HostAgentDown() | HostFailed():
@@ -99,6 +100,8 @@ class Placement:
                 return Step(pool.removed(state, event))
             case HostFenced():
                 return self._fenced(state, event, now)
+            case VmStopFailed(vm=vm, at=at):
+                return Step(pool.held(state, vm, at))
             case VmFailed():
                 return self._crashed(state, event, now)
             case VmRestarted():
@@ -127,7 +130,10 @@ class Placement:
             return state
         before = state.heard.get(host)
         state = replace(state, heard=state.heard.insert(host, inventory))
-        news = before is None or before.vms != inventory.vms
+        for vm in inventory.condemned:
+            state = pool.held(state, vm, inventory.at)
+        state = pool.released(state, inventory.at, inventory.condemned)
+        news = before is None or before.vms != inventory.vms or before.condemned != inventory.condemned
         return self._due(state, now) if news else state
 
     def _stored(self, state: State, row: Inventory, now: float) -> State:
@@ -135,6 +141,15 @@ class Placement:
         known, beat = state.heard.get(row.at.host), state.beats.get(row.at.host)
         outdated = known is not None and beat is not None and known.at != beat.of and row.at == beat.of
         return self._inventory(state, row, now) if known is None or outdated else state
+
+    def _leased(self, state: State, lease: RunLease, now: float) -> State:
+        """A lease that is given up, or has gone elsewhere, leaves room."""
+        known = state.leases.get(lease.vm)
+        if known is not None and known.seq >= lease.seq:
+            return state
+        state = replace(state, leases=state.leases.insert(lease.vm, lease))
+        left = known is not None and (known.holder, known.wanted) != (lease.holder, lease.wanted)
+        return self._due(state, now) if left else state
 
     def _due(self, state: State, now: float) -> State:
         """Something changed that may make room: plan what waits, soon and once."""
@@ -147,8 +162,8 @@ class Placement:
     def _rescan(self, state: State, leases: list[RunLease], now: float) -> Step[State]:
         """The net under the facts: a lease whose holder is fenced and that no incident deals with."""
         for lease in leases:
-            state = _lease(state, lease)
-        open_ = _open_vms(state)
+            state = self._leased(state, lease, now)
+        open_ = state.open_vms()
         effects: list[Effect] = []
         for lease in sorted(state.leases.values(), key=lambda one: one.vm):
             proof = state.proof_of(lease.holder)
@@ -172,18 +187,21 @@ class Placement:
             state = replace(state, down=state.down.insert(at.host, Doubt(at, fact.kind, fact.epoch)))
         if state.proof_of(at) is not None:
             return Step(state)  # told again
+        state = pool.released(state, at)
         late = state.epoch_of(at.host) > fact.epoch
         if not late:
             record = PlacementRecord(proof=fact.proof, epoch=fact.epoch)
             state = replace(state, records=state.records.insert(f"fenced.{at.host}", record))
         for incident in state.incidents():
-            state = _keep(state, incidents.reclaimed(incident, fact.proof, _open_vms(state)))
+            state = _keep(state, incidents.reclaimed(incident, fact.proof, state.open_vms()))
         items = [
             item.model_copy(update={"proofs": (fact.proof,)})
             for item in self._orphans(state, fact)
             if self._to_be_started(state, item, now)
         ]
-        if late and not items:
+        # its incident is there and it was not marked as fenced: we died between both. What it holds is planned
+        begun = f"incident.{fact.incident}" in state.records
+        if begun or (late and not items):
             return self._plan(state, now)
         return self._open(state, Incident(id=fact.incident, cause=fact.key), items, now)
 
@@ -193,7 +211,7 @@ class Placement:
 
     def _orphans(self, state: State, fact: HostFenced) -> Iterable[Item]:
         """By lease, and by what the host itself last reported where no lease says otherwise."""
-        open_ = _open_vms(state)
+        open_ = state.open_vms()
         orphans: dict[str, Item] = {}
         for lease in state.leases.values():
             if lease.holder == fact.at and lease.wanted and lease.vm not in open_:
@@ -212,12 +230,15 @@ class Placement:
         key = f"crashes.{fact.vm}"
         record = state.records.get(key)
         known = record if isinstance(record, PlacementRecord) else PlacementRecord()
-        if fact.vm in _open_vms(state) or moved_on or incident.id in known.told:
+        begun = f"incident.{incident.id}" in state.records  # and not marked as told: we died between both
+        if moved_on or incident.id in known.told or (fact.vm in state.open_vms() and not begun):
             return Step(state)
         recent = tuple(at for at in known.crashes if now - self.settings.crash_window_s < at <= now)
         crashes = (*recent, now)[-2 * self.settings.crash_budget - 1 :]
         kept = PlacementRecord(crashes=crashes, told=(*known.told, incident.id)[-TOLD_KEPT:])
-        state = _crash_shown(replace(state, records=state.records.insert(key, kept)), fact)
+        state = pool.crash_shown(replace(state, records=state.records.insert(key, kept)), fact)
+        if begun:
+            return self._plan(state, now)
         item = incidents.item_of(fact.report, fact.at).model_copy(update={"run": max(1, fact.run)})
         if len(crashes) <= self.settings.crash_budget:
             return self._open(state, incident, [item.model_copy(update={"in_place": True})], now)
@@ -247,7 +268,7 @@ class Placement:
         return Step(state, tuple(effects))
 
     def _restarted(self, state: State, fact: VmRestarted) -> Step[State]:
-        incident, item = _find(state, fact.incident, fact.vm)
+        incident, item = state.find(fact.incident, fact.vm)
         if incident is None or item is None or item.phase is not Phase.PLANNED:
             return Step(state)
         if incidents.start_key(incident, item) != fact.start_key:
@@ -256,7 +277,7 @@ class Placement:
         return _settle(state, incidents.replaced(incident, item), [])
 
     def _restart_failed(self, state: State, fact: VmRestartFailed, now: float) -> Step[State]:
-        incident, item = _find(state, fact.incident, fact.vm)
+        incident, item = state.find(fact.incident, fact.vm)
         if incident is None or item is None or item.phase is not Phase.PLANNED:
             return Step(state)
         if incidents.start_key(incident, item) != fact.start_key:
@@ -293,6 +314,7 @@ class Placement:
             for incident in state.incidents()
             for item in incident.items
             if item.phase is Phase.WAITING and state.retry_at.get(item.vm, now) <= now
+            if state.held_at(item.vm) is None
         ]
         hosts = set(pool.usable(state, now))
         # a VM that is to restart in place waits while its host is in doubt: either that passes or a proof comes
@@ -318,7 +340,8 @@ class Placement:
         return Step(state, tuple(effects))
 
     def _without_us(self, state: State, now: float) -> Step[State]:
-        """What waits and needs no start of ours any more: a person started it, or stopped it on purpose."""
+        """What waits and needs no start of ours any more: a person started it, or stopped it on purpose. And what
+        must have none, since it may run where it could not be stopped: that is why it waits."""
         effects: list[Effect] = []
         for incident in state.incidents():
             changed = incident
@@ -330,6 +353,10 @@ class Placement:
                     update: dict[str, object] = {"phase": Phase.RUNNING, "to": at, "reason": ""}
                 elif lease is not None and not lease.wanted:
                     update = {"phase": Phase.GIVEN_UP, "reason": "it was stopped on purpose"}
+                elif (held := state.held_at(item.vm)) is not None:
+                    update = {"reason": f"its stop failed on {held}: it may run there"}
+                    if item.reason == update["reason"]:
+                        continue
                 else:
                     continue
                 changed = incidents.replaced(changed, item.model_copy(update=update))
@@ -354,16 +381,6 @@ class Placement:
         return state
 
 
-def _crash_shown(state: State, fact: VmFailed) -> State:
-    """The crash as part of what the host showed last: the fact may overtake the inventory."""
-    heard = state.heard.get(fact.at.host)
-    report = None if heard is None else heard.vm(fact.vm)
-    if heard is None or report is None or heard.at != fact.at or 0 < fact.run < report.run:
-        return state
-    vms = tuple(fact.report if one.uuid == fact.vm else one for one in heard.vms)
-    return replace(state, heard=state.heard.insert(fact.at.host, heard.model_copy(update={"vms": vms})))
-
-
 def _settle(state: State, incident: Incident, facts: list[AnyFact]) -> Step[State]:
     """Keep the incident, or close it where it needs nothing more; say what is to be said, in order."""
     record = f"incident.{incident.id}"
@@ -372,29 +389,8 @@ def _settle(state: State, incident: Incident, facts: list[AnyFact]) -> Step[Stat
     return Step(kept, tuple(Publish(record, fact) for fact in (*facts, *done)))
 
 
-def _open_vms(state: State) -> set[str]:
-    """VMs that some incident still has to start."""
-    busy = (Phase.WAITING, Phase.PLANNED)
-    return {item.vm for incident in state.incidents() for item in incident.items if item.phase in busy}
-
-
-def _lease(state: State, lease: RunLease) -> State:
-    known = state.leases.get(lease.vm)
-    if known is not None and known.seq >= lease.seq:
-        return state
-    return replace(state, leases=state.leases.insert(lease.vm, lease))
-
-
 def _keep(state: State, incident: Incident) -> State:
     key, record = f"incident.{incident.id}", PlacementRecord(incident=incident)
     if state.records.get(key) == record:
         return state  # an unchanged record is not written again
     return replace(state, records=state.records.insert(key, record))
-
-
-def _find(state: State, incident_id: str, vm: str) -> tuple[Incident | None, Item | None]:
-    record = state.records.get(f"incident.{incident_id}")
-    incident = record.incident if isinstance(record, PlacementRecord) else None
-    if incident is None:
-        return None, None
-    return incident, next((item for item in incident.items if item.vm == vm), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from libs.core.evolve import replace
+from libs.crashes import crashes
 from libs.events.facts import (
     HostAgentDown,
     HostFailed,
@@ -10,8 +11,10 @@ from libs.events.facts import (
     HostRecovered,
     HostRefuted,
     HostSuspected,
+    VmFailed,
 )
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
+from libs.leases import over
 from libs.model import Incarnation, Protection, RunLease
 from libs.planning.snapshot import PoolPolicy, Snapshot, SnapshotHost, SnapshotHostState, SnapshotVm
 from services.placement.state import Doubt, HostWords, Item, Phase, PlacementRecord, PlacementState
@@ -68,7 +71,7 @@ def removed(state: PlacementState, fact: HostRemoved) -> PlacementState:
     if words.removes(fact.agent) or (beat is not None and beat.of != fact.at):
         return state  # told again, or late: another boot speaks
     state = replace(
-        state,
+        released(state, fact.at),
         heard=state.heard.discard(host),
         beats=state.beats.discard(host),
         down=state.down.discard(host),
@@ -78,6 +81,25 @@ def removed(state: PlacementState, fact: HostRemoved) -> PlacementState:
 
 def _said(state: PlacementState, host: str, words: HostWords) -> PlacementState:
     return replace(state, records=state.records.insert(f"host.{host}", PlacementRecord(words=words)))
+
+
+def held(state: PlacementState, vm: str, at: Incarnation) -> PlacementState:
+    """A VM that may not run there could not be stopped. Not where that boot is over, or where it has said since
+    that it is settled."""
+    heard = state.heard.get(at.host)
+    settled = heard is not None and heard.at == at and vm not in heard.condemned
+    if settled or state.proof_of(at) is not None:
+        return state
+    return replace(state, records=state.records.insert(f"held.{vm}", PlacementRecord(held=at)))
+
+
+def released(state: PlacementState, at: Incarnation, still: tuple[str, ...] = ()) -> PlacementState:
+    """What was held for fear that it runs on this boot is held no longer, but for those `still` there."""
+    records = state.records
+    for key, record in state.records.items():
+        if record.held == at and key.removeprefix("held.") not in still:
+            records = records.discard(key)
+    return state if records is state.records else replace(state, records=records)
 
 
 def usable(state: PlacementState, now: float) -> list[str]:
@@ -133,7 +155,7 @@ def snapshot(
                 where[report.uuid, name] = (report.memory_mib, report.vcpus)
     present = {state.heard[name].at for name in names}  # what an earlier boot held occupies nothing now
     for lease in state.leases.values():
-        if lease.wanted and lease.holder in present and lease.vm not in orphans:
+        if lease.wanted and lease.holder in present and lease.vm not in orphans and not _left(state, lease):
             where.setdefault((lease.vm, lease.holder.host), (lease.memory_mib, lease.vcpus))
     for incident in state.incidents():
         for item in incident.items:
@@ -165,13 +187,40 @@ def snapshot(
     return Snapshot(schema="rekindle.snapshot.v1", policy=policy, hosts=(*hosts, nowhere), vms=tuple(vms))
 
 
+def crash_shown(state: PlacementState, fact: VmFailed) -> PlacementState:
+    """The crash as part of what the host showed last: the fact may overtake the inventory."""
+    heard = state.heard.get(fact.at.host)
+    report = None if heard is None else heard.vm(fact.vm)
+    if heard is None or report is None or heard.at != fact.at or 0 < fact.run < report.run:
+        return state
+    if fact.run == report.run and fact.report.token < report.token:
+        return state  # it was started again since, and nobody has seen that run
+    vms = tuple(fact.report if one.uuid == fact.vm else one for one in heard.vms)
+    return replace(state, heard=state.heard.insert(fact.at.host, heard.model_copy(update={"vms": vms})))
+
+
+def _left(state: PlacementState, lease: RunLease) -> bool:
+    """It ended where its lease is, by that host's own word, and nobody restarts it there: without protection,
+    or given up. A crash that is yet to be dealt with keeps its room."""
+    heard = state.heard.get(lease.holder.host)
+    report = heard.vm(lease.vm) if heard is not None and heard.at == lease.holder else None
+    if heard is None or report is None or not over(lease, report):
+        return False
+    crashed = next((fact for fact in crashes(heard, None) if fact.vm == lease.vm), None)
+    record = state.records.get(f"crashes.{lease.vm}")
+    told = record.told if isinstance(record, PlacementRecord) else ()
+    dealt_with = crashed is None or crashed.incident in told
+    return dealt_with and lease.vm not in state.open_vms()
+
+
 def runs_at(state: PlacementState, item: Item, now: float) -> Incarnation | None:
     """The usable host whose own latest inventory shows the VM active, in another run than the one that ended."""
     for name in usable(state, now):
         heard = state.heard[name]
         report = heard.vm(item.vm)
         ended = heard.at == item.origin and report is not None and report.run == item.run
-        if report is not None and report.state.active and not ended:
+        unwanted = state.held_at(item.vm) == heard.at
+        if report is not None and report.state.active and not ended and not unwanted:
             return heard.at
     return None
 

@@ -65,13 +65,14 @@ NO_WORDS = HostWords()
 
 
 class PlacementRecord(Value):
-    """Records of four kinds share one ledger: an incident, a host's latest proof, what operators said of a host,
-    a VM's crashes."""
+    """Records of five kinds share one ledger: an incident, a host's latest proof, what operators said of a host,
+    a VM's crashes, where a VM may run that could not be stopped."""
 
     incident: Incident | None = None
     proof: FenceProof | None = None
     epoch: int = Field(0, description="of the proof")
     words: HostWords | None = None
+    held: Incarnation | None = None
     crashes: tuple[float, ...] = ()
     told: tuple[str, ...] = Field((), description="crashes that were dealt with: a repeat is no news")
 
@@ -113,10 +114,28 @@ class PlacementState:
         found = (record.incident for _, record in sorted(self.records.items()))
         return [incident for incident in found if incident is not None]
 
+    def find(self, incident_id: str, vm: str) -> tuple[Incident | None, Item | None]:
+        """One VM's item in one incident, if it is still kept."""
+        record = self.records.get(f"incident.{incident_id}")
+        incident = record.incident if isinstance(record, PlacementRecord) else None
+        if incident is None:
+            return None, None
+        return incident, next((item for item in incident.items if item.vm == vm), None)
+
+    def open_vms(self) -> set[str]:
+        """VMs that some incident still has to start."""
+        busy = (Phase.WAITING, Phase.PLANNED)
+        return {item.vm for incident in self.incidents() for item in incident.items if item.phase in busy}
+
     def words_on(self, host: str) -> HostWords:
         record = self.records.get(f"host.{host}")
         words = record.words if isinstance(record, PlacementRecord) else None
         return words if words is not None else NO_WORDS
+
+    def held_at(self, vm: str) -> Incarnation | None:
+        """Where a VM may run that could not be stopped there: it is started nowhere meanwhile."""
+        record = self.records.get(f"held.{vm}")
+        return record.held if isinstance(record, PlacementRecord) else None
 
     def epoch_of(self, host: str) -> int:
         """Of the latest proof about this host, 0 where there is none."""

@@ -20,6 +20,7 @@ KINDS = (
     "host.maintenance_exited",
     "host.removed",
     "vm.failed",
+    "vm.stop_failed",
     "vm.restarted",
     "vm.restart_failed",
 )
@@ -36,6 +37,7 @@ def shell(ports: Ports) -> Shell[PlacementState]:
         lease=ports.lease(),
         signals=("heartbeat.*", "inventory.*", "lease.*"),
         kinds=KINDS,
+        marks=("crashes.", "fenced."),  # without its incident, a fact that is marked as told is lost
         tables=(
             Table("leases", ports.store("leases"), "", RunLease),
             Table("inventory", ports.store("inventory"), "", Inventory, every_s=10.0),

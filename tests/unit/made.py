@@ -41,9 +41,17 @@ def crashed(uuid: str, **more: Any) -> VmReport:
 
 
 def inventory(
-    at: Incarnation, *vms: VmReport, memory_mib: int = 1000, rev: int = 1, agent: str = "life", cpus: int = 8
+    at: Incarnation,
+    *vms: VmReport,
+    memory_mib: int = 1000,
+    rev: int = 1,
+    agent: str = "life",
+    cpus: int = 8,
+    condemned: tuple[str, ...] = (),
 ) -> Inventory:
-    return Inventory(at=at, agent=agent, rev=rev, memory_mib=memory_mib, cpus=cpus, vms=vms)
+    return Inventory(
+        at=at, agent=agent, rev=rev, memory_mib=memory_mib, cpus=cpus, vms=vms, condemned=condemned
+    )
 
 
 def seen(at: Incarnation, *vms: VmReport, **more: Any) -> InventorySeen:

@@ -23,7 +23,18 @@ from libs.model import (
 )
 from services.heartbeat.act import Hands
 from services.heartbeat.decide import Agent, AgentState
-from services.heartbeat.orders import AllRead, GatePassed, PassGate, PutDefinition, Stirred, Stopped
+from services.heartbeat.orders import (
+    AllRead,
+    Condemned,
+    GatePassed,
+    PassGate,
+    PutDefinition,
+    Stirred,
+    StopAgain,
+    Stopped,
+    StopsTried,
+    Told,
+)
 from tests.unit.made import boot, facts, kinds, lease, requests, sent, vm
 from tests.unit.world import Process, World
 
@@ -116,6 +127,55 @@ def test_what_the_gate_stopped_is_told() -> None:
     desk = Desk()
     desk.passed(Stopped(report=vm("a"), lease=lease("a", H2, token=7)))
     assert [(fact.vm, fact.token, fact.holder) for fact in desk.told] == [("a", 7, H2)]
+
+
+CLINGS = Condemned(report=vm("a"), lease=lease("a", H2, token=7), reason="busy")
+
+
+def test_a_stop_that_fails_for_good_condemns_its_vm_and_not_its_host() -> None:
+    desk = Desk()
+    desk.wait()
+    while not desk.asked[-1].condemn:
+        assert desk.now < 20.0
+        assert desk.hear(Expired(key="gate", request="pass_gate", reason="busy")) == []
+        desk.wait()
+    # it is in the stream before this boot is heard: nobody can take the VM for stopped
+    assert desk.hear(GatePassed(key="gate/x", condemned=(CLINGS,))) == ["tell"]
+    assert [(fact.vm, fact.holder, fact.reason) for fact in desk.asked[-1].facts] == [("a", H2, "busy")]
+    assert desk.said == []
+    assert desk.hear(Told(key="tell/x")) == ["heartbeat", "read_all"]
+    desk.reads(vm("a"))
+    said = [signal for signal in desk.said if isinstance(signal, InventorySeen)][-1]
+    assert said.inventory.condemned == ("a",)
+
+
+def test_what_could_not_be_told_is_told_before_the_first_beat_all_the_same() -> None:
+    desk = Desk()
+    desk.wait()
+    desk.hear(GatePassed(key="gate/0", condemned=(CLINGS,)))
+    desk.hear(Expired(key="tell", request="tell", reason="no leader"))
+    assert desk.wait() == ["pass_gate"]
+    assert desk.said == []
+
+
+def test_the_stop_of_a_condemned_vm_is_tried_for_ever_and_its_end_is_told() -> None:
+    desk = Desk()
+    desk.wait()
+    desk.hear(GatePassed(key="gate/0", condemned=(CLINGS,)))
+    desk.hear(Told(key="tell"))
+    desk.reads(vm("a"))
+    for _ in range(5):
+        assert "stop_again" in desk.after(6.0)
+        desk.hear(StopsTried(key="stop", condemned=(CLINGS,)))
+    assert "stop_again" in desk.after(6.0)
+    desk.hear(Expired(key="stop", request="stop_again", reason="no end"))
+    assert "stop_again" in desk.after(6.0)
+    stopped = Stopped(report=CLINGS.report, lease=CLINGS.lease)
+    assert desk.hear(StopsTried(key="stop", stopped=(stopped,))) == ["vm.stopped_by_gate", "vm.stop_settled"]
+    assert "stop_again" not in desk.after(60.0)
+    desk.reads(vm("a", VmState.STOPPED))
+    said = [signal for signal in desk.said if isinstance(signal, InventorySeen)][-1]
+    assert said.inventory.condemned == ()
 
 
 def test_events_and_readings_before_the_gate_say_nothing() -> None:
@@ -258,6 +318,8 @@ class Libvirt:
     def __init__(self, *vms: VmReport, away: bool = False) -> None:
         self.vms, self.away, self.destroyed = list(vms), away, list[str]()
         self.runs: dict[str, int] = {}
+        self.clings: set[str] = set()
+        """VMs that do not let themselves be stopped."""
 
     async def reports(self) -> list[VmReport]:
         if self.away:
@@ -271,6 +333,8 @@ class Libvirt:
         raise AssertionError("an agent starts nothing")
 
     async def destroy(self, uuid: str) -> None:
+        if uuid in self.clings:
+            raise UnavailableError(f"{uuid}: Device or resource busy")
         self.destroyed.append(uuid)
 
     async def node(self) -> tuple[int, int]:
@@ -295,7 +359,7 @@ def hands(libvirt: Libvirt) -> tuple[Hands, World]:
     world = World()
     store = Process(world)
     neighbours: Hypervisors = Neighbours()
-    return Hands(libvirt, neighbours, store, store, store, H1, boots_known=True), world
+    return Hands(libvirt, neighbours, store, store, store, store, H1, boots_known=True), world
 
 
 async def test_the_gate_stops_what_runs_under_anothers_lease_and_nothing_else() -> None:
@@ -350,6 +414,56 @@ async def test_the_gate_is_not_passed_while_leases_or_libvirt_cannot_be_read() -
     hand, _ = hands(Libvirt(vm("a"), away=True))
     with pytest.raises(UnavailableError):
         await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
+
+
+async def test_a_stop_that_fails_keeps_no_other_from_being_stopped_and_the_gate_only_until_it_condemns() -> (
+    None
+):
+    libvirt = Libvirt(vm("clings"), vm("theirs"))
+    libvirt.clings = {"clings"}
+    hand, world = hands(libvirt)
+    for uuid in ("clings", "theirs"):
+        world.rows[uuid] = (lease(uuid, H2).model_dump_json().encode(), 1)
+    with pytest.raises(UnavailableError, match="busy"):
+        await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
+    assert libvirt.destroyed == ["theirs"]
+    done = await hand.perform(PassGate(key="gate/1", deadline_s=1.0, at=H1, condemn=True))
+    assert isinstance(done, GatePassed)
+    assert [(one.report.uuid, one.reason) for one in done.condemned] == [
+        ("clings", "clings: Device or resource busy")
+    ]
+
+
+async def test_what_could_not_be_stopped_is_tried_again_and_over_once_it_is_stopped_or_may_run() -> None:
+    libvirt = Libvirt(vm("a"), vm("b"), vm("mine"))
+    libvirt.clings = {"a"}
+    hand, world = hands(libvirt)
+    world.rows["a"] = (lease("a", H2).model_dump_json().encode(), 1)
+    world.rows["b"] = (lease("b", H1).model_dump_json().encode(), 1)
+    done = await hand.perform(StopAgain(key="stop/1", deadline_s=1.0, at=H1, vms=("a", "b")))
+    assert isinstance(done, StopsTried)
+    assert ([one.report.uuid for one in done.condemned], libvirt.destroyed) == (["a"], [])
+    libvirt.clings = set()
+    done = await hand.perform(StopAgain(key="stop/2", deadline_s=1.0, at=H1, vms=("a", "b")))
+    assert isinstance(done, StopsTried)
+    assert (done.condemned, [one.report.uuid for one in done.stopped]) == ((), ["a"])
+
+
+async def test_a_later_life_of_the_agent_goes_on_with_what_was_let_through_and_with_nothing_else() -> None:
+    libvirt = Libvirt(vm("a"), vm("gone", VmState.STOPPED), vm("since"))
+    libvirt.clings = {"a"}
+    hand, world = hands(libvirt)
+    for uuid in ("a", "gone", "since"):
+        world.rows[uuid] = (lease(uuid, H2).model_dump_json().encode(), 1)
+    earlier = Inventory(
+        at=H1, agent="x", rev=3, memory_mib=1, cpus=1, vms=(vm("a"), vm("gone")), condemned=("a", "gone")
+    )
+    world.rows["h1"] = (earlier.model_dump_json().encode(), 2)
+    done = await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
+    assert isinstance(done, GatePassed)
+    assert [one.report.uuid for one in done.condemned] == ["a"]
+    assert [one.uuid for one in done.settled] == ["gone"]
+    assert libvirt.destroyed == []
 
 
 async def test_a_stale_definition_left_behind_never_replaces_the_one_that_runs_elsewhere() -> None:

@@ -270,6 +270,7 @@ class Host:
     starts: list[str] = field(default_factory=list)
     on_start: Callable[[Host, str], None] = lambda host, uuid: None
     gone: bool = False
+    reasons: dict[str, StopReason] = field(default_factory=dict)
 
     def _up(self) -> None:
         if self.gone:
@@ -281,7 +282,11 @@ class Host:
 
     async def report(self, uuid: str) -> VmReport | None:
         self._up()
-        return vm(uuid, self.vms[uuid]) if uuid in self.vms else None
+        if uuid not in self.vms:
+            return None
+        stopped = self.vms[uuid] is VmState.STOPPED
+        reason = self.reasons.get(uuid, StopReason.UNKNOWN) if stopped else StopReason.NONE
+        return vm(uuid, self.vms[uuid], stop_reason=reason, token=self.tokens.get(uuid, 0))
 
     async def start(self, definition: VmDefinition, token: int) -> None:
         self._up()
@@ -452,6 +457,37 @@ async def test_a_start_whose_vm_is_gone_right_after_has_failed() -> None:
     lab.hosts[H2].on_start = dies
     done = await lab.start(order("a"))
     assert (done.result, lab.lease().state) == (Result.NOT_STARTED, L.FAILED)
+
+
+async def test_what_ran_unseen_and_was_shut_down_on_purpose_stays_down() -> None:
+    """The one before us died in a start that succeeded, and a person was quicker than we."""
+    lab = Lab(H2, held=lease("a", H2, L.STARTING, token=2, start_key=order("a").key))
+    host = lab.hosts[H2]
+    host.vms["a"], host.tokens["a"], host.reasons["a"] = VmState.STOPPED, 2, StopReason.ON_PURPOSE
+    done = await lab.start(order("a"))
+    assert (done.result, lab.lease().state, host.starts) == (Result.NOT_STARTED, L.STOPPED, [])
+
+
+async def test_a_stop_on_purpose_before_this_start_says_nothing_of_it_also_when_it_is_taken_up_again() -> (
+    None
+):
+    """libvirt keeps the last reason until the next run begins, and a definition with the new token may be all
+    that the one before us has done."""
+    lab = Lab(H2, held=lease("a", H1))
+    host = lab.hosts[H2]
+    host.vms["a"], host.reasons["a"] = VmState.STOPPED, StopReason.ON_PURPOSE
+
+    def defined_only(host: Host, uuid: str) -> None:
+        host.vms[uuid] = VmState.STOPPED
+        raise UnavailableError("lost in the middle")
+
+    host.on_start = defined_only
+    with pytest.raises(UnavailableError):
+        await lab.start(order("a"))
+    assert (lab.lease().state, lab.lease().stopped_before) == (L.STARTING, True)
+    host.on_start = lambda host, uuid: None
+    done = await lab.start(order("a"))
+    assert (done.result, lab.lease().state) == (Result.STARTED, L.RUNNING)
 
 
 async def test_without_a_copy_of_the_definition_it_says_so() -> None:

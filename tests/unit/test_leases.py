@@ -91,6 +91,7 @@ def test_a_token_grows_with_every_holder_and_the_sequence_with_every_writing() -
 
 BIG = vm("a", memory_mib=500, policy=VmPolicy(priority="highest"))
 NOT_THERE: tuple[VmReport | None, bool] = (None, True)
+OURS = lease("a", H1, token=4, start_key="i/a/1")
 UNHEARD: tuple[VmReport | None, bool] = (None, False)
 
 
@@ -123,6 +124,10 @@ UNHEARD: tuple[VmReport | None, bool] = (None, False)
         # stopped on purpose, by its holder's own word
         (lease("a", H1), H1, vm("a", OFF, stop_reason=StopReason.ON_PURPOSE), NOT_THERE, (H1, L.STOPPED, 1)),
         (lease("a", H1), H1, vm("a", OFF, stop_reason=StopReason.SAVED), NOT_THERE, (H1, L.STOPPED, 1)),
+        # of a run that our start was yet to follow: heard late, it is not about this one
+        (OURS, H1, vm("a", OFF, stop_reason=StopReason.ON_PURPOSE), NOT_THERE, None),
+        (OURS, H1, vm("a", OFF, stop_reason=StopReason.ON_PURPOSE, token=3), NOT_THERE, None),
+        (OURS, H1, vm("a", OFF, stop_reason=StopReason.ON_PURPOSE, token=4), NOT_THERE, (H1, L.STOPPED, 4)),
         # stopped for any other reason: it is still wanted
         (lease("a", H1), H1, vm("a", OFF, stop_reason=StopReason.CRASHED), NOT_THERE, None),
         (lease("a", H1), H1, vm("a", OFF, stop_reason=StopReason.UNKNOWN), NOT_THERE, None),

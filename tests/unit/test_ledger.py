@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -55,6 +56,23 @@ async def test_only_what_changed_is_written() -> None:
     writes = world.writes
     await book.commit(book.records.insert("h2", record("h2", Phase.FENCED)), [])
     assert world.writes == writes + 1
+
+
+@pytest.mark.parametrize("dies_at", range(1, 12))
+async def test_what_marks_an_input_as_dealt_with_is_never_there_without_what_was_made_of_it(
+    dies_at: int,
+) -> None:
+    """Killed between both, the input comes again: with the mark alone it would be taken for a repeat."""
+    world = World(dies_at=dies_at)
+    process = Process(world)
+    book = Ledger("fencer", process, FenceRecord, REQUESTS, marks=("h1",))
+    writing = asyncio.ensure_future(book.commit(records("h1", "h2"), [act("h2")]))
+    dying = asyncio.ensure_future(process.died.wait())
+    await asyncio.wait([writing, dying], return_when=asyncio.FIRST_COMPLETED)
+    assert "fencer.h1" not in world.rows or "fencer.h2" in world.rows
+    for task in (writing, dying):
+        task.cancel()
+    await asyncio.gather(writing, dying, return_exceptions=True)
 
 
 async def test_a_record_without_debts_that_is_gone_is_removed_and_one_with_debts_stays() -> None:

@@ -18,6 +18,7 @@ from libs.events.facts import (
     VmFailed,
     VmRestarted,
     VmRestartFailed,
+    VmStopFailed,
 )
 from libs.events.signals import LeaseWritten
 from libs.model import Incarnation, LeaseState, StopReason, VmPolicy, VmReport, VmState
@@ -608,6 +609,145 @@ def test_a_crashed_vm_that_a_person_started_again_is_left_alone_and_its_incident
     assert desk.after(1) == ["failover.completed"]
     assert desk.open() == []
     assert desk.after(300) == []
+
+
+# -- killed between two records
+
+
+def test_a_crash_whose_incident_was_written_and_that_was_not_marked_is_marked_and_dealt_with_once() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.crashes("a")
+    records = desk.state.records.discard("crashes.a")
+    desk.take(desk.decider.resume(desk.state, stored(records), desk.now))
+    assert desk.hear(desk.crash("a", H1, 1)) == [], "planned already"
+    assert desk.state.records["crashes.a"].told == (desk.crash("a", H1, 1).incident,)
+    assert desk.starts() == ["failover.completed"]
+
+
+def test_a_proof_whose_incident_was_written_and_that_was_not_marked_opens_no_second() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.dies("h1")
+    first = desk.last()
+    records = desk.state.records.discard("fenced.h1")
+    desk.take(desk.decider.resume(desk.state, stored(records), desk.now))
+    assert desk.hear(fenced(H1, *desk.vms["h1"])) == []
+    assert desk.state.proof_of(H1) is not None
+    assert (desk.open(), desk.last()) == (["h1-1"], first)
+
+
+# -- whose room is whose
+
+
+def test_a_run_that_ended_before_anybody_saw_it_has_a_crash_of_its_own() -> None:
+    """Its host still shows the number of the run before it; its token is another."""
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.crashes("a", run=1)
+    desk.starts()
+    assert desk.crashes("a", run=1, token=2) == ["failover.planned"]
+
+
+def test_what_a_vm_that_nobody_restarts_has_left_is_room() -> None:
+    desk = Desk(hosts=2)
+    desk.runs("h1", "scratch", memory_mib=800, policy=VmPolicy(protection="none"))
+    desk.runs("h2", "db", memory_mib=500)
+    desk.show("h1", crashed("scratch", memory_mib=800, policy=VmPolicy(protection="none")))
+    assert desk.dies("h2") == ["failover.planned"]
+    assert desk.where() == {"db": "h1"}
+
+
+def test_a_crash_that_is_yet_to_be_dealt_with_keeps_its_room() -> None:
+    desk = Desk(hosts=2)
+    desk.runs("h1", "web", memory_mib=800)
+    desk.runs("h2", "db", memory_mib=500)
+    desk.show("h1", crashed("web", memory_mib=800))
+    desk.dies("h2")
+    assert desk.where() == {}
+
+
+def test_a_lease_that_is_given_up_makes_room_for_what_waits() -> None:
+    desk = Desk(hosts=2)
+    desk.runs("h1", "web", memory_mib=800)
+    desk.runs("h2", "db", memory_mib=500)
+    desk.dies("h2")
+    assert desk.where() == {}
+    desk.vms["h1"] = []
+    desk.hear(seen(H1, memory_mib=1000))
+    desk.after(1)
+    assert desk.where() == {}, "its lease is still there"
+    desk.leased("web", H1, LeaseState.STOPPED, token=2, memory_mib=800)
+    desk.after(1)
+    assert desk.where() == {"db": "h1"}
+
+
+# -- a VM that could not be stopped
+
+
+def stop_failed(uuid: str, at: Incarnation) -> VmStopFailed:
+    return VmStopFailed(vm=uuid, name=uuid.upper(), at=at, holder=H1, reason="busy")
+
+
+def clings(desk: Desk) -> Incarnation:
+    """h1 is back with a VM that runs there, may not, and does not let itself be stopped."""
+    desk.runs("h1", "a", "b")
+    desk.off.add("h1")
+    desk.now += 3.0
+    again = boot("h1", 2)
+    desk.hear(stop_failed("a", again))
+    desk.hear(failed(H1, *desk.vms["h1"]))
+    desk.hear(HostJoined(at=again, epoch=1))
+    for host in ("h2", "h3"):
+        desk.hear(beat(host))
+    desk.hear(fenced(H1, *desk.vms["h1"]))
+    desk.hear(beat("h1", 2))
+    desk.hear(seen(again, vm("a"), condemned=("a",)))
+    return again
+
+
+def waits(desk: Desk) -> dict[str, str]:
+    return {
+        item.vm: item.reason
+        for inc in desk.state.incidents()
+        for item in inc.items
+        if item.phase == "waiting"
+    }
+
+
+def test_what_could_not_be_stopped_is_started_nowhere_and_says_why() -> None:
+    desk = Desk()
+    clings(desk)
+    assert desk.where() == {"b": "h2"} or desk.where() == {"b": "h3"}
+    desk.starts()
+    assert "a" not in {start.vm for plan in desk.plans() for start in plan.starts}
+    assert desk.after(5) == []
+    assert waits(desk) == {"a": "its stop failed on h1/h1boot2: it may run there"}
+    records = stored(desk.state.records)
+    desk.take(desk.decider.resume(desk.state, records, desk.now))
+    assert desk.after(5) == [], "another process knows it, too"
+
+
+def test_once_it_is_stopped_it_is_started_and_the_late_word_on_its_failed_stop_is_void() -> None:
+    desk = Desk()
+    again = clings(desk)
+    desk.starts()
+    desk.hear(beat("h1", 2))
+    desk.hear(seen(again, vm("a", VmState.STOPPED, stop_reason=StopReason.ON_PURPOSE)))
+    desk.hear(stop_failed("a", again))
+    desk.after(1)
+    assert desk.last().vm == "a"
+
+
+def test_once_the_host_that_it_clings_to_is_fenced_it_is_started() -> None:
+    desk = Desk()
+    again = clings(desk)
+    desk.starts()
+    desk.hear(failed(again, epoch=2))
+    desk.hear(fenced(again, epoch=2))
+    desk.hear(stop_failed("a", again))
+    desk.after(1)
+    assert desk.last().vm == "a"
 
 
 # -- bounds

@@ -27,6 +27,8 @@ class Book:
         What runs on these runs twice, and no protocol without another level of fencing can help it."""
         self.heard_again: set[Incarnation] = set()
         """Fenced incarnations that were told to speak all the same."""
+        self.stop_failed: set[tuple[Incarnation, str]] = set()
+        """Boots and VMs of which it was told that a stop failed."""
         self.storm = False
         self.leases: dict[str, list[tuple[float, RunLease]]] = {}
         self.released: set[tuple[str, int]] = set()

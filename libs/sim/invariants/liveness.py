@@ -24,7 +24,7 @@ def owed(world: World, truth: Truth, book: Book) -> list[tuple[str, str]]:
     return [
         *_incidents(book),
         *_vms(world, book),
-        *_gates(world, truth),
+        *_gates(world, truth, book),
         *_lies(world, truth, book),
         *_records(world, book),
     ]
@@ -73,11 +73,14 @@ def _room(world: World, book: Book, memory_mib: int, vcpus: int) -> str:
     return ""
 
 
-def _gates(world: World, truth: Truth) -> Iterator[tuple[str, str]]:
+def _gates(world: World, truth: Truth, book: Book) -> Iterator[tuple[str, str]]:
     """A stop that fails condemns its VM; the host must join as soon as it can be had."""
     for host in world.machines.hosts.values():
         if host.agent and host.announced != host.at.boot and truth.up_for(host.name) > GATE_S:
             yield "11", f"{host.at} is up and does not come through its gate"
+        for vm in host.stop_failed if truth.up_for(host.name) > GATE_S else ():
+            if host.domains[vm].state.active and (host.at, vm) not in book.stop_failed:
+                yield "11", f"VM {book.name(vm)} cannot be stopped on {host.at}, and nobody is told"
 
 
 def _lies(world: World, truth: Truth, book: Book) -> Iterator[tuple[str, str]]:

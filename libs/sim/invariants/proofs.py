@@ -22,7 +22,12 @@ class Proofs:
         self._world, self._truth, self._book = world, truth, book
         self._vouched: set[tuple[Incarnation, str]] = set()
         """What operators said of which boot and incident."""
+        self._unseen: dict[Incarnation, bool] = {}
+        """At the fencer's last reading of a device that lied about this boot: was it silent on every channel?"""
         world.broker.on_fact.append(self._fact)
+        for outlets in world.outlets.values():
+            for outlet in outlets:
+                outlet.on_lie.append(self._lied)
 
     def _fact(self, stored: Stored) -> None:
         match stored.fact:
@@ -66,10 +71,16 @@ class Proofs:
 
     def _undoubted(self, host: SimHost) -> bool:
         """Its device says off and lies, and on no channel was the host to be heard. This case alone is excused:
-        no reading, no silence and no question could have told it from a host that is off."""
-        lies = any(outlet.lied_at is not None for outlet in self._world.outlets[host.name])
-        truth = self._truth
-        return lies and truth.well_for(host.name) < SPOKE_S and truth.answering_for(host.name) < SPOKE_S
+        no reading, no silence and no question could have told it from a host that is off. What counts is the moment
+        of the last reading: a bus without a leader may keep the proof from being written for seconds, in which the
+        host is heard again, and rule 2 asks for silence until the proof, not until it is told."""
+        return self._unseen.get(host.at, False)
+
+    def _lied(self, name: str, reader: str) -> None:
+        if not reader.startswith("fencer"):
+            return
+        truth, at = self._truth, self._world.machines.hosts[name].at
+        self._unseen[at] = truth.well_for(name) < SPOKE_S and truth.answering_for(name) < SPOKE_S
 
     def _read_twice(self, host: SimHost) -> bool:
         spacing_s = 0.8 * self._world.settings.fencing.status_spacing_s

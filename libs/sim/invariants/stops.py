@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from libs.events.facts import HostFailed, HostSuspected
+from libs.events.facts import HostFailed, HostSuspected, VmStopFailed
 from libs.sim.broker import Stored
 from libs.sim.invariants.book import Book
 from libs.sim.machines import SimHost
@@ -33,6 +33,8 @@ class Stops:
 
     def _fact(self, stored: Stored) -> None:
         fact = stored.fact
+        if isinstance(fact, VmStopFailed):
+            self._book.stop_failed.add((fact.at, fact.vm))
         if not isinstance(fact, HostSuspected | HostFailed):
             return
         host = self._world.machines.hosts[fact.at.host]
