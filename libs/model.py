@@ -151,6 +151,9 @@ class FenceProof(Value):
     of: Incarnation
     method: ProofMethod
     detail: str
+    successor: str = Field(
+        "", description="boot id of the later boot that proves it; that one lives and can be asked"
+    )
 
 
 class LeaseState(StrEnum):

@@ -194,7 +194,12 @@ class Detector:
         assert record.at is not None
         facts: list[AnyFact] = []
         if record.state not in (HostState.FAILED, HostState.FENCED):
-            proof = FenceProof(of=record.at, method=ProofMethod.NEW_BOOT, detail=f"heard from boot {at.boot}")
+            proof = FenceProof(
+                of=record.at,
+                method=ProofMethod.NEW_BOOT,
+                detail=f"heard from boot {at.boot}",
+                successor=at.boot,
+            )
             record = self._verdict(record)
             facts.append(self._failed_fact(state, record, "rebooted", (), proof))
         old = record.at

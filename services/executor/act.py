@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -21,10 +22,11 @@ from libs.core.ports import (
 from libs.events.facts import PlannedStart
 from libs.events.signals import LeaseWritten
 from libs.leases import Grant, Ruling, put_down, rule, stopped_on_purpose, taken, turned
-from libs.model import LeaseState, RunLease, VmDefinition, VmReport, VmState
+from libs.model import Incarnation, LeaseState, RunLease, VmDefinition, VmReport, VmState
 from services.executor.orders import Attempted, LeaseFound, Result, StartVm, WriteLease
 
 TARGET_S = 5.0
+SUCCESSOR_S = 2.0
 RACES = 5
 
 
@@ -71,6 +73,8 @@ class Hands:
             ruling = rule(lease, start)
             if ruling.grant is Grant.ASK_HOLDER:
                 ruling = await self._ask_holder(start, ruling)
+            if ruling.grant is Grant.TAKE and (still := await self._runs_on_successor(start)):
+                ruling = Ruling(Grant.REFUSE, still)
             if ruling.grant is Grant.REFUSE:
                 return _ended(request, Result.NOT_STARTED, reason=ruling.reason)
             if lease is not None and ruling.grant is Grant.DONE:
@@ -94,6 +98,20 @@ class Hands:
         if report is not None and report.state is not VmState.STOPPED:
             return Ruling(Grant.REFUSE, f"{start.origin} says that it is {report.state.value}")
         return Ruling(Grant.TAKE, ruling.reason)
+
+    async def _runs_on_successor(self, start: PlannedStart) -> str:
+        """A later boot proves the former one over; the VM itself may run in it by autostart, if the gate could not
+        stop it. Where that boot answers, its own word is better than what was told of it. "" where it does not."""
+        for proof in start.proofs:
+            boot = Incarnation(host=proof.of.host, boot=proof.successor) if proof.successor else start.to
+            if boot.host == start.to.host:
+                continue
+            with contextlib.suppress(UnavailableError):
+                successor = await self.hypervisors.at(boot, SUCCESSOR_S)
+                report = await successor.report(start.vm)
+                if report is not None and report.state.active:
+                    return f"{boot} says that it is {report.state.value} there"
+        return ""
 
     async def _turn(self, lease: RunLease, state: LeaseState) -> None:
         """Note how the start ended; where somebody else wrote meanwhile, theirs is the later truth."""

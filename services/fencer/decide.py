@@ -190,7 +190,9 @@ class Fencer:
         record = state.records.get(at.host)
         if record is None or record.at == at or record.phase not in OPEN:
             return Step(state)
-        proof = FenceProof(of=record.at, method=ProofMethod.NEW_BOOT, detail=f"heard from boot {at.boot}")
+        proof = FenceProof(
+            of=record.at, method=ProofMethod.NEW_BOOT, detail=f"heard from boot {at.boot}", successor=at.boot
+        )
         return self._proven(state, record, proof, f"host.joined/{at.host}/{at.boot}/{record.epoch}")
 
     def _stand_down(self, state: FencerState, at: Incarnation, incident: str) -> Step[FencerState]:
@@ -255,7 +257,12 @@ def _vouched(word: HostConfirmedFailed) -> FenceProof:
 
 def _over(record: FenceRecord, later: Incarnation, cause: str) -> Publish:
     """A later boot of the host is known to have been: this one is over."""
-    proof = FenceProof(of=record.at, method=ProofMethod.NEW_BOOT, detail=f"boot {later.boot} came after it")
+    proof = FenceProof(
+        of=record.at,
+        method=ProofMethod.NEW_BOOT,
+        detail=f"boot {later.boot} came after it",
+        successor=later.boot,
+    )
     fact = HostFenced(
         at=record.at,
         incident=record.incident,

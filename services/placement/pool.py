@@ -41,6 +41,8 @@ def cleared(state: PlacementState, fact: HostRefuted | HostRecovered | HostJoine
     """What was held against a host is over, and stays so when it is told once more."""
     host = fact.at.host
     suspicion, verdict = state.cleared.get(host, (0, 0))
+    if isinstance(fact, HostJoined) and fact.epoch >= verdict:
+        state = _outlived(state, fact.at)
     if isinstance(fact, HostRefuted):
         suspicion = max(suspicion, fact.number)
     else:
@@ -100,6 +102,15 @@ def released(state: PlacementState, at: Incarnation, still: tuple[str, ...] = ()
         if record.held == at and key.removeprefix("held.") not in still:
             records = records.discard(key)
     return state if records is state.records else replace(state, records=records)
+
+
+def _outlived(state: PlacementState, at: Incarnation) -> PlacementState:
+    """What was held for another boot of this host, which is over now that this one has joined: one that nobody
+    heard join is never proven over by itself."""
+    for record in list(state.records.values()):
+        if record.held is not None and record.held.host == at.host and record.held != at:
+            state = released(state, record.held)
+    return state
 
 
 def usable(state: PlacementState, now: float) -> list[str]:

@@ -715,6 +715,14 @@ def waits(desk: Desk) -> dict[str, str]:
     }
 
 
+def test_what_clung_to_a_boot_that_nobody_heard_join_is_let_go_when_the_next_one_joins() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.hear(stop_failed("a", boot("h1", 2)))
+    desk.hear(HostJoined(at=boot("h1", 3), epoch=1))
+    assert desk.state.held_at("a") is None
+
+
 def test_what_could_not_be_stopped_is_started_nowhere_and_says_why() -> None:
     desk = Desk()
     clings(desk)

@@ -31,6 +31,10 @@ class Verdicts:
         self._world, self._truth, self._book = world, truth, book
         self._suspects: dict[str, float] = {}
         """Hosts that the stored records hold silent, and since when."""
+        self._written: dict[tuple[str, int], float] = {}
+        """For how long a host had been well when its suspicion was written, by host and number."""
+        self._decided: dict[str, tuple[float, float, float]] = {}
+        """For how long it had been well, sound and answering when its verdict was written, by incident."""
         self._storms: dict[str, str] = {}
         """Verdicts that were written while more were silent than believable: incident and who."""
         self._beat_at: dict[str, float] = {}
@@ -85,6 +89,11 @@ class Verdicts:
         if record["state"] == "failed" and len(others) + 1 > believable:
             self._storms.setdefault(record["incident"], ", ".join([host, *others]))
         self._suspects.setdefault(host, now)
+        truth = self._truth
+        self._written.setdefault((host, record["number"]), truth.well_for(host))
+        if record["state"] == "failed":
+            seen = (truth.well_for(host), truth.sound_for(host), truth.answering_for(host))
+            self._decided.setdefault(record["incident"], seen)
 
     # -- facts
 
@@ -92,7 +101,9 @@ class Verdicts:
         fact = stored.fact
         match fact:
             case HostSuspected():
-                well_s = self._truth.well_for(fact.at.host)
+                # by what was so when it was written: with the plane or the bus away it may be told much later
+                key = (fact.at.host, fact.number)
+                well_s = self._written.get(key, self._truth.well_for(fact.at.host))
                 # what is told late of a boot that is over says nothing of the present one
                 if well_s > WELL_S and self._world.machines.hosts[fact.at.host].at == fact.at:
                     self._book.broken("6", f"{fact.at} is suspected; it has been well for {well_s:.1f} s")
@@ -128,7 +139,8 @@ class Verdicts:
         """A verdict on a boot that is the present one: what speaks against it?"""
         book, truth, host = self._book, self._truth, fact.at.host
         proven = fact.rule in PROVEN_RULES
-        well_s, sound_s = truth.well_for(host), truth.sound_for(host)
+        now = (truth.well_for(host), truth.sound_for(host), truth.answering_for(host))
+        well_s, sound_s, answering_s = self._decided.get(fact.incident, now)
         lied = any(outlet.how == "lie" for outlet in self._world.outlets[host])
         if fact.rule == "rebooted":
             book.broken("6", f"{fact.at} is held to have rebooted and has not")
@@ -136,7 +148,7 @@ class Verdicts:
             book.broken("6", f"{fact.at} is held failed ({fact.rule}); it has been well for {well_s:.1f} s")
         elif sound_s > WELL_S and not (proven and lied):
             book.broken("4", f"{fact.at} is held failed ({fact.rule}); only the bus or the plane was away")
-        elif not proven and truth.answering_for(host) > WELL_S:
+        elif not proven and answering_s > WELL_S:
             book.broken("6", f"{fact.at} is held failed ({fact.rule}); its libvirt answers all the time")
 
     def _off(self, name: str) -> None:
