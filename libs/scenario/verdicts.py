@@ -1,7 +1,7 @@
 """What was decided in a run, made comparable: the same file must give the same verdicts in every world.
 
 Kept are the verdicts on hosts and on the pool, in their order, and those on each VM, in theirs. Left out is what
-depends on luck and changes nothing: suspicion and its end (noticed, not believed), `host.joined` (a boot announces itself;
+depends on luck and changes nothing: suspicion and its end, an agent_down that ended by itself (noticed, not believed), `host.joined` (a boot announces itself;
 whether before or after the old one's proof is a race), plans (which host was chosen, how often one was made), times, and
 the order between VMs, which start side by side.
 """
@@ -65,6 +65,9 @@ def verdicts(outcome: Outcome) -> Verdicts:
         if last.get(entry.subject) != entry.event:  # the same again is no news
             said.append(entry)
         last[entry.subject] = entry.event
+        if entry.event == "host.refuted":
+            # an agent that was slow for a moment, on a busy machine say: an alert that cleared itself, no verdict
+            said = [one for one in said if one not in (entry, _before(said, entry))]
     return Verdicts(
         hosts=tuple(_told(entry) for entry in said),
         vms={
@@ -74,6 +77,12 @@ def verdicts(outcome: Outcome) -> Verdicts:
         left={name: (vm.state, vm.starts) for name, vm in outcome.vms.items()},
         hosts_left={name: (host.state, host.fenced) for name, host in outcome.hosts.items()},
     )
+
+
+def _before(said: list[TimelineEntry], refuted: TimelineEntry) -> TimelineEntry | None:
+    """The agent_down that this ended."""
+    own = (one for one in reversed(said) if one.subject == refuted.subject and one is not refuted)
+    return next((one for one in own if one.event == "host.agent_down"), None)
 
 
 def _told(entry: TimelineEntry) -> str:
