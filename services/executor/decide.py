@@ -32,7 +32,6 @@ from services.executor.orders import (
 )
 
 UNCERTAIN_RETRY_S = 1.0
-BEHIND_MOST = 4
 LEASE_WRITE_S = 5.0
 
 
@@ -83,10 +82,9 @@ class Executor:
             case Attempted():
                 return self._attempted(state, event, now)
             case HostFenced(at=at):
-                # placement plans these again, with this proof; one behind another may be meant for that host, too
-                while gone := [vm for vm, record in state.records.items() if record.start.to == at]:
-                    for vm in gone:
-                        state = _drop(state, vm)
+                gone = [vm for vm, record in state.records.items() if record.start.to == at]
+                for vm in gone:  # placement plans these again, with this proof
+                    state = _drop(state, vm)
                 return self._dispatch(_over(state, at))
             case HostRemoved(at=at):
                 return Step(_over(state, at))
@@ -117,12 +115,6 @@ class Executor:
             if known is not None and known.incident == fact.incident and known.revision > fact.revision:
                 continue  # told late: another attempt was ordered since
             record = StartRecord(start=start, incident=fact.incident, revision=fact.revision, cause=fact.key)
-            if known is not None and known.incident != fact.incident and known.under_way:
-                # which plan is the later one cannot be told: facts are told again, after a crash, too
-                state = _behind(state, known, record)
-                continue
-            if known is not None:
-                record = record.model_copy(update={"after": known.after})
             state = replace(
                 state,
                 records=state.records.insert(start.vm, record),
@@ -283,24 +275,7 @@ def _over(state: State, at: Incarnation) -> State:
 
 
 def _drop(state: State, vm: str) -> State:
-    """The start is over; the one behind it has its turn."""
-    record = state.records.get(vm)
-    records = state.records.discard(vm)
-    if isinstance(record, StartRecord) and record.after:
-        following, *later = record.after
-        records = records.insert(vm, following.model_copy(update={"after": tuple(later)}))
-    return replace(state, records=records, retry_at=state.retry_at.discard(vm))
-
-
-def _behind(state: State, known: StartRecord, record: StartRecord) -> State:
-    """Put a start behind the one that is under way; a later order of its own incident takes its place."""
-    others = tuple(one for one in known.after if one.incident != record.incident)
-    same = next((one for one in known.after if one.incident == record.incident), None)
-    if same is not None and same.revision >= record.revision:
-        return state  # told again, or late
-    after = (*others, record)[-BEHIND_MOST:]
-    later = known.model_copy(update={"after": after})
-    return replace(state, records=state.records.insert(record.start.vm, later))
+    return replace(state, records=state.records.discard(vm), retry_at=state.retry_at.discard(vm))
 
 
 def _known(state: State, lease: RunLease) -> State:

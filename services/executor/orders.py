@@ -70,10 +70,3 @@ class StartRecord(Value):
     cause: str
     phase: Phase = Phase.QUEUED
     tries: int = 0
-    after: tuple[StartRecord, ...] = ()
-    """Starts of the same VM that other incidents ordered while this one is under way: each has its turn, and the
-    lease tells which of them are stale."""
-
-    @property
-    def under_way(self) -> bool:
-        return self.phase is not Phase.QUEUED

@@ -138,34 +138,6 @@ def test_the_outcome_of_a_replaced_order_is_no_outcome_of_the_new() -> None:
 # -- uncertain
 
 
-def test_a_plan_of_another_incident_told_again_does_not_displace_a_start_under_way() -> None:
-    desk = Desk()
-    desk.hear(plan(order("a", incident="second"), incident="second"))
-    begun = desk.asked[-1]
-    # the plan of a crash before it comes again after the executor was killed: nobody can tell which is the later
-    stale = plan(order("a", H1, incident="first"), incident="first")
-    assert desk.hear(stale) == []
-    assert desk.hear(stale) == []
-    done = Attempted(key=begun.key, start=begun.start, result=Result.STARTED, token=2)
-    assert desk.hear(done) == ["vm.restarted", "start/first/a/1/1"], (
-        "it has its turn, and the lease judges it"
-    )
-    refused = desk.asked[-1]
-    told = desk.hear(
-        Attempted(key=refused.key, start=refused.start, result=Result.NOT_STARTED, reason="held")
-    )
-    assert told == ["vm.restart_failed"]
-    assert not desk.state.records
-
-
-def test_what_waits_behind_a_start_goes_with_its_target_when_that_is_fenced() -> None:
-    desk = Desk()
-    desk.hear(plan(order("a", H2, incident="second"), incident="second"))
-    desk.hear(plan(order("a", H2, incident="first"), incident="first"))
-    desk.hear(fenced(H2))
-    assert not desk.state.records
-
-
 def test_what_is_uncertain_is_told_once_asked_again_for_ever_and_never_dropped() -> None:
     desk = Desk()
     desk.hear(plan(order("a")))
