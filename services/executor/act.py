@@ -26,7 +26,7 @@ from libs.model import Incarnation, LeaseState, RunLease, VmDefinition, VmReport
 from services.executor.orders import Attempted, LeaseFound, Result, StartVm, WriteLease
 
 TARGET_S = 5.0
-SUCCESSOR_S = 2.0
+SUCCESSOR_S = 0.7
 RACES = 5
 
 
