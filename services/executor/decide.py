@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rpds import HashTrieMap
 
@@ -20,7 +20,7 @@ from libs.events.facts import (
 )
 from libs.events.signals import InventorySeen, LeaseWritten
 from libs.events.words import HostRemoved
-from libs.model import Incarnation, Inventory, RunLease
+from libs.model import Incarnation, Inventory, RunLease, StopReason
 from services.executor.orders import (
     Attempted,
     LeaseFound,
@@ -33,6 +33,9 @@ from services.executor.orders import (
 
 UNCERTAIN_RETRY_S = 1.0
 LEASE_WRITE_S = 5.0
+FRESH_S = 12.0
+"""Two inventories of a host that lives have come in this time. A replica that only followed was not told that a
+host is fenced, and keeps what that one said last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,10 @@ class ExecutorState:
     heard: HashTrieMap[str, Inventory]
     writing: HashTrieMap[str, int]
     """Leases whose write is under way: VM to the seq being written."""
+    heard_at: HashTrieMap[str, float] = field(default_factory=HashTrieMap)
+    """When each host's inventory was heard."""
+    over: HashTrieMap[str, Incarnation] = field(default_factory=HashTrieMap)
+    """By host the boot that was fenced last: what it still says comes late."""
 
 
 State = ExecutorState
@@ -85,11 +92,12 @@ class Executor:
                 gone = [vm for vm, record in state.records.items() if record.start.to == at]
                 for vm in gone:  # placement plans these again, with this proof
                     state = _drop(state, vm)
-                return self._dispatch(_over(state, at))
+                state = replace(_over(state, at), over=state.over.insert(at.host, at))
+                return self._dispatch(state)
             case HostRemoved(at=at):
                 return Step(_over(state, at))
             case InventorySeen(inventory=inventory):
-                return self._reconcile(state, inventory)
+                return self._reconcile(state, inventory, now)
             case LeaseWritten(lease=lease):
                 return Step(_known(state, lease))
             case TableRead(table="leases", rows=rows):
@@ -235,34 +243,53 @@ class Executor:
 
     # -- leases follow what people do
 
-    def _reconcile(self, state: State, inventory: Inventory) -> Step[State]:
+    def _reconcile(self, state: State, inventory: Inventory, now: float) -> Step[State]:
         """Every inventory is held against the leases: level, not edge, so nothing missed is lost."""
-        at = inventory.at
-        state = replace(state, heard=state.heard.insert(at.host, inventory))
-        held = {lease.vm for lease in state.leases.values() if lease.holder == at}
+        at, before = inventory.at, state.heard.get(inventory.at.host)
+        if state.over.get(at.host) == at:
+            return Step(state)
+        heard, heard_at = state.heard.insert(at.host, inventory), state.heard_at.insert(at.host, now)
+        state = replace(state, heard=heard, heard_at=heard_at)
         acts: list[Effect] = []
+        held = {lease.vm for lease in state.leases.values() if lease.holder == at}
         for vm in sorted(held | {report.uuid for report in inventory.vms}):
             if vm in state.records or vm in state.writing:
                 continue  # a start of ours is under way: its outcome says how it is
-            change = self._change(state, vm)
+            change = self._change(state, vm, _sources(state, vm, inventory, before, now))
             if change is not None:
                 request = WriteLease(key=f"lease/{vm}/{change.seq}", deadline_s=LEASE_WRITE_S, lease=change)
                 acts.append(Act(None, request))
                 state = replace(state, writing=state.writing.insert(vm, change.seq))
         return Step(state, tuple(acts))
 
-    def _change(self, state: State, vm: str) -> RunLease | None:
+    def _change(self, state: State, vm: str, sources: list[Inventory]) -> RunLease | None:
         lease = state.leases.get(vm)
         holder = state.heard.get(lease.holder.host) if lease is not None else None
         known = lease is not None and holder is not None and holder.at == lease.holder
         holder_report = holder.vm(vm) if known and holder is not None else None
-        for _, inventory in sorted(state.heard.items()):
+        for inventory in sources:
             report = inventory.vm(vm)
             if report is not None:
                 change = leases.adopted(lease, inventory.at, report, holder_report, known)
                 if change is not None:
                     return change
         return None
+
+
+def _sources(
+    state: State, vm: str, inventory: Inventory, before: Inventory | None, now: float
+) -> list[Inventory]:
+    """Whose word on where the VM runs is taken now: that of the host that speaks. Where it had the VM and has it no
+    longer, it may have been migrated: then also that of the others, where it is fresh."""
+    had = before.vm(vm) if before is not None and before.at == inventory.at else None
+    has = inventory.vm(vm)
+    left = has is None or has.stop_reason is StopReason.MIGRATED
+    if had is None or not had.state.active or not left:
+        return [inventory]
+    fresh = [
+        one for host, one in sorted(state.heard.items()) if now - state.heard_at.get(host, now) < FRESH_S
+    ]
+    return [inventory, *(one for one in fresh if one is not inventory)]
 
 
 def _over(state: State, at: Incarnation) -> State:

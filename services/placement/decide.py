@@ -33,7 +33,7 @@ from libs.model import Incarnation, Inventory, LeaseState, Protection, RunLease
 from libs.planning.plan import Plan, plan
 from libs.planning.snapshot import PoolPolicy
 from services.placement import incidents, pool
-from services.placement.state import Beat, Doubt, Incident, Item, Phase, PlacementRecord, PlacementState
+from services.placement.state import Beat, Incident, Item, Phase, PlacementRecord, PlacementState
 
 DEBOUNCE_S = 0.2
 TOLD_KEPT = 8
@@ -118,9 +118,6 @@ class Placement:
             return state
         before = state.beats.get(at.host)
         state = replace(state, beats=state.beats.insert(at.host, Beat(at, now)))
-        doubt = state.down.get(at.host)
-        if doubt is not None and doubt.of != at and state.proof_of(at) is None:
-            state = replace(state, down=state.down.discard(at.host))  # another boot speaks
         came = before is None or before.of != at or now - before.at > pool.FRESH_S
         return self._due(state, now) if came else state
 
@@ -133,7 +130,8 @@ class Placement:
         for vm in inventory.condemned:
             state = pool.held(state, vm, inventory.at)
         state = pool.released(state, inventory.at, inventory.condemned)
-        news = before is None or before.vms != inventory.vms or before.condemned != inventory.condemned
+        said = (inventory.at, inventory.vms, inventory.condemned)
+        news = before is None or (before.at, before.vms, before.condemned) != said
         return self._due(state, now) if news else state
 
     def _stored(self, state: State, row: Inventory, now: float) -> State:
@@ -182,9 +180,6 @@ class Placement:
 
     def _fenced(self, state: State, fact: HostFenced, now: float) -> Step[State]:
         at = fact.at
-        heard = state.heard.get(at.host)
-        if heard is None or heard.at == at:
-            state = replace(state, down=state.down.insert(at.host, Doubt(at, fact.kind, fact.epoch)))
         if state.proof_of(at) is not None:
             return Step(state)  # told again
         state = pool.released(state, at)
@@ -358,6 +353,8 @@ class Placement:
                     if item.reason == update["reason"]:
                         continue
                 else:
+                    proof = state.proof_of(lease.holder) if lease is not None else None
+                    changed = incidents.proven(changed, item, proof)
                     continue
                 changed = incidents.replaced(changed, item.model_copy(update=update))
             if changed is not incident:

@@ -37,6 +37,14 @@ def replaced(incident: Incident, item: Item) -> Incident:
     return incident.model_copy(update={"items": items})
 
 
+def proven(incident: Incident, item: Item, proof: FenceProof | None) -> Incident:
+    """Whoever holds the VM's lease by now is fenced, too: it may be taken on the strength of that."""
+    if proof is None or proof in item.proofs:
+        return incident
+    proofs = (*item.proofs, proof)[-PROOFS_KEPT:]
+    return replaced(incident, item.model_copy(update={"proofs": proofs, "in_place": False}))
+
+
 def start_key(incident: Incident, item: Item) -> str:
     """The same for every delivery of one order, another for each attempt."""
     return f"{incident.id}/{item.vm}/{item.attempt}"

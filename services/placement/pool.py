@@ -42,7 +42,7 @@ def cleared(state: PlacementState, fact: HostRefuted | HostRecovered | HostJoine
     host = fact.at.host
     suspicion, verdict = state.cleared.get(host, (0, 0))
     if isinstance(fact, HostJoined) and fact.epoch >= verdict:
-        state = _outlived(state, fact.at)
+        state = _joined(_outlived(state, fact.at), fact)
     if isinstance(fact, HostRefuted):
         suspicion = max(suspicion, fact.number)
     else:
@@ -51,8 +51,7 @@ def cleared(state: PlacementState, fact: HostRefuted | HostRecovered | HostJoine
     doubt = state.down.get(host)
     if doubt is None:
         return state
-    over = doubt.number <= (verdict if doubt.kind in FINAL else suspicion)
-    if over or (isinstance(fact, HostJoined) and doubt.of != fact.at):
+    if doubt.number <= (verdict if doubt.kind in FINAL else suspicion):
         state = replace(state, down=state.down.discard(host))
     return state
 
@@ -113,18 +112,32 @@ def _outlived(state: PlacementState, at: Incarnation) -> PlacementState:
     return state
 
 
-def usable(state: PlacementState, now: float) -> list[str]:
+def _joined(state: PlacementState, fact: HostJoined) -> PlacementState:
+    """The boot that the detector watches. Of every other boot of this host nobody would ever say that it is over."""
+    key, record = f"joined.{fact.at.host}", PlacementRecord(joined=fact.at, epoch=fact.epoch)
+    known = state.records.get(key)
+    if isinstance(known, PlacementRecord) and (known.epoch > fact.epoch or known == record):
+        return state
+    return replace(state, records=state.records.insert(key, record))
+
+
+def _speaking(state: PlacementState, now: float) -> list[str]:
     """Hosts that beat, whose inventory of this boot we have, and that nobody doubts."""
     return sorted(
         host
         for host, inventory in state.heard.items()
-        if host not in state.down
+        if ((doubt := state.down.get(host)) is None or doubt.of != inventory.at)
         and not state.words_on(host).removes(inventory.agent)
         and (beat := state.beats.get(host)) is not None
         and now - beat.at < FRESH_S
         and beat.of == inventory.at
-        and state.proof_of(inventory.at) is None  # it speaks although it is proven over: a proof was false
+        and not state.is_over(inventory.at)  # where it speaks on for long, a proof was false
     )
+
+
+def usable(state: PlacementState, now: float) -> list[str]:
+    """Of the hosts that speak those whose boot has joined: what is started there ends with a word, if it ends."""
+    return [host for host in _speaking(state, now) if state.has_joined(state.heard[host].at)]
 
 
 def taking(state: PlacementState, now: float) -> list[str]:
@@ -225,8 +238,8 @@ def _left(state: PlacementState, lease: RunLease) -> bool:
 
 
 def runs_at(state: PlacementState, item: Item, now: float) -> Incarnation | None:
-    """The usable host whose own latest inventory shows the VM active, in another run than the one that ended."""
-    for name in usable(state, now):
+    """The host whose own latest inventory shows the VM active, in another run than the one that ended."""
+    for name in _speaking(state, now):
         heard = state.heard[name]
         report = heard.vm(item.vm)
         ended = heard.at == item.origin and report is not None and report.run == item.run

@@ -65,12 +65,13 @@ NO_WORDS = HostWords()
 
 
 class PlacementRecord(Value):
-    """Records of five kinds share one ledger: an incident, a host's latest proof, what operators said of a host,
-    a VM's crashes, where a VM may run that could not be stopped."""
+    """Records of six kinds share one ledger: an incident, the boot of a host that joined last, a host's latest
+    proof, what operators said of a host, a VM's crashes, where a VM may run that could not be stopped."""
 
     incident: Incident | None = None
+    joined: Incarnation | None = None
     proof: FenceProof | None = None
-    epoch: int = Field(0, description="of the proof")
+    epoch: int = Field(0, description="of the host when it joined, or of the proof")
     words: HostWords | None = None
     held: Incarnation | None = None
     crashes: tuple[float, ...] = ()
@@ -136,6 +137,18 @@ class PlacementState:
         """Where a VM may run that could not be stopped there: it is started nowhere meanwhile."""
         record = self.records.get(f"held.{vm}")
         return record.held if isinstance(record, PlacementRecord) else None
+
+    def has_joined(self, at: Incarnation) -> bool:
+        """True where this is the boot that joined last."""
+        record = self.records.get(f"joined.{at.host}")
+        return isinstance(record, PlacementRecord) and record.joined == at
+
+    def is_over(self, at: Incarnation) -> bool:
+        """True where there is a proof of this boot's end, or of that of a later one of this host."""
+        record = self.records.get(f"joined.{at.host}")
+        joined_at = record.epoch if isinstance(record, PlacementRecord) and record.joined == at else None
+        outlived = joined_at is not None and joined_at < self.epoch_of(at.host)
+        return outlived or self.proof_of(at) is not None
 
     def epoch_of(self, host: str) -> int:
         """Of the latest proof about this host, 0 where there is none."""

@@ -234,6 +234,31 @@ def test_a_migration_is_followed_once_the_old_host_itself_no_longer_shows_it() -
     assert desk.asked[-1].lease.token == 2
 
 
+def test_what_a_host_showed_before_it_was_fenced_is_no_migration_to_it() -> None:
+    """A replica that followed is not told of the fence; it may hear the last inventory late, too."""
+    follower = Desk()
+    follower.hear(LeaseWritten(lease=lease("a", H1)))
+    follower.hear(seen(H1, vm("a")))
+    follower.hear(LeaseWritten(lease=lease("a", H2, token=2, start_key="i/a/1")))
+    follower.hear(seen(H2, vm("a", token=2)))
+    assert follower.hear(seen(H2, vm("a", VmState.STOPPED, stop_reason=StopReason.CRASHED, token=2))) == []
+    leader = Desk()
+    leader.hear(fenced(H1, vm("a")))
+    leader.hear(LeaseWritten(lease=lease("a", H2, L.STOPPED, token=2)))
+    assert leader.hear(seen(H1, vm("a"))) == []
+
+
+def test_a_vm_that_moves_on_is_not_taken_back_to_a_host_that_was_not_heard_for_long() -> None:
+    desk = Desk()
+    desk.hear(LeaseWritten(lease=lease("a", H2, token=2)))
+    desk.hear(seen(H1, vm("a")))
+    desk.now += 60.0
+    desk.hear(seen(H2, vm("a")))
+    desk.hear(seen(H3, vm("a")))
+    assert desk.hear(seen(H2)) == ["lease/a/3"]
+    assert desk.asked[-1].lease.holder == H3
+
+
 def test_a_vm_that_a_person_started_after_its_host_was_fenced_is_adopted() -> None:
     desk = Desk()
     desk.hear(TableRead("leases", (lease("a", H1),)))

@@ -58,6 +58,7 @@ class Desk:
         self.told: list[Any] = []
         self.take(self.decider.resume(self.state, HashTrieMap(), self.now))
         for host in self.hosts:
+            self.hear(HostJoined(at=boot(host)))
             self.show(host)
         self.after(0.5)
 
@@ -364,7 +365,7 @@ def test_the_same_host_booted_again_is_room() -> None:
     desk.runs("h2", "b", memory_mib=200)
     desk.dies("h1")
     back = boot("h1", 2)
-    desk.hear(HostJoined(at=back))
+    desk.hear(HostJoined(at=back, epoch=1))
     desk.hear(beat("h1", 2))
     desk.hear(seen(back, memory_mib=300))
     desk.hosts.remove("h1")
@@ -372,6 +373,35 @@ def test_the_same_host_booted_again_is_room() -> None:
     for event in (beat("h1", 2), beat("h2"), None):
         desk.hear(event) if event else desk.take(desk.decider.step(desk.state, None, desk.now))
     assert desk.last().to == back
+
+
+def test_nothing_is_planned_to_a_boot_that_has_not_joined_for_nobody_would_say_that_it_is_over() -> None:
+    desk = Desk(hosts=2)
+    desk.runs("h2", "a")
+    again = boot("h1", 2)
+    desk.hear(beat("h1", 2))
+    desk.hear(seen(again, memory_mib=1000))
+    desk.hosts.remove("h1")
+    assert desk.dies("h2") == ["failover.planned", "capacity.exhausted", "failover.completed"]
+    desk.hear(beat("h1", 2))
+    desk.hear(HostJoined(at=again, epoch=1))
+    desk.now += 0.5
+    assert "failover.planned" in desk.take(desk.decider.step(desk.state, None, desk.now))
+    assert desk.last().to == again
+
+
+def test_the_inventory_of_a_new_boot_is_news_also_where_it_shows_what_the_old_one_did() -> None:
+    desk = Desk(hosts=2)
+    desk.runs("h2", "a")
+    desk.dies("h1")
+    again = boot("h1", 2)
+    desk.hear(HostJoined(at=again, epoch=1))
+    desk.dies("h2")
+    desk.hear(beat("h1", 2))
+    desk.take(desk.decider.step(desk.state, None, desk.now))
+    assert desk.decider.wake_at(desk.state) is None
+    desk.hear(seen(again, memory_mib=1000))
+    assert desk.decider.wake_at(desk.state) is not None
 
 
 def test_while_nobody_is_usable_it_waits_and_says_what_for() -> None:
@@ -609,6 +639,17 @@ def test_a_crashed_vm_that_a_person_started_again_is_left_alone_and_its_incident
     assert desk.after(1) == ["failover.completed"]
     assert desk.open() == []
     assert desk.after(300) == []
+
+
+def test_a_vm_whose_lease_a_fenced_host_holds_by_now_is_started_on_the_strength_of_that_proof() -> None:
+    desk = Desk()
+    desk.dies("h1")
+    desk.runs("h2", "a")
+    desk.crashes("a", at=H2)
+    desk.leased("a", H1, token=3)
+    desk.refuses(reason="still held by h1/h1boot1 with token 3")
+    desk.after(5)
+    assert [one.of for one in desk.last().proofs] == [H1]
 
 
 # -- killed between two records
