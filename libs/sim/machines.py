@@ -86,7 +86,7 @@ class SimHost:
     stop_fails: dict[str, int] = field(default_factory=dict)
     """VMs whose next stops here fail: how often."""
     stop_failed: set[str] = field(default_factory=set)
-    """VMs of which a stop has failed in this boot."""
+    """VMs of which a stop has failed, and whose QEMU is still there."""
     agent: bool = True
     """Its agent is to run."""
     announced: str = ""
@@ -176,6 +176,7 @@ class Machines:
             return
         domain.state, domain.stop_reason = VmState.STOPPED, reason
         domain.since = self._loop.time()
+        host.stop_failed.discard(uuid)
         for spell in self.spells.get(uuid, []):
             if spell.at == host.at and spell.ended is None:
                 spell.ended = self._loop.time()
@@ -233,7 +234,6 @@ class Machines:
             self.end(host, uuid, StopReason.UNKNOWN)
         host.os = os
         host.libvirt_hangs = False
-        host.stop_failed.clear()
         for told in self.on_os:
             told(host)
 

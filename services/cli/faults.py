@@ -10,10 +10,13 @@ from libs.core.ports import UnavailableError
 from libs.model import Answer, VmState
 from services.detector.decide import Detector
 from services.detector.state import HostView
+from services.executor.act import Hands as ExecutorHands
 from services.fencer.act import Hands as FencerHands
 from services.heartbeat.act import Hands as AgentHands
 from services.heartbeat.decide import Agent
-from services.placement import incidents
+from services.heartbeat.orders import Tell, Told
+from services.placement import incidents, pool
+from services.placement.state import PlacementState
 
 Patch = tuple[Any, str, Any]
 _FENCE, _DETECTOR_STEP, _AGENT_STEP = FencerHands.perform, Detector.step, Agent.step
@@ -94,6 +97,35 @@ def gate_tried_once() -> list[Patch]:
         return _AGENT_STEP(self, state, event, now)
 
     return [(Agent, "step", step)]
+
+
+def gate_waits_for_ever() -> list[Patch]:
+    """What cannot be stopped condemns its host: the gate is never passed without it."""
+
+    async def gate(self: AgentHands, request: Any) -> Any:
+        return await _GATE(self, request.model_copy(update={"condemn": False}))
+
+    return [(AgentHands, "_gate", gate)]
+
+
+def failed_stop_untold() -> list[Patch]:
+    async def perform(self: AgentHands, request: Any) -> Any:
+        return Told(key=request.key) if isinstance(request, Tell) else await _AGENT_ACT(self, request)
+
+    return [(AgentHands, "perform", perform)]
+
+
+def condemned_elsewhere() -> list[Patch]:
+    """Nobody keeps in mind what clings to a boot, sees in its inventory that it runs there, or asks that boot."""
+
+    async def nowhere(self: ExecutorHands, start: Any) -> str:
+        return ""
+
+    return [
+        (PlacementState, "held_at", lambda self, vm: None),
+        (pool, "runs_at", lambda state, item, now: None),
+        (ExecutorHands, "_runs_on_successor", nowhere),
+    ]
 
 
 def gate_takes_unknown_for_stopped() -> list[Patch]:

@@ -36,6 +36,7 @@ from services.placement import decide as placement_decide
 from services.placement import incidents
 from services.placement import pool as placement_pool
 from services.placement.decide import Placement
+from services.placement.state import PlacementState
 
 Patch = tuple[Any, str, Any]
 
@@ -169,18 +170,11 @@ def _proof_of_any_boot() -> list[Patch]:
         named = lease is not None and lease.holder.host in [proof.of.host for proof in start.proofs]
         return Ruling(Grant.TAKE) if found.grant is Grant.REFUSE and named else found
 
-    fenced = Placement._orphans
+    def proof_of(self: PlacementState, at: Any) -> Any:
+        record = self.records.get(f"fenced.{at.host}")
+        return None if record is None else record.proof
 
-    def orphans(self: Placement, state: Any, fact: Any) -> Any:
-        at_host = [
-            lease for lease in state.leases.values() if lease.holder.host == fact.at.host and lease.wanted
-        ]
-        found = {item.vm: item for item in fenced(self, state, fact)}
-        for lease in at_host:
-            found.setdefault(lease.vm, incidents.item_of(lease, fact.at))
-        return [found[vm] for vm in sorted(found)]
-
-    return [(executor_act, "rule", rule), (Placement, "_orphans", orphans)]
+    return [(executor_act, "rule", rule), (PlacementState, "proof_of", proof_of)]
 
 
 def _token_stays() -> list[Patch]:
@@ -379,6 +373,15 @@ MUTATIONS: tuple[Mutation, ...] = (
         "bus lost, VMs stopped",
         "an agent that cannot reach the bus stops its VMs",
         faults.bus_lost_vms_stopped,
+    ),
+    Mutation(
+        "gate waits for ever", "a stop that fails for good keeps its host out", faults.gate_waits_for_ever
+    ),
+    Mutation(
+        "failed stop untold", "a VM that cannot be stopped is told to nobody", faults.failed_stop_untold
+    ),
+    Mutation(
+        "condemned elsewhere", "what could not be stopped is started elsewhere", faults.condemned_elsewhere
     ),
     Mutation("gate tried once", "a stop that fails keeps its host out of the pool", faults.gate_tried_once),
     Mutation(

@@ -37,8 +37,8 @@ class Invariants:
 
     @property
     def settled(self) -> bool:
-        """Nothing is open."""
-        return not self.owed()
+        """Nothing is open, nor due in a moment."""
+        return not owed(self._world, self._truth, self.book, soon=True)
 
     def owed(self) -> list[tuple[str, str]]:
         """What the world still owes: by rule, with the VM, host or incident."""
