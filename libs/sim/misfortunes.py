@@ -94,7 +94,10 @@ def _gate(draw: Draw) -> list[Step]:
     vm = draw.chance.choice(own)
     host = draw.homes[vm]
     steps: list[Step] = []
-    if draw.chance.random() < 0.6:
+    fate = draw.chance.random()
+    if fate > 0.8:  # libvirt cannot tell what runs
+        steps.append({**draw.when(), "do": "loss", "how": "garbage", "percent": draw.chance.choice((60, 100))})
+    if fate < 0.6:
         # a few tries help; or it outlasts the gate; or nothing helps but the next boot
         count = draw.chance.choice((draw.chance.randint(1, 6), 25, NEVER))
         steps.append({**draw.when(), "do": "fail_stop", "vm": vm, "count": count})
@@ -307,11 +310,28 @@ def _fail_start(draw: Draw) -> list[Step]:
         return []
     chance, vm = draw.chance, draw.chance.choice(draw.vms)
     step: Step = {**draw.when(), "do": "fail_start", "vm": vm, "count": chance.randint(1, 3)}
+    others = [other for other in draw.vms if other != vm and draw.homes[other] == draw.homes[vm]]
+    if others and chance.random() < 0.4:
+        return _crashed_again(draw, {**step, "count": 3}, chance.choice(others))
     first = step if chance.random() < 0.5 else {**step, "host": draw.host()}
     at_s = round(draw.at_s + chance.uniform(0.0, 1.0), 3)
     if chance.random() < 0.5:
         return [first, {"at_s": at_s, "do": "power_off", "host": draw.homes[vm]}]
     return [first, {"at_s": at_s, "do": "crash_vm", "vm": vm}]
+
+
+def _crashed_again(draw: Draw, fails: Step, vm: str) -> list[Step]:
+    """While its neighbour cannot be restarted, a VM that was crashes, and the host that took it may fail, too."""
+    home = draw.homes[vm]
+    host = draw.chance.choice([host for host in draw.hosts if host != home])
+    at_s = draw.soon(3.2, 4.6)
+    off_s = round(at_s + draw.chance.uniform(0.05, 0.15), 3)
+    return [
+        fails,
+        {**draw.when(), "do": "power_off", "host": home},
+        {"at_s": at_s, "do": "crash_vm", "vm": vm},
+        {"at_s": off_s, "do": "power_off", "host": host},
+    ]
 
 
 def _clock(draw: Draw) -> list[Step]:

@@ -32,6 +32,7 @@ from services.executor.decide import Executor
 from services.fencer.act import Hands as FencerHands
 from services.fencer.decide import Fenced, Fencer
 from services.heartbeat.act import Hands as AgentHands
+from services.heartbeat.orders import GatePassed
 from services.placement import decide as placement_decide
 from services.placement import incidents
 from services.placement import pool as placement_pool
@@ -80,8 +81,8 @@ def _storm_guard_off() -> list[Patch]:
 
 
 def _gate_off() -> list[Patch]:
-    async def gate(self: AgentHands, at: Any) -> list[Any]:
-        return []
+    async def gate(self: AgentHands, request: Any) -> GatePassed:
+        return GatePassed(key=request.key)
 
     return [(AgentHands, "_gate", gate)]
 

@@ -204,6 +204,16 @@ def _caught(job: tuple[str, int]) -> tuple[str, int, str]:
     return name, seed, violations[0].rule if violations else ""
 
 
+def _hunted(job: tuple[str, int, int]) -> tuple[str, int, str]:
+    """A survivor gets more worlds, until it is caught: how many these were, and by which rule."""
+    name, first, worlds = job
+    for done in range(1, worlds + 1):
+        _, _, rule = _caught((name, first + done - 1))
+        if rule:
+            return name, done, rule
+    return name, worlds, ""
+
+
 def _mutations(runs: int, first: int, jobs: int, as_json: bool) -> None:
     console = Console(stderr=True)
     caught: dict[str, Counter[str]] = {one.name: Counter() for one in MUTATIONS}
@@ -220,14 +230,16 @@ def _mutations(runs: int, first: int, jobs: int, as_json: bool) -> None:
             if rule:
                 caught[name][rule] += 1
                 earliest[name] = min(seed, earliest.get(name, seed))
-    tried = {one.name: runs for one in MUTATIONS}
-    for mutation in MUTATIONS:  # a survivor gets more worlds, until it is caught
-        while not caught[mutation.name] and tried[mutation.name] < SURVIVES:
-            _, seed, rule = _caught((mutation.name, first + tried[mutation.name]))
-            tried[mutation.name] += 1
+        tried = {one.name: runs for one in MUTATIONS}
+        left = [one.name for one in MUTATIONS if not caught[one.name]]
+        task = progress.add_task("survivors", total=len(left))
+        more = [(name, first + runs, SURVIVES - runs) for name in left]
+        for name, done, rule in pool.imap_unordered(_hunted, more):
+            progress.advance(task)
+            tried[name] += done
             if rule:
-                caught[mutation.name][rule] += 1
-                earliest[mutation.name] = seed
+                caught[name][rule] += 1
+                earliest[name] = first + runs + done - 1
     rows = [_row(one, tried[one.name], caught[one.name], earliest.get(one.name)) for one in MUTATIONS]
     if TABLE.parent.is_dir():
         TABLE.write_text(_table(rows, runs, first))
