@@ -175,7 +175,16 @@ def _proof_of_any_boot() -> list[Patch]:
         record = self.records.get(f"fenced.{at.host}")
         return None if record is None else record.proof
 
-    return [(executor_act, "rule", rule), (PlacementState, "proof_of", proof_of)]
+    true_proof = PlacementState.proof_of
+
+    def is_over(self: PlacementState, at: Any) -> bool:
+        return true_proof(self, at) is not None  # which hosts take VMs is not what is wrong here
+
+    return [
+        (executor_act, "rule", rule),
+        (PlacementState, "proof_of", proof_of),
+        (PlacementState, "is_over", is_over),
+    ]
 
 
 def _token_stays() -> list[Patch]:
@@ -224,7 +233,9 @@ def _promised_room_forgotten() -> list[Patch]:
         bare = replace(
             state,
             leases=type(state.leases)(),
-            records=type(state.records)(),
+            records=type(state.records)(
+                {key: record for key, record in state.records.items() if record.incident is None}
+            ),
             heard=type(state.heard)(
                 {host: inventory.model_copy(update={"vms": ()}) for host, inventory in state.heard.items()}
             ),
