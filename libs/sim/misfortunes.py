@@ -96,7 +96,9 @@ def _gate(draw: Draw) -> list[Step]:
     steps: list[Step] = []
     fate = draw.chance.random()
     if fate > 0.8:  # libvirt cannot tell what runs
-        steps.append({**draw.when(), "do": "loss", "how": "garbage", "percent": draw.chance.choice((60, 100))})
+        steps.append(
+            {**draw.when(), "do": "loss", "how": "garbage", "percent": draw.chance.choice((60, 100))}
+        )
     if fate < 0.6:
         # a few tries help; or it outlasts the gate; or nothing helps but the next boot
         count = draw.chance.choice((draw.chance.randint(1, 6), 25, NEVER))
