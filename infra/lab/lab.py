@@ -275,6 +275,11 @@ class Lab:
         with self.connect(self._only_host_of(name)) as connection:
             connection.lookupByName(name).destroy()
 
+    def save_vm(self, name: str) -> None:
+        """As `virsh managedsave`: its memory stays on the host. Raises LabError, libvirt.libvirtError."""
+        with self.connect(self._only_host_of(name)) as connection:
+            connection.lookupByName(name).managedSave(0)
+
     def hang_guest(self, name: str) -> None:
         """The guest stands still, its QEMU stays. Raises LabError, libvirt.libvirtError."""
         with self.connect(self._only_host_of(name)) as connection:

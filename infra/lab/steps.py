@@ -101,6 +101,7 @@ NOTES = {
     "partition": "root only, whole or one_way; libvirt's lines are cut too, fence devices stand apart",
     "power_on": "a boot takes 1 s in the lab, 3 to 9 s in the simulator",
     "reboot": "a boot takes 1 s in the lab, 3 to 9 s in the simulator; `how: fast` in the simulator only",
+    "save_vm": "as `virsh managedsave`; the simulator's hosts resume it at boot as libvirt-guests does, the lab's with autostart only",
     "start_bus": "nothing in the lab: the supervisor did it",
 }
 """What one should know of a step where the worlds differ, or how the lab does it."""
@@ -176,6 +177,9 @@ class Stage:
     def destroy_vm(self, step: StepEntry) -> None:
         self.lab.destroy_vm(str(step.vm))
 
+    def save_vm(self, step: StepEntry) -> None:
+        self.lab.save_vm(str(step.vm))
+
     def hang_guest(self, step: StepEntry) -> None:
         self.lab.hang_guest(str(step.vm))
 
@@ -247,6 +251,7 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "unprotect": Stage.unprotect,
     "shutdown_guest": Stage.shutdown_guest,
     "destroy_vm": Stage.destroy_vm,
+    "save_vm": Stage.save_vm,
     "hang_guest": Stage.hang_guest,
     "fail_start": Stage.fail_start,
     "partition": Stage.partition,

@@ -128,8 +128,9 @@ class Hypervisor(Protocol):
         """One VM, None where the host does not know it."""
 
     async def start(self, definition: VmDefinition, token: int) -> None:
-        """Define from the copy, with the token in its metadata, and start. Raises StartRefusedError where
-        it is known not to run, UnavailableError where nothing is known."""
+        """Define from the copy, with the token in its metadata, and start afresh: never from an image that was
+        saved there earlier. Raises StartRefusedError where it is known not to run, UnavailableError where
+        nothing is known."""
 
     async def destroy(self, uuid: str) -> None:
         """Stop at once, as the boot gate does. No error where it does not run."""

@@ -46,6 +46,7 @@ VM_STEPS = frozenset(
         "hang_guest",
         "shutdown_guest",
         "destroy_vm",
+        "save_vm",
         "fail_start",
         "fail_stop",
         "protect",

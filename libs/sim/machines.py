@@ -48,6 +48,9 @@ class Domain:
     run: int = 0
     """libvirt's id of the present run."""
     token: int = 0
+    """That of the present or last run."""
+    defined: int = 0
+    """The token in the definition that this libvirt keeps: the next start by anybody else bears it, too."""
     autostart: bool = False
     since: float = 0.0
 
@@ -87,6 +90,8 @@ class SimHost:
     """VMs whose next stops here fail: how often."""
     stop_failed: set[str] = field(default_factory=set)
     """VMs of which a stop has failed, and whose QEMU is still there."""
+    saved: set[str] = field(default_factory=set)
+    """VMs whose memory was saved here (managed save), and which the next boot resumes."""
     agent: bool = True
     """Its agent is to run."""
     announced: str = ""
@@ -140,10 +145,17 @@ class Machines:
 
     # -- QEMU processes
 
+    def define(self, host: SimHost, spec: VmSpec, token: int) -> Domain:
+        """As virDomainDefineXML: what runs goes on as it is."""
+        domain = host.domains.setdefault(spec.uuid, Domain(spec))
+        domain.defined = token
+        return domain
+
     def begin(self, host: SimHost, spec: VmSpec, token: int, *, autostarted: bool = False) -> None:
         """A QEMU process begins."""
         domain = host.domains.setdefault(spec.uuid, Domain(spec))
         domain.spec = spec
+        host.saved.discard(spec.uuid)
         host.runs += 1
         domain.state, domain.stop_reason = VmState.RUNNING, StopReason.NONE
         domain.run, domain.token, domain.since = host.runs, token, self._loop.time()
@@ -183,6 +195,11 @@ class Machines:
         for told in self.on_change:
             told(host, domain, False)
         self._stir(host)
+
+    def save(self, host: SimHost, uuid: str) -> None:
+        """As `virsh managedsave`: its process ends, and the memory stays on the host."""
+        self.end(host, uuid, StopReason.SAVED)
+        host.saved.add(uuid)
 
     def pause_guest(self, host: SimHost, uuid: str) -> None:
         """The guest stands still; its process stays, and counts."""
@@ -249,12 +266,13 @@ class Machines:
         host.os, host.booted_at = Os.UP, self._loop.time()
         for domain in host.domains.values():
             # nobody can say why it does not run; libvirt's ids begin anew with each boot
-            domain.stop_reason, domain.run, domain.token = StopReason.UNKNOWN, 0, 0
+            domain.stop_reason, domain.run = StopReason.UNKNOWN, 0
         host.runs = 0
         for domain in list(host.domains.values()):
             # an image lock keeps out what starts by itself while another runs; nothing else here relies on it.
             # Where the datastore stalls, its process is there all the same, as libvirt shows it, and hangs
-            if domain.autostart and not self.running(domain.spec.uuid):
-                self.begin(host, domain.spec, 0, autostarted=True)
+            resumed = domain.spec.uuid in host.saved  # as libvirt-guests does
+            if (domain.autostart or resumed) and not self.running(domain.spec.uuid):
+                self.begin(host, domain.spec, domain.defined, autostarted=True)
         for told in self.on_os:
             told(host)

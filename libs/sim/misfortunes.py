@@ -95,6 +95,10 @@ def _gate(draw: Draw) -> list[Step]:
     host = draw.homes[vm]
     steps: list[Step] = []
     fate = draw.chance.random()
+    if 0.6 < fate < 0.7:  # or with what was saved there
+        vm = draw.chance.choice(draw.vms)
+        host = draw.homes[vm]
+        steps.append({**draw.when(), "do": "save_vm", "vm": vm})
     if fate > 0.8:  # libvirt cannot tell what runs
         steps.append(
             {**draw.when(), "do": "loss", "how": "garbage", "percent": draw.chance.choice((60, 100))}
@@ -295,7 +299,7 @@ def _vm(draw: Draw) -> list[Step]:
     if not draw.vms:
         return []
     chance = draw.chance
-    do = chance.choice(("crash_vm", "crash_vm", "shutdown_guest", "hang_guest", "destroy_vm"))
+    do = chance.choice(("crash_vm", "crash_vm", "shutdown_guest", "hang_guest", "destroy_vm", "save_vm"))
     vm = chance.choice(draw.vms)
     times = chance.choice((1, 1, 1, 4)) if do == "crash_vm" else 1
     steps = [{"at_s": round(draw.at_s + 1.5 * again, 3), "do": do, "vm": vm} for again in range(times)]

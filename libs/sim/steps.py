@@ -172,6 +172,10 @@ class Stage:
         for host in self._where(step):
             self._world.shut_down(host, vm_uuid(str(step.vm)))
 
+    def save_vm(self, step: StepEntry) -> None:
+        for host in self._where(step):
+            self._world.shut_down(host, vm_uuid(str(step.vm)), saved=True)
+
     def hang_guest(self, step: StepEntry) -> None:
         for host in self._where(step):
             self._world.machines.pause_guest(host, vm_uuid(str(step.vm)))
@@ -311,6 +315,7 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "crash_vm": Stage.crash_vm,
     "shutdown_guest": Stage.shutdown_guest,
     "destroy_vm": Stage.shutdown_guest,
+    "save_vm": Stage.save_vm,
     "hang_guest": Stage.hang_guest,
     "fail_start": Stage.fail_start,
     "fail_stop": Stage.fail_stop,

@@ -119,7 +119,7 @@ class SimHypervisor:
             state=VmState.UNKNOWN if nonsense else domain.state,
             stop_reason=StopReason.NONE if domain.state.active else domain.stop_reason,
             run=self._runs.get(uuid, 0),
-            token=domain.token,
+            token=domain.token if domain.state.active else domain.defined,
             memory_mib=domain.spec.memory_mib,
             vcpus=domain.spec.vcpus,
             policy=domain.spec.policy,
@@ -181,7 +181,7 @@ class SimHypervisor:
         spec = defined(machines.specs[uuid], copy)
         if host is None or host.os not in (Os.UP, Os.HUNG):
             said = "lost"
-        elif (domain := host.domains.get(uuid)) is not None and domain.state.active:
+        elif machines.define(host, spec, token).state.active:
             said = "domain is already running"
         elif host.fails.get(uuid, 0) > 0 or self._virt.chance.random() < trouble.refused_start:
             host.fails[uuid] = host.fails.get(uuid, 1) - 1

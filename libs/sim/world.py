@@ -315,11 +315,14 @@ class World:
             for told in self.on_announce:
                 told(host)
 
-    def shut_down(self, host: SimHost, vm: str) -> None:
-        """Somebody means this VM to be down from now on."""
+    def shut_down(self, host: SimHost, vm: str, *, saved: bool = False) -> None:
+        """Somebody means this VM to be down from now on. `saved`: as it is, until that host boots."""
         seen = self.loop.time() - host.domains[vm].since > SEEN_S
         self.stopped_on_purpose[vm] = Stop(host.name, self.loop.time(), seen)
-        self.machines.end(host, vm, StopReason.ON_PURPOSE)
+        if saved:
+            self.machines.save(host, vm)
+        else:
+            self.machines.end(host, vm, StopReason.ON_PURPOSE)
 
     def add_host(self, host: ScenarioHost) -> None:
         """A person adds a host to the pool file and restarts the plane."""

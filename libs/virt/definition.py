@@ -75,8 +75,8 @@ def definition_of(uuid: str, name: str, inactive_xml: str, live_xml: str | None 
     element, metadata = _metadata(root, RUN_NS), root.find("metadata")
     if element is not None and metadata is not None:
         metadata.remove(element)
-        if len(metadata) == 0:
-            root.remove(metadata)
+    if metadata is not None and len(metadata) == 0:
+        root.remove(metadata)  # an empty one is none
     xml = ET.tostring(root, encoding="unicode")
     digest = hashlib.sha256(ET.canonicalize(xml, strip_text=True).encode()).hexdigest()
     return VmDefinition(uuid=uuid, name=name, xml=xml, sha256=digest)

@@ -114,6 +114,10 @@ class LibvirtHost:
         except libvirt.libvirtError as error:
             raise UnavailableError(f"{self.name}: {what}: {error}") from error
 
+    async def ping(self, timeout_s: float) -> None:
+        """One round trip. Raises UnavailableError."""
+        await self.call("ping", lambda connection: connection.getHostname(), timeout_s)
+
     def _usable_threads(self) -> HostThreads:
         """Raises TimeoutError while too many earlier calls still hang: a host that hangs for days must not
         cost a thread for each question."""
@@ -256,7 +260,10 @@ class LibvirtHost:
 
         def start(connection: Any) -> str:
             try:
-                connection.defineXML(xml).create()
+                domain = connection.defineXML(xml)
+                if domain.hasManagedSaveImage(0):
+                    domain.managedSaveRemove(0)  # memory of an earlier run, over disks that went on since
+                domain.create()
             except libvirt.libvirtError as error:
                 if connection.isAlive():
                     return str(error) or "refused without a reason"

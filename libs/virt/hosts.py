@@ -49,7 +49,7 @@ class LibvirtHosts:
             heard = self._boots.get(host.name)
             if heard is not None and self._clock.monotonic() - heard[1] < 2 * WARM_S:
                 try:
-                    await host.call("ping", lambda connection: connection.getHostname(), 4 * WARM_S)
+                    await host.ping(4 * WARM_S)
                 except UnavailableError as error:
                     log.info("libvirt does not answer", host=host.name, reason=str(error))
             await asyncio.sleep(WARM_S)
@@ -60,7 +60,14 @@ class LibvirtHosts:
         if host is None:
             raise UnavailableError(f"no host is called {incarnation.host}")
         until = self._clock.monotonic() + timeout_s
-        await host.call("ping", lambda connection: connection.isAlive(), timeout_s)
+        # a round trip: a connection to a host without power looks alive for long
+        try:
+            await host.ping(timeout_s)
+        except UnavailableError:  # a connection to the boot before breaks at its first use: open it anew
+            left_s = until - self._clock.monotonic()
+            if left_s <= 0:
+                raise
+            await host.ping(left_s)
         while True:
             boot, at = self._boots.get(incarnation.host, ("", 0.0))
             if at > host.opened_at and boot == incarnation.boot:
