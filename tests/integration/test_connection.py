@@ -138,12 +138,29 @@ async def test_signals_sent_while_the_bus_is_away_are_dropped_not_replayed(
     forget()
 
 
+# -- what a server is told
+
+
+async def test_a_flush_proves_that_the_server_has_read_what_came_before_it() -> None:
+    told: list[bytes] = []
+    async with speaking("2.14.0", told) as url:
+        client = SafeClient()
+        await client.connect(url)
+        del told[:]
+        await client.subscribe("hello")
+        await client.publish("hello", b"")
+        await client.flush(timeout=5)
+        await client.close()
+    assert told[:2] == [b"SUB", b"PUB"]
+    assert b"PING" in told
+
+
 # -- servers that are refused
 
 
 @contextlib.asynccontextmanager
-async def speaking(version: str) -> AsyncIterator[str]:
-    """A server that speaks just enough of the protocol to be connected to."""
+async def speaking(version: str, told: list[bytes] | None = None) -> AsyncIterator[str]:
+    """A server that speaks just enough of the protocol to be connected to. `told`: each line it was sent."""
     info = {
         "server_id": "x", "server_name": "x", "version": version, "proto": 1, "headers": True,
         "max_payload": 1 << 20, "jetstream": True,
@@ -152,14 +169,20 @@ async def speaking(version: str) -> AsyncIterator[str]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(f"INFO {json.dumps(info)}\r\n".encode())
         while line := await reader.readline():
+            if told is not None:
+                told.append(line.partition(b" ")[0].strip())
             if line.startswith(b"PING"):
                 writer.write(b"PONG\r\n")
         writer.close()
+        await writer.wait_closed()
+        ended.set()
 
+    ended = asyncio.Event()
     listening = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     yield f"nats://secret@127.0.0.1:{port}"
     listening.close()
+    await asyncio.wait_for(ended.wait(), 5.0)
     await listening.wait_closed()
 
 
