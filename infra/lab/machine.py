@@ -153,8 +153,9 @@ class Machine:
         network = self.spec.network
         if network is not None:
             port = network.port(self.host.host)
+            mac = network.mac(network.addresses[self.host.host])
             self._ip(
-                f"link add {port} type veth peer name eth0 netns {pid}\n"
+                f"link add {port} type veth peer name eth0 address {mac} netns {pid}\n"
                 f"link set {port} master {network.bridge}\nlink set {port} up\n"
             )
             self._cuts = cuts.NONE

@@ -79,7 +79,9 @@ def up(network: LabNetwork, root: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         held = lock.fileno()
         if not Path(f"/sys/class/net/{network.bridge}").exists():
-            _ip("link", "add", network.bridge, "type", "bridge", holding=held)
+            # without an address of its own a bridge takes the lowest of its ports', another with each boot
+            mac = network.mac(network.gateway)
+            _ip("link", "add", network.bridge, "address", mac, "type", "bridge", holding=held)
             address = f"{network.gateway}/{network.prefix}"
             _ip("addr", "add", address, "dev", network.bridge, holding=held)
         _ip("link", "set", network.bridge, "up", holding=held)

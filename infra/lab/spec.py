@@ -4,6 +4,7 @@ import json
 import re
 import uuid
 from dataclasses import asdict, dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ class LabNetwork:
     def port(self, host: str) -> str:
         """Name of the switch's end of a host's cable."""
         return f"{self.bridge}p{list(self.addresses).index(host)}"
+
+    def mac(self, address: str) -> str:
+        """The hardware address behind an address of this network, the same in every boot as a machine's is: its
+        neighbours would look for a new one for ten seconds."""
+        last = (IPv4Address(address).packed[-1],)
+        return ":".join(f"{byte:02x}" for byte in (0x02, *bytes.fromhex(self.bridge[-8:]), *last))
 
 
 @dataclass(frozen=True)
