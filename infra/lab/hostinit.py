@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from infra.lab import line, namespaces
 from infra.lab.needs import program
 from infra.lab.paths import MARKER
 from infra.lab.spec import LabSpec, load
+
+AGENT_AGAIN_S = 0.5
 
 
 class Init:
@@ -27,6 +30,8 @@ class Init:
         self.spec = spec
         self.host = spec.host(host_name)
         self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.agent_due: float | None = None
+        """When an agent that ended by itself is started again, as a service manager would."""
 
     def _spawn(self, role: str, argv: list[str], env: dict[str, str], log: Path) -> None:
         with open(log, "ab") as output:
@@ -55,6 +60,7 @@ class Init:
 
     def start_agent(self) -> None:
         """Start the agent, unless it runs. Its argv and env are read anew each time."""
+        self.agent_due = None
         if "agent" in self.children:
             return
         config = json.loads(self.host.agent_config.read_text())
@@ -66,12 +72,12 @@ class Init:
         self._spawn("agent", config["argv"], {**own, **config["env"]}, self.host.agent_log)
 
     def kill_agent(self) -> None:
-        """Kill the agent's process group at once and wait until the agent is gone."""
+        """Kill the agent's process group at once and wait until the agent is gone; it stays so."""
         agent = self.children.get("agent")
-        if agent is None:
-            return
-        os.killpg(agent.pid, signal.SIGKILL)
-        self._ended(*os.waitpid(agent.pid, 0))
+        if agent is not None:
+            os.killpg(agent.pid, signal.SIGKILL)
+            self._ended(*os.waitpid(agent.pid, 0))
+        self.agent_due = None
 
     def reap(self) -> None:
         """Collect every child that has ended, our own and adopted ones."""
@@ -89,6 +95,17 @@ class Init:
             if child.pid == pid:
                 child.returncode = os.waitstatus_to_exitcode(status)
                 del self.children[role]
+                if role == "agent":
+                    self.agent_due = time.monotonic() + AGENT_AGAIN_S
+
+    def wait_s(self) -> float | None:
+        """For how long nothing is to be done of itself; None: for ever."""
+        return None if self.agent_due is None else max(0.0, self.agent_due - time.monotonic())
+
+    def keep(self) -> None:
+        """Start what is due."""
+        if self.agent_due is not None and time.monotonic() >= self.agent_due:
+            self.start_agent()
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request. What went wrong is told in the answer: the host lives on."""
@@ -110,7 +127,8 @@ def _serve(init: Init, channel: socket.socket) -> None:
     buffered = b""
     sources: list[Any] = [wake_read, channel]
     while True:
-        ready, _, _ = select.select(sources, [], [])
+        ready, _, _ = select.select(sources, [], [], init.wait_s())
+        init.keep()
         if wake_read in ready:
             os.read(wake_read, 4096)
             init.reap()

@@ -162,7 +162,14 @@ class LabRun:
             except (UnavailableError, BadInputError) as error:  # its address is not written yet
                 lacking = str(error)
             await asyncio.sleep(LOOK_S)
-        raise RunFailedError(f"not ready after {READY_S:.0f} s: {lacking}; {self.plane.tail()}")
+        raise RunFailedError(
+            f"not ready after {READY_S:.0f} s: {lacking}; {self.plane.tail()}{self._agents_say()}"
+        )
+
+    def _agents_say(self) -> str:
+        """The end of what each agent wrote, for a message."""
+        logs = [(host.name, self.lab.host(host.name).agent_log) for host in self.scenario.hosts]
+        return "".join(f"\nagent of {name}: {log.read_text()[-600:]}" for name, log in logs if log.exists())
 
     async def _lacking(self, look: Reader) -> str:
         hosts = [row["host"] for row in await look.hosts() if row["state"] != "healthy"]

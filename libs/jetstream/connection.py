@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import nats.errors
+import nats.js.errors
 import structlog
 from nats.aio.client import Client
 
@@ -24,6 +25,7 @@ from libs.core.ports import UnavailableError
 MIN_SERVER = (2, 14)
 PING_INTERVAL_S: Any = 0.5  # nats-py annotates int and sleeps for it: a fraction is fine
 RECONNECT_WAIT_S: Any = 0.1
+JETSTREAM_TRIES, JETSTREAM_WAIT_S = 5, 0.4
 log = structlog.get_logger()
 
 
@@ -121,7 +123,7 @@ async def connect(
         client._closed_cb = None
         await client.close()
         raise UnavailableError(f"no NATS server at {', '.join(map(_bare, servers))}: {error!r}") from error
-    await _require(client, closed_cb_off=True)
+    await _require(client)
     return client
 
 
@@ -139,25 +141,37 @@ async def _resolvable(servers: Sequence[str]) -> None:
     raise UnavailableError("; ".join(unknown))
 
 
-async def _require(client: SafeClient, *, closed_cb_off: bool) -> None:
+async def _require(client: SafeClient) -> None:
+    """Raises BusRefusedError for a server that cannot be used, UnavailableError for one that does not say."""
     version = client.connected_server_version
     found = f"{version.major}.{version.minor}.{version.patch}"
-    reason = ""
-    if (version.major, version.minor) < MIN_SERVER:
-        reason = (
-            f"NATS server {found} is too old: {MIN_SERVER[0]}.{MIN_SERVER[1]} or newer is needed "
-            "(older ones let several compare-and-set writers win)"
-        )
-    else:
+    try:
+        if (version.major, version.minor) < MIN_SERVER:
+            raise BusRefusedError(
+                f"NATS server {found} is too old: {MIN_SERVER[0]}.{MIN_SERVER[1]} or newer is needed "
+                "(older ones let several compare-and-set writers win)"
+            )
+        await _has_jetstream(client, found)
+    except (BusRefusedError, UnavailableError):
+        client._closed_cb = None
+        await client.close()
+        raise
+
+
+async def _has_jetstream(client: SafeClient, found: str) -> None:
+    """A server that starts may take connections a moment before its JetStream, and one that is overloaded
+    answers late: neither says that it has none."""
+    for again in range(JETSTREAM_TRIES):
         try:
             await client.jetstream(timeout=5).account_info()
+            return
+        except (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError) as error:
+            if again == JETSTREAM_TRIES - 1:
+                reason = f"NATS server {found} offers no JetStream (start it with JetStream on): {error!r}"
+                raise BusRefusedError(reason) from error
         except (nats.errors.Error, TimeoutError) as error:
-            reason = f"NATS server {found} offers no JetStream (start it with JetStream on): {error!r}"
-    if reason:
-        if closed_cb_off:
-            client._closed_cb = None
-        await client.close()
-        raise BusRefusedError(reason)
+            raise UnavailableError(f"NATS server {found} says nothing of JetStream: {error!r}") from error
+        await asyncio.sleep(JETSTREAM_WAIT_S)
 
 
 def _bare(server: str) -> str:

@@ -29,7 +29,7 @@ listen: "{listen}:{port}"
 server_name: "{name}"
 ping_interval: "1s"
 ping_max: 2
-authorization {{ token: "{token}" }}
+authorization {{ token: "{token}", timeout: 10 }}
 jetstream {{ store_dir: "{store}", sync_interval: always, max_mem: 256MB, max_file: 8GB }}
 """
 

@@ -18,6 +18,7 @@ from libs.config.yamlfile import BadInputError
 from libs.model import PowerState
 
 OFF_EXIT = 2
+CLOSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,18 @@ class AgentDevice:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+                await _closed(process)
             return Call(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+
+
+async def _closed(process: asyncio.subprocess.Process) -> None:
+    """An agent may end before it has read its parameters. Python 3.11.2 prints that error with its traceback
+    unless somebody asks for it. A child that escaped the kill may hold the other end for ever: no longer than that."""
+    assert process.stdin is not None
+    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await process.stdin.wait_closed()
 
 
 def _text(value: str | int | bool) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from services.cli.app import main as run
+from libs.lean import keep_out
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["service"]:
+        keep_out(*(["aiohttp"] if "alerting" in sys.argv[2:3] else []))
+    from services.cli.app import main as run
+
     sys.exit(run())
 
 

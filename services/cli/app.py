@@ -276,14 +276,13 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 def main() -> int:
     """Entry point. Translates our errors into a message and an exit status."""
-    from infra.lab.commands import demo, lab
-
-    app.add_typer(lab, name="lab")
-    app.command("demo")(demo)
-    if sys.argv[1:2] != ["service"]:  # a service's own process has no need of the simulator
+    if sys.argv[1:2] != ["service"]:  # a service's own process is lean: see __main__
+        from infra.lab.commands import demo, lab
         from services.cli.operator import confirm_failed, maintenance, remove_host
         from services.cli.simulate import simulate
 
+        app.add_typer(lab, name="lab")
+        app.command("demo")(demo)
         app.command()(simulate)
         app.command("confirm-failed")(confirm_failed)
         app.command()(maintenance)

@@ -194,6 +194,13 @@ async def test_a_server_that_is_too_old_is_refused_with_both_versions(version: s
     assert "secret" not in str(error.value)
 
 
+async def test_a_server_that_says_nothing_of_jetstream_is_unavailable_and_not_refused() -> None:
+    """Who is refused exits; under load an answer may be late, and an agent that exits for that is lost."""
+    async with speaking("2.15.1") as url:
+        with pytest.raises(UnavailableError, match="says nothing of JetStream"):
+            await connect([url], "one", closed=closed)
+
+
 async def test_a_server_without_jetstream_is_refused() -> None:
     port = free_port()
     process = await asyncio.create_subprocess_exec(

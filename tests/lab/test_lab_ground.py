@@ -91,6 +91,9 @@ def test_the_agent_runs_on_its_host_and_can_be_killed_alone(lab: Lab) -> None:
     assert lab.domains("h1") == [], "libvirtd still answers"
     lab.start_agent("h1")
     wait_until(lambda: log.read_text().count("agent-started h1") == 2, "agent's second start")
+    agent = next(pid for pid in lab.pids("h1") if "agent-started" in " ".join(procs.cmdline(pid)))
+    os.kill(agent, signal.SIGKILL)
+    wait_until(lambda: log.read_text().count("agent-started h1") == 3, "its start by the service manager")
     if lab.spec.privileged:
         assert "h1" in log.read_text().split(), "the host has a name of its own"
 

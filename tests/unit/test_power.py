@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from pathlib import Path
@@ -113,10 +114,14 @@ async def test_an_agent_that_cannot_be_run_is_unknown(tmp_path: Path) -> None:
     assert "cannot be started" in detail
 
 
-async def test_an_agent_that_reads_nothing_of_its_input_does_no_harm(tmp_path: Path) -> None:
+async def test_an_agent_that_reads_nothing_of_its_input_does_no_harm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = program(tmp_path / "fence_test", "#!/bin/sh\nexec <&-\necho 'Status: ON'\n")
     state, _ = await device(path, options={"filler": "x" * 200_000}).status(5.0)
     assert state is PowerState.ON
+    gc.collect()
+    assert not caplog.records, "asyncio prints what nobody asked for"
 
 
 def alive(pid: int) -> bool:
