@@ -40,8 +40,8 @@ def rule(lease: RunLease | None, start: PlannedStart) -> Ruling:
         return Ruling(Grant.DONE)
     if lease.state is LeaseState.STOPPED:
         return Ruling(Grant.REFUSE, "it was stopped on purpose")
-    if lease.holder in [proof.of for proof in start.proofs]:
-        return Ruling(Grant.TAKE, f"{lease.holder} is fenced")
+    if any(proof.of == lease.holder and proof.covers(lease.vm) for proof in start.proofs):
+        return Ruling(Grant.TAKE, f"{lease.holder} is proven not to run it")
     if lease.state is LeaseState.FAILED:
         return Ruling(Grant.TAKE, f"{lease.holder} was asked and does not run it")
     if lease.holder == start.origin and start.run:

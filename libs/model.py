@@ -73,7 +73,15 @@ class StopReason(StrEnum):
     CRASHED = "crashed"  # its process went away, the guest panicked, or it failed to start
     MIGRATED = "migrated"
     SAVED = "saved"
+    ORDERED = "ordered"  # by an order of ours to an isolated host: nobody's will that it stays down
     UNKNOWN = "unknown"  # for example after the host booted: no evidence of anybody's intent
+
+
+class Isolation(StrEnum):
+    """What becomes of a VM whose host lives and is cut off from every network."""
+
+    LEAVE = "leave"
+    SHUTDOWN = "shutdown"  # stopped there by an order through its storage slot, and started elsewhere
 
 
 class VmPolicy(Value):
@@ -82,6 +90,7 @@ class VmPolicy(Value):
     protection: Protection = Protection.RESTART
     priority: Priority = Priority.MEDIUM
     order: int = Field(0, ge=0, le=9999, description="start order inside a priority; lower starts first")
+    isolation: Isolation = Isolation.LEAVE
 
 
 class VmReport(Value):
@@ -98,6 +107,7 @@ class VmReport(Value):
     memory_mib: int = Field(gt=0, description="what it occupies, hypervisor overhead included")
     vcpus: int = Field(gt=0)
     policy: VmPolicy = VmPolicy()
+    datastores: tuple[str, ...] = Field((), description="on which of the pool's datastores its disks lie")
 
 
 class Incarnation(Value):
@@ -143,6 +153,7 @@ class ProofMethod(StrEnum):
     POWER_OFF = "power_off"  # read as off twice, spaced
     NEW_BOOT = "new_boot"  # the host spoke with another boot id, so the old boot is over
     OPERATOR = "operator"
+    OBEYED = "obeyed"  # an isolated host says through its storage slot that it has stopped the VMs it names
 
 
 class FenceProof(Value):
@@ -154,6 +165,11 @@ class FenceProof(Value):
     successor: str = Field(
         "", description="boot id of the later boot that proves it; that one lives and can be asked"
     )
+    vms: tuple[str, ...] = Field((), description="it proves only that these do not run; empty: nothing does")
+
+    def covers(self, vm: str) -> bool:
+        """True where it proves that this VM does not run on that incarnation."""
+        return not self.vms or vm in self.vms
 
 
 class LeaseState(StrEnum):
@@ -196,6 +212,24 @@ class VmDefinition(Value):
     name: str
     xml: str
     sha256: str
+
+
+class SlotBeat(Value):
+    """What a host writes into its slot on a shared datastore, again and again."""
+
+    host: str
+    boot: str
+    seq: int
+    obeyed: int = Field(0, description="number of the latest order that it has carried out")
+    stopped: tuple[str, ...] = Field((), description="the VMs of that order, all of which do not run here")
+
+
+class SlotOrder(Value):
+    """What is written to a host through its slot: stop these VMs. To one boot, numbered by the verdict's epoch."""
+
+    boot: str
+    number: int = Field(ge=1)
+    vms: tuple[str, ...]
 
 
 class PowerState(StrEnum):

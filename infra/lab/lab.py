@@ -1,5 +1,6 @@
 """The lab: hosts with their own libvirtd and QEMU on one machine, to be built, broken and taken away again."""
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ __all__ = ["Lab", "LabError", "LabHost", "LabVm"]
 os.environ["LIBVIRT_AUTOSTART"] = "0"
 libvirt.registerErrorHandler(lambda *_: None, None)
 
+PROBE_PORT = 7946
 FENCE_AGENT = Path(__file__).parent / "fence_lab"
 
 
@@ -115,6 +117,15 @@ class Lab:
     def bus_address(self) -> str:
         """The address on which a server in the machine's root network must listen for the hosts to reach it."""
         return self.spec.network.gateway if self.spec.network else "127.0.0.1"
+
+    def probe_address(self, host: str) -> str:
+        """host:port for the host's agent to be asked directly: on its own address, or, without a network of its own,
+        a port of the machine's that follows from the lab's directory."""
+        index = self.hosts.index(host)
+        if self.spec.network is not None:
+            return f"{self.spec.network.addresses[host]}:{PROBE_PORT}"
+        spread = int.from_bytes(hashlib.sha256(str(self.root).encode()).digest()[:2])
+        return f"127.0.0.1:{20000 + (spread * 16 + index) % 12000}"
 
     def host(self, name: str) -> HostPaths:
         """Paths of a host's files. Raises LabError for an unknown name."""

@@ -16,7 +16,6 @@ import yaml
 from infra.lab import procs
 from infra.lab.lab import FENCE_AGENT, Lab
 from libs.config.settings import Settings, load_settings
-from libs.model import VmPolicy
 from libs.scenario.model import ScenarioHost, ScenarioVm
 from libs.virt.definition import POLICY_NS
 
@@ -34,8 +33,7 @@ def policy_element(vm: ScenarioVm) -> str:
 
 
 def _policy_attributes(vm: ScenarioVm) -> str:
-    policy = VmPolicy(protection=vm.protection, priority=vm.priority, order=vm.order)
-    return " ".join(f'{key}="{value}"' for key, value in policy.model_dump(mode="json").items())
+    return " ".join(f'{key}="{value}"' for key, value in vm.policy.model_dump(mode="json").items())
 
 
 @dataclass(slots=True)
@@ -66,6 +64,7 @@ class Plane:
             "data_dir": str(self.data),
             "bus": {"listen": self.lab.bus_address},
             "hosts": [self._entry(host) for host in self.hosts],
+            "datastores": [{"name": "shared", "path": str(self.lab.shared)}],
             **self.overlay,
         }
         self.config.write_text(yaml.safe_dump(pool, sort_keys=False))
@@ -84,6 +83,7 @@ class Plane:
             "memory_reserved_mib": host.memory_reserved_mib,
             "cpus": host.cpus,
             "labels": host.labels,
+            "probe": self.lab.probe_address(host.name),
         }
         entry["fencing"] = [
             {

@@ -105,7 +105,24 @@ class HostEntry(Section):
     memory_reserved_mib: int = Field(512, ge=0, description="kept for the host itself")
     cpus: int | None = Field(None, gt=0, description="instead of what libvirt reports")
     labels: dict[str, str] = {}
+    probe: str | None = Field(
+        None,
+        pattern=r"^[^\s:]+:\d{1,5}$",
+        description="host:port on which its agent answers its peers, on the network that the VMs use",
+    )
+    slot: int | None = Field(
+        None, ge=0, le=4095, description="its place on datastores that are block devices"
+    )
     fencing: tuple[FenceDevice, ...] = ()
+
+
+class Datastore(Section):
+    """A datastore that hosts share: each keeps a heartbeat slot there."""
+
+    name: Name
+    path: Path = Field(description="a directory, the same on all its hosts; or a block device, with block")
+    block: bool = Field(False, description="path is a device of Rekindle's own, 8 KiB a host")
+    hosts: tuple[Name, ...] | None = Field(None, description="which hosts have it; all where none is named")
 
 
 class BusSettings(Section):
@@ -121,15 +138,18 @@ class BusSettings(Section):
 class Heartbeats(Section):
     interval_s: PositiveFloat = 0.5
     inventory_every_s: PositiveFloat = Field(5.0, description="a full inventory at least this often")
+    slot_interval_s: PositiveFloat = Field(0.5, description="between two writes of a host's storage slots")
+    slot_timeout_s: PositiveFloat = Field(2.0, description="a datastore that takes longer stalls")
 
 
 class Detection(Section):
-    """From silence to verdict. See docs/OPERATING.md for the cost of both directions of each."""
+    """From silence to verdict. See docs/DETECTION.md for the formula and the cost of both directions of each."""
 
     suspect_after_s: PositiveFloat = Field(1.5, description="silence that starts questions; only asks")
     ask_every_s: PositiveFloat = 1.0
     ask_timeout_s: PositiveFloat = 0.9
     votes_min: int = Field(2, ge=1, description="peers that must say that they cannot see the suspect")
+    domain_label: str = Field("rack", description="hosts with the same value of this label fail together")
     confirm_witnessed_s: PositiveFloat = Field(2.5, description="silence on all channels, with enough votes")
     confirm_silence_s: PositiveFloat = Field(8.0, description="the same without enough votes")
     quiet_after_start_s: float = Field(60.0, ge=0, description="after a start, for hosts not heard since")
@@ -162,12 +182,45 @@ class Logging(Section):
     form: Literal["auto", "json", "text"] = "auto"
 
 
+PROFILES: dict[str, dict[str, dict[str, float]]] = {
+    "fast": {
+        "heartbeats": {"interval_s": 0.25, "slot_interval_s": 0.25},
+        "detection": {
+            "suspect_after_s": 0.8,
+            "ask_every_s": 0.6,
+            "ask_timeout_s": 0.5,
+            "confirm_witnessed_s": 1.5,
+            "confirm_silence_s": 5.0,
+        },
+        "fencing": {"status_spacing_s": 0.3},
+    },
+    "balanced": {},
+    "careful": {
+        "heartbeats": {"interval_s": 1.0, "slot_interval_s": 1.0},
+        "detection": {
+            "suspect_after_s": 4.0,
+            "ask_every_s": 1.5,
+            "ask_timeout_s": 1.4,
+            "confirm_witnessed_s": 6.0,
+            "confirm_silence_s": 16.0,
+            "deaf_period_s": 4.0,
+        },
+        "fencing": {"status_spacing_s": 1.0},
+    },
+}
+"""What a profile sets where the pool file does not: `balanced` is the defaults as they stand in the sections."""
+
+
 class Settings(Section):
     """Everything about one pool."""
 
     pool: Name = "pool"
+    profile: Literal["fast", "balanced", "careful"] = Field(
+        "balanced", description="how fast a silent host is judged: sets heartbeats, detection, fencing"
+    )
     data_dir: Path = Path("/var/lib/rekindle")
     hosts: tuple[HostEntry, ...] = Field(min_length=1)
+    datastores: tuple[Datastore, ...] = ()
     bus: BusSettings = BusSettings()
     heartbeats: Heartbeats = Heartbeats()
     detection: Detection = Detection()
@@ -177,12 +230,24 @@ class Settings(Section):
     alerts: Alerts = Alerts()
     logging: Logging = Logging()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _profile(cls, data: Any) -> Any:
+        """Lay the profile's values below what the file says itself."""
+        values = PROFILES.get(data.get("profile", "balanced")) if isinstance(data, dict) else None
+        for section, below in (values or {}).items():
+            given = data.get(section)
+            if given is None or isinstance(given, dict):
+                data = {**data, section: {**below, **(given or {})}}
+        return data
+
     @model_validator(mode="after")
     def _relations(self) -> Self:
         names = [host.name for host in self.hosts]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"hosts: two hosts are called {name}")
+        self._datastores_fit(names)
         beat, detect = self.heartbeats.interval_s, self.detection
         if detect.suspect_after_s < 3 * beat:
             raise ValueError(
@@ -199,7 +264,30 @@ class Settings(Section):
                 f"detection.confirm_witnessed_s ({detect.confirm_witnessed_s} s) is shorter than "
                 f"ask_timeout_s ({detect.ask_timeout_s} s): nobody could answer in time"
             )
+        slot = self.heartbeats.slot_interval_s
+        if self.datastores and detect.confirm_witnessed_s < 2 * slot:
+            raise ValueError(
+                f"detection.confirm_witnessed_s ({detect.confirm_witnessed_s} s) is shorter than two writes of a "
+                f"storage slot (2 x heartbeats.slot_interval_s = {2 * slot} s): none could be seen to stand still"
+            )
         return self
+
+    def _datastores_fit(self, hosts: list[str]) -> None:
+        stores = [store.name for store in self.datastores]
+        for index, store in enumerate(self.datastores):
+            where = f"datastores.{index}"
+            if stores.count(store.name) > 1:
+                raise ValueError(f"{where}: two datastores are called {store.name}")
+            for host in store.hosts or ():
+                if host not in hosts:
+                    raise ValueError(f"{where}.hosts: no host is called {host}")
+            if not store.block:
+                continue
+            places = [self.host(host).slot for host in store.hosts or hosts]
+            if None in places or len(set(places)) < len(places):
+                raise ValueError(
+                    f"{where}: on a block device each host needs a place of its own: hosts.N.slot, each another"
+                )
 
     def host(self, name: str) -> HostEntry:
         """The entry of one host. Raises BadInputError where the pool has none of this name."""

@@ -13,7 +13,16 @@ from typing import Protocol
 
 from libs.events.facts import AnyFact
 from libs.events.signals import Signal
-from libs.model import Answer, FenceProof, Incarnation, PowerState, VmDefinition, VmReport
+from libs.model import (
+    Answer,
+    FenceProof,
+    Incarnation,
+    PowerState,
+    SlotBeat,
+    SlotOrder,
+    VmDefinition,
+    VmReport,
+)
 
 
 class UnavailableError(Exception):
@@ -144,6 +153,27 @@ class Hypervisors(Protocol):
 
     async def probe(self, host: str, timeout_s: float) -> tuple[Answer, str]:
         """Does the host's hypervisor answer? With a detail for people."""
+
+
+class Slots(Protocol):
+    """The hosts' heartbeat slots on one shared datastore, as this process reaches it. Every method raises
+    UnavailableError where the datastore does not answer in time: of a slot that cannot be read nothing is known."""
+
+    async def beat(self, beat: SlotBeat) -> SlotOrder | None:
+        """Write the host's own beat, and read the latest order to it."""
+
+    async def read(self, host: str) -> SlotBeat | None:
+        """The latest beat of a host; None where it never wrote one that can be read."""
+
+    async def order(self, host: str, order: SlotOrder) -> None:
+        """Write an order to a host."""
+
+
+class Probes(Protocol):
+    """The agents of the other hosts, asked directly over the network that the VMs use."""
+
+    async def ask(self, host: str, timeout_s: float) -> tuple[Answer, str]:
+        """Does its agent answer? `unknown` where it has no such address. Never raises for the world's faults."""
 
 
 class Power(Protocol):

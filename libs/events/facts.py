@@ -73,8 +73,25 @@ class HostFailed(VerdictFact):
     vms: tuple[VmReport, ...] = ()
 
 
+class HostIsolated(VerdictFact):
+    """Alone, alive: no network reaches it, and its storage slot moves. `vms` ran there when it was last heard."""
+
+    kind: Literal["host.isolated"] = "host.isolated"
+    evidence: tuple[Evidence, ...] = ()
+    vms: tuple[VmReport, ...] = ()
+
+
+class HostObeyed(VerdictFact):
+    """An isolated host says through its slot that it has stopped the VMs that it was ordered to stop: they may be
+    started elsewhere. `proof` covers these and no others."""
+
+    kind: Literal["host.obeyed"] = "host.obeyed"
+    proof: FenceProof
+    vms: tuple[VmReport, ...] = ()
+
+
 class HostRecovered(VerdictFact):
-    """A host that was held failed but never proven harmless speaks again with the same incarnation."""
+    """A host that was held failed or isolated, and never proven harmless, is reached again in the same boot."""
 
     kind: Literal["host.recovered"] = "host.recovered"
 
@@ -322,6 +339,8 @@ AnyFact = Annotated[
     | HostRefuted
     | HostAgentDown
     | HostFailed
+    | HostIsolated
+    | HostObeyed
     | HostRecovered
     | HostFenced
     | HostFenceFailed

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from libs.model import Answer, Incarnation, Inventory, RunLease, Value
+from libs.model import Answer, Incarnation, Inventory, RunLease, SlotBeat, SlotOrder, Value
 
 
 class Heartbeat(Value):
@@ -20,15 +20,21 @@ class Heartbeat(Value):
     agent: str = Field(description="one life of the agent process")
     seq: int
     inventory_rev: int = Field(0, description="the inventory that holds at this heartbeat")
+    stores: dict[str, float] = Field(
+        {},
+        description="each of its datastores: for how many seconds it has not taken a write of the slot there",
+    )
 
 
 class Goodbye(Value):
-    """The agent is being stopped on purpose; its silence for `grace_s` means nothing about the host."""
+    """The agent is being stopped on purpose; its silence for `grace_s` means nothing about the host. `for_good`:
+    since the host itself goes down, and so will everything that runs on it."""
 
     kind: Literal["goodbye"] = "goodbye"
     at: Incarnation
     agent: str
     grace_s: float = 30.0
+    for_good: bool = False
 
 
 class InventorySeen(Value):
@@ -46,10 +52,22 @@ class LeaseWritten(Value):
 
 
 class Question(Value):
-    """ "Can you see host X?", asked of a peer."""
+    """ "Can you see host X?", asked of a peer. With an order, it first writes that into X's slots. `slots_only`: do
+    not look over the network, which takes its time where nobody answers."""
 
     kind: Literal["question"] = "question"
     about: str
+    order: SlotOrder | None = None
+    slots_only: bool = False
+
+
+class SlotSeen(Value):
+    """What a peer read in the slot of a host just now. `beat` is None where the host never wrote there."""
+
+    datastore: str
+    beat: SlotBeat | None = None
+    age_s: float = Field(0.0, ge=0, description="how long before the reply it was read")
+    trouble: str = Field("", description="why it could not be read: then it says nothing")
 
 
 class Reply(Value):
@@ -60,6 +78,8 @@ class Reply(Value):
     peer: Incarnation
     answer: Answer
     detail: str = ""
+    slots: tuple[SlotSeen, ...] = ()
+    ordered: tuple[str, ...] = Field((), description="datastores on which the order was written")
 
 
 Signal = Annotated[

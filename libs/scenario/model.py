@@ -19,7 +19,7 @@ from pydantic import (
 
 from libs.config.settings import Name
 from libs.config.yamlfile import BadInputError, line_of, load, read
-from libs.model import Priority, Protection
+from libs.model import Isolation, Priority, Protection, VmPolicy
 from libs.planning.snapshot import PoolPolicy
 
 HOST_STEPS = frozenset(
@@ -88,7 +88,15 @@ class ScenarioVm(Part):
     protection: Protection = Protection.RESTART
     priority: Priority = Priority.MEDIUM
     order: int = Field(0, ge=0)
+    isolation: Isolation = Isolation.LEAVE
     autostart: bool = Field(False, description="its host starts it at boot, as libvirt's autostart does")
+
+    @property
+    def policy(self) -> VmPolicy:
+        """As it stands in the VM's own metadata."""
+        return VmPolicy(
+            protection=self.protection, priority=self.priority, order=self.order, isolation=self.isolation
+        )
 
 
 def _known_step(value: str) -> str:

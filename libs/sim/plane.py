@@ -15,7 +15,8 @@ from libs.model import Incarnation
 from libs.power.devices import FenceDevices
 from libs.sim.bus import SimBus, SimStore
 from libs.sim.loop import SimClock
-from libs.sim.virt import SimHypervisor, SimHypervisors
+from libs.sim.storage import SimSlots
+from libs.sim.virt import SimHypervisor, SimHypervisors, SimProbes
 
 Work = list[Coroutine[Any, Any, None]]
 
@@ -58,6 +59,8 @@ class AgentLife:
     at: Incarnation
     life: str
     hypervisor: SimHypervisor
+    slots: dict[str, SimSlots]
+    probes: SimProbes
     on_stir: Callable[[Callable[[], None]], None]
     """Register to be called whenever libvirt says that something changed."""
 

@@ -27,6 +27,8 @@ SETTINGS: dict[str, Any] = {
     "restart": {"retry_first_s": 0.5, "retry_max_s": 4.0},
     "detection": {"quiet_after_start_s": 8.0, "confirm_silence_s": 5.0},
 }
+SLOTTED = 0.75
+"""Share of pools whose hosts keep slots on a shared datastore."""
 POLICIES = ("restart", "restart", "restart", "restart", "best_effort", "none")
 PRIORITIES = ("highest", "high", "medium", "medium", "low", "lowest")
 
@@ -42,7 +44,7 @@ def draw(seed: int) -> Scenario:
             "name": f"random world {seed}",
             "seed": seed,
             "duration_s": END_S,
-            "settings": SETTINGS,
+            "settings": SETTINGS if chance.random() < SLOTTED else {**SETTINGS, "datastores": []},
             **pool,
         },
         faults,
@@ -102,6 +104,7 @@ def _pool(chance: Random) -> dict[str, Any]:
                 "memory_mib": size,
                 "protection": chance.choice(POLICIES),
                 "priority": chance.choice(PRIORITIES),
+                "isolation": chance.choice(("leave", "leave", "shutdown")),
                 "autostart": chance.random() < 0.3,
             }
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from libs.sim.loop import SimLoop
+from libs.core.ports import UnavailableError
+from libs.model import SlotBeat, SlotOrder
+from libs.sim.loop import Process, SimLoop
 
 
 @dataclass(slots=True)
@@ -22,6 +25,9 @@ class Datastore:
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
+        self.beats: dict[str, SlotBeat] = {}
+        """The hosts' slots, and what was ordered to each."""
+        self.orders: dict[str, SlotOrder] = {}
         self.stalls: list[Stall] = []
         self._waiting: dict[str, list[Callable[[], None]]] = {}
 
@@ -55,3 +61,35 @@ class Datastore:
             for one in self.stalls
             if one.host == host
         )
+
+
+class SimSlots:
+    """Slots of one datastore, for one process: on the host on which it runs."""
+
+    def __init__(
+        self, datastore: Datastore, name: str, process: Process, loop: SimLoop, timeout_s: float
+    ) -> None:
+        self._datastore, self._name, self._process, self._loop = datastore, name, process, loop
+        self._timeout_s = timeout_s
+
+    async def _reach(self) -> None:
+        """What a datastore that stalls is asked for is done late or never; whoever asks does not wait for it."""
+        self._process.enter()
+        if self._datastore.stalled(self._process.node):
+            await asyncio.sleep(self._timeout_s)
+            self._process.enter()
+            raise UnavailableError(f"{self._name}: no answer in {self._timeout_s} s")
+
+    async def beat(self, beat: SlotBeat) -> SlotOrder | None:
+        """See ports.Slots."""
+        await self._reach()
+        self._datastore.beats[beat.host] = beat
+        return self._datastore.orders.get(beat.host)
+
+    async def read(self, host: str) -> SlotBeat | None:
+        await self._reach()
+        return self._datastore.beats.get(host)
+
+    async def order(self, host: str, order: SlotOrder) -> None:
+        await self._reach()
+        self._datastore.orders[host] = order

@@ -7,6 +7,8 @@ from libs.sim.network import BUS
 from libs.sim.world import World
 
 LOOK_S = 0.25
+READERS = 2
+"""Who asks about slots asks a few peers: one that reads might not be among them."""
 
 
 class Truth:
@@ -23,6 +25,10 @@ class Truth:
         the bus and of the management plane."""
         self.up_since: dict[str, float] = {}
         """The same, and its agent may be held up at its gate."""
+        self.writing_since: dict[str, float] = {}
+        """Since when a host's agent has run and reached the datastore, whatever became of every network."""
+        self.reading_since: dict[str, float] = {}
+        """The same of one that the bus reaches without loss or delay: it can be asked what it reads in slots."""
         self._look()
 
     def _look(self) -> None:
@@ -36,12 +42,22 @@ class Truth:
             _since(self.sound_since, host.name, now, calm and not cut_off and well)
             _since(self.answering_since, host.name, now, calm and up)
             _since(self.up_since, host.name, now, calm and up and self._alive(host))
+            writes = (
+                host.os is Os.UP and self._spoken(host) and not world.machines.datastore.stalled(host.name)
+            )
+            _since(self.writing_since, host.name, now, writes)
+            clear = not world.network.delay_s and not world.network.loss and not world.broker.disturbed
+            linked = world.network.both_ways(host.name, BUS)
+            _since(self.reading_since, host.name, now, writes and clear and linked and not cut_off)
         world.loop.world_later(LOOK_S, self._look)
 
     def _well(self, host: SimHost) -> bool:
-        speaks = self._alive(host) and host.announced == host.at.boot
         linked = self._world.network.both_ways(host.name, BUS)
-        return host.os is Os.UP and not host.libvirt_hangs and speaks and linked
+        return host.os is Os.UP and not host.libvirt_hangs and self._spoken(host) and linked
+
+    def _spoken(self, host: SimHost) -> bool:
+        """Its agent runs and has passed the gate of this boot."""
+        return self._alive(host) and host.announced == host.at.boot
 
     def _alive(self, host: SimHost) -> bool:
         """Its agent runs."""
@@ -55,6 +71,14 @@ class Truth:
     def up_for(self, host: str) -> float:
         """Seconds; 0 where it is not."""
         return self._world.loop.time() - self.up_since.get(host, self._world.loop.time())
+
+    def slot_told_for(self, host: str) -> float:
+        """For how many seconds the host's writes to its slot could have been told by a peer; 0 where not."""
+        now, wrote = self._world.loop.time(), self.writing_since.get(host)
+        readers = [since for name, since in self.reading_since.items() if name != host]
+        if wrote is None or len(readers) < READERS:
+            return 0.0
+        return now - max(wrote, sorted(readers)[READERS - 1])
 
     def well_for(self, host: str) -> float:
         """Seconds; 0 where it is not."""

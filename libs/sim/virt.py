@@ -21,6 +21,8 @@ from libs.virt.definition import policy_of, with_policy
 T = TypeVar("T")
 CALL_S, START_S = 5.0, 30.0
 QEMU_START_S = (0.05, 0.6)
+OBEDIENT, SHUTDOWN_S = 0.8, (0.3, 4.0)
+"""Share of guests that shut down when asked, and how long they take."""
 
 
 class Trouble:
@@ -222,6 +224,23 @@ class SimHypervisor:
         if not killed.done():
             killed.set_result("")
 
+    async def shut_down(self, uuid: str, grace_s: float) -> None:
+        """See services.heartbeat.act.LocalHypervisor: most guests shut down when they are asked."""
+        host = self._host("shutdown")
+        for told in self._virt.on_stop:
+            told(host, uuid)
+        domain = host.domains.get(uuid)
+        if domain is not None and domain.state is VmState.RUNNING and self._virt.chance.random() < OBEDIENT:
+            run = domain.run
+            await asyncio.sleep(self._virt.chance.uniform(*SHUTDOWN_S))
+            self._process.enter()
+            if host.domains[uuid].run == run and self._virt.machines.present(self._at) is host:
+                self._virt.machines.end(host, uuid, StopReason.ON_PURPOSE)
+                return
+        else:
+            await asyncio.sleep(grace_s)
+        await self.destroy(uuid)
+
 
 @functools.lru_cache(maxsize=1024)
 def definition(spec: VmSpec) -> VmDefinition:
@@ -268,5 +287,31 @@ class SimHypervisors:
         if linked and found.os is Os.UP and not found.libvirt_hangs and not network.lost():
             return Answer.UP, "libvirt answers"
         await asyncio.sleep(max(0.0, began + timeout_s - self._virt.loop.time()))
+        self._process.enter()
+        return Answer.SILENT, f"no answer in {timeout_s} s"
+
+
+class SimProbes:
+    """The other hosts' agents, asked directly by one process."""
+
+    def __init__(self, virt: Virt, process: Process, listens: Callable[[str], bool]) -> None:
+        self._virt, self._process, self._listens = virt, process, listens
+        """`listens`: whether the agent of this host runs."""
+
+    async def ask(self, host: str, timeout_s: float) -> tuple[Answer, str]:
+        """See ports.Probes. A kernel refuses for an agent that is away; a hung host takes and says nothing."""
+        virt, network = self._virt, self._virt.network
+        found = virt.machines.hosts.get(host)
+        if found is None:
+            return Answer.UNKNOWN, f"no host is called {host}"
+        began = virt.loop.time()
+        self._process.enter()
+        await virt.loop.nap(network.latency())
+        self._process.enter()
+        if network.both_ways(self._process.node, host) and found.os is Os.UP and not network.lost():
+            if self._listens(host):
+                return Answer.UP, "its agent answers"
+            return Answer.REFUSED, "its kernel refuses, no agent listens"
+        await asyncio.sleep(max(0.0, began + timeout_s - virt.loop.time()))
         self._process.enter()
         return Answer.SILENT, f"no answer in {timeout_s} s"

@@ -15,7 +15,7 @@ from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
 from libs.events.facts import HostJoined
 from libs.events.signals import Heartbeat, Signal
-from libs.model import StopReason, VmPolicy
+from libs.model import StopReason
 from libs.power.devices import FenceDevices
 from libs.scenario.model import Scenario, ScenarioHost
 from libs.sim.broker import Broker
@@ -26,7 +26,8 @@ from libs.sim.network import Network
 from libs.sim.operator import SimOperator
 from libs.sim.plane import AgentLife, Plane, SimPorts, Work
 from libs.sim.power import Outlet, SimDevice
-from libs.sim.virt import SimHypervisor, SimHypervisors, Virt
+from libs.sim.storage import SimSlots
+from libs.sim.virt import SimHypervisor, SimHypervisors, SimProbes, Virt
 
 START_S = (0.3, 1.2)
 """A process's start, from its supervisor's decision to its first call."""
@@ -98,8 +99,7 @@ class World:
         for host in scenario.hosts:
             self._build(host)
         for vm in scenario.vms:
-            policy = VmPolicy(protection=vm.protection, priority=vm.priority, order=vm.order)
-            spec = VmSpec(vm_uuid(vm.name), vm.name, vm.memory_mib, vm.vcpus, policy)
+            spec = VmSpec(vm_uuid(vm.name), vm.name, vm.memory_mib, vm.vcpus, vm.policy)
             self.machines.specs[spec.uuid] = spec
             domain = Domain(spec, autostart=vm.autostart)
             self.machines.hosts[vm.host].domains[spec.uuid] = domain
@@ -234,9 +234,23 @@ class World:
             at=at,
             life=f"{host.name}-life{slot.lives}",
             hypervisor=SimHypervisor(self.virt, process, at),
+            slots=self._slots(host.name, process),
+            probes=SimProbes(self.virt, process, self._agent_listens),
             on_stir=on_stir,
         )
         await self._run(ports, await self._connected(ports, lambda: self.plane.agent(ports, life)))
+
+    def _slots(self, host: str, process: Process) -> dict[str, SimSlots]:
+        timeout_s = self.settings.heartbeats.slot_timeout_s
+        return {
+            store.name: SimSlots(self.machines.datastore, store.name, process, self.loop, timeout_s)
+            for store in self.settings.datastores
+            if store.hosts is None or host in store.hosts
+        }
+
+    def _agent_listens(self, host: str) -> bool:
+        process = self.slots[f"heartbeat@{host}"].process
+        return process is not None and not process.stopped
 
     async def _connected(self, ports: SimPorts, wire: Callable[[], object]) -> Work:
         """As libs.service.connect: a process waits for the bus before anything else."""
@@ -356,11 +370,13 @@ def settings_of(hosts: Sequence[ScenarioHost], scenario: Scenario) -> Settings:
                 "memory_reserved_mib": host.memory_reserved_mib,
                 "cpus": host.cpus,
                 "labels": host.labels,
+                "probe": f"{host.name}:7946",
                 "fencing": fencing,
             }
         )
+    shared = {"datastores": [{"name": "shared", "path": "/shared"}]}
     try:
-        return Settings.model_validate({"pool": "sim", **scenario.settings, "hosts": entries})
+        return Settings.model_validate({"pool": "sim", **shared, **scenario.settings, "hosts": entries})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -5,6 +5,7 @@ A failed, late or empty answer is an UnavailableError, never "the VM is gone" (D
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import xml.etree.ElementTree as ET
@@ -16,6 +17,7 @@ import structlog
 
 from libs.core.ports import StartRefusedError, UnavailableError
 from libs.model import Answer, StopReason, VmDefinition, VmPolicy, VmReport, VmState
+from libs.threads import HostThreads
 from libs.virt.definition import (
     BadPolicyError,
     definition_of,
@@ -24,12 +26,12 @@ from libs.virt.definition import (
     token_of,
     with_token,
 )
-from libs.virt.threads import HostThreads
 
 T = TypeVar("T")
 CALL_S = 5.0
 START_S = 30.0
 HUNG_MOST = 16
+LOOK_S = 0.2
 log = structlog.get_logger()
 
 STATES = {
@@ -286,3 +288,21 @@ class LibvirtHost:
                     raise
 
         await self.call("destroy", destroy, START_S)
+
+    async def shut_down(self, uuid: str, grace_s: float) -> None:
+        """See services.heartbeat.act.LocalHypervisor: press its power button, and end it after `grace_s`."""
+
+        def press(connection: Any) -> None:
+            connection.lookupByUUIDString(uuid).shutdown()
+
+        try:
+            await self.call("shutdown", press)
+            until = self._clock() + grace_s
+            while self._clock() < until:
+                report = await self.report(uuid)
+                if report is None or report.state is VmState.STOPPED:
+                    return
+                await asyncio.sleep(LOOK_S)
+        except UnavailableError as error:  # a guest that cannot be asked is ended all the same
+            log.info("guest not asked to shut down", vm=uuid, reason=str(error))
+        await self.destroy(uuid)

@@ -20,7 +20,15 @@ TEXTS: dict[str, tuple[Severity, str]] = {
     "host.refuted": (Severity.INFO, "host {host} is heard again"),
     "host.agent_down": (Severity.WARNING, "the agent of host {host} is silent, the host itself answers"),
     "host.failed": (Severity.CRITICAL, "host {host} has failed ({rule}), {vms} VMs ran there"),
-    "host.recovered": (Severity.WARNING, "host {host} speaks again before it was fenced"),
+    "host.isolated": (
+        Severity.CRITICAL,
+        "host {host} is cut off from every network and lives (its storage slot moves), {vms} VMs run there",
+    ),
+    "host.obeyed": (
+        Severity.WARNING,
+        "host {host}, cut off, has stopped {vms} VMs as it was ordered through its slot",
+    ),
+    "host.recovered": (Severity.WARNING, "host {host} is reached again before it was fenced"),
     "host.fenced": (Severity.INFO, "host {host} is fenced ({rule})"),
     "host.fence_failed": (
         Severity.CRITICAL,

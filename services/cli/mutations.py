@@ -276,7 +276,7 @@ def _silence_is_proof() -> list[Patch]:
     from services.detector import verdict
 
     hasty = Rule(
-        "silence-only", RULES[-1].verdict, False, lambda e, s: e.silent_s > s.suspect_after_s, "hasty"
+        "silence-only", RULES[-1].verdict, "silence", lambda e, s: e.silent_s > s.suspect_after_s, "hasty"
     )
     return [(verdict, "RULES", (hasty,))]
 

@@ -41,7 +41,16 @@ async def service(ports: SimPorts) -> Work:
 
 
 async def agent(ports: SimPorts, life: AgentLife) -> Work:
-    shell, hands = heartbeat.agent(ports, life.entry, life.at, life.life, life.hypervisor, ports.hypervisors)
+    shell, hands = heartbeat.agent(
+        ports,
+        life.entry,
+        life.at,
+        life.life,
+        life.hypervisor,
+        ports.hypervisors,
+        life.slots,
+        life.probes,
+    )
     ports.mind = lambda: shell.state
     life.on_stir(lambda: shell.hear(Stirred(key="libvirt")))
     await ports.bus.answer(f"ask.{life.entry.name}", hands.answer)

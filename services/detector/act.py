@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from libs.core.ports import Bus, Hypervisors, Power, UnavailableError
 from libs.events.signals import Question, Reply
-from libs.model import Answer
 from services.detector.asks import Answered, AskLibvirt, AskPeer, AskPower
 from services.detector.evidence import LIBVIRT, PEER, POWER
 
@@ -29,15 +28,16 @@ class Hands:
                 answer, detail = await self.hypervisors.probe(request.host, self.timeout_s)
                 channel = LIBVIRT
             case AskPeer():
-                answer, detail = await self._ask(request)
-                channel = PEER + request.peer
+                return await self._ask(request, base)
         return Answered.model_validate({**base, "channel": channel, "answer": answer, "detail": detail})
 
-    async def _ask(self, request: AskPeer) -> tuple[Answer, str]:
+    async def _ask(self, request: AskPeer, base: dict[str, object]) -> Answered:
+        base = {**base, "channel": PEER + request.peer}
         try:
             reply = await self.bus.ask(f"ask.{request.peer}", Question(about=request.host), self.timeout_s)
         except UnavailableError as error:
-            return Answer.UNKNOWN, str(error)
+            return Answered.model_validate({**base, "detail": str(error)})
         if not isinstance(reply, Reply) or reply.about != request.host or reply.peer.host != request.peer:
-            return Answer.UNKNOWN, "an answer to another question"
-        return reply.answer, reply.detail
+            return Answered.model_validate({**base, "detail": "an answer to another question"})
+        told = {"answer": reply.answer, "detail": reply.detail, "slots": reply.slots}
+        return Answered.model_validate({**base, **told})

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from libs.core.decider import Outcome, Request
+from libs.events.signals import SlotSeen
 from libs.model import Answer, PowerState
 
 
@@ -44,6 +45,20 @@ class Answered(Outcome):
     answer: Answer = Answer.UNKNOWN
     power: PowerState = PowerState.UNKNOWN
     detail: str = ""
+    slots: tuple[SlotSeen, ...] = ()
+    """What a peer read in the host's slots."""
+
+
+class Disconnected(Outcome):
+    """The bus says that the connection of a host's agent ended: a hint to ask at once, never a verdict."""
+
+    host: str
+
+
+class Panicked(Outcome):
+    """A host's crash kernel says that it dumps the memory of a panicked one."""
+
+    host: str
 
 
 REQUESTS: TypeAdapter[AskPower | AskLibvirt | AskPeer] = TypeAdapter(

@@ -7,7 +7,7 @@ A follower hears like the leader and never judges, so it takes over with warm vi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rpds import HashTrieMap
 
@@ -32,6 +32,7 @@ from libs.events.facts import (
     HostFailed,
     HostFenced,
     HostFenceRefuted,
+    HostIsolated,
     HostJoined,
     HostRecovered,
     HostRefuted,
@@ -43,19 +44,18 @@ from libs.events.signals import Goodbye, Heartbeat, InventorySeen
 from libs.events.words import HostRemoved
 from libs.lifecycle import allowed
 from libs.model import (
-    Answer,
     FenceProof,
     HostState,
     Incarnation,
     Inventory,
     PowerState,
     ProofMethod,
+    VmReport,
 )
 from services.detector import evidence as gather
-from services.detector.asks import Answered
+from services.detector.asks import Answered, Disconnected, Panicked
 from services.detector.state import (
     FORMER_KEPT,
-    Channel,
     DetectorState,
     HostRecord,
     HostView,
@@ -64,6 +64,7 @@ from services.detector.state import (
 from services.detector.verdict import Rule, judge, storm_limit
 
 TICK_S = 0.1
+HINT_S = 0.02
 ECHO_S = 5.0
 """What a fenced boot said before it was fenced may reach us for so long."""
 State = DetectorState
@@ -77,6 +78,9 @@ class Detector:
     settings: Detection
     plane_started: float | None = None
     """When the management plane started, by the same clock; None: with this process."""
+    slot_interval_s: float = 0.5
+    domains: dict[str, str] = field(default_factory=dict)
+    """The failure domain of each host that names one; any other is one of its own."""
 
     @property
     def record_type(self) -> type[HostRecord]:
@@ -121,9 +125,12 @@ class Detector:
                 return self._heard(state, at, agent, now)
             case InventorySeen(inventory=inventory) if inventory.at.host in self.hosts:
                 return self._inventory(state, inventory)
-            case Goodbye(at=at, grace_s=grace_s) if at.host in self.hosts:
-                view = replace(state.view(at.host), mute_until=now + grace_s)
-                return Step(replace(state, views=state.views.insert(at.host, view)))
+            case Goodbye() if event.at.host in self.hosts:
+                return self._goodbye(state, event, now)
+            case Panicked(host=host) if host in self.hosts:
+                return self._doubt_now(state, host, "its crash kernel says that it panicked", now)
+            case Disconnected(host=host) if host in self.hosts:
+                return self._doubt_now(state, host, "", now)
             case Answered():
                 return self._answered(state, event, now)
             case HostFenced():
@@ -148,7 +155,9 @@ class Detector:
         record = state.record(at.host)
         if at.boot in record.former or record.removes(agent):
             return Step(state)
-        view = replace(state.view(at.host), heard_at=now, seen=at, mute_until=0.0)
+        view = replace(
+            state.view(at.host), heard_at=now, seen=at, mute_until=0.0, last_word="", doubted=False
+        )
         state = replace(state, views=state.views.insert(at.host, view))
         if record.state is HostState.HEALTHY and record.at == at:
             return Step(state)
@@ -181,7 +190,7 @@ class Detector:
         match record.state:
             case HostState.SUSPECT | HostState.AGENT_DOWN:
                 fact: AnyFact = HostRefuted(at=at, number=record.number, was=record.state, rule="heard")
-            case HostState.FAILED:
+            case HostState.FAILED | HostState.ISOLATED:
                 fact = HostRecovered(at=at, incident=record.incident, epoch=record.epoch, rule="heard")
             case HostState.FENCED:
                 return Step(state)  # an echo of the boot that is proven over
@@ -200,7 +209,7 @@ class Detector:
                 detail=f"heard from boot {at.boot}",
                 successor=at.boot,
             )
-            record = self._verdict(record)
+            record = self._verdict(record, HostState.FAILED)
             facts.append(self._failed_fact(state, record, "rebooted", (), proof))
         old = record.at
         assert old is not None
@@ -209,6 +218,24 @@ class Detector:
         facts.append(HostJoined(at=at, epoch=record.epoch, rule="new-boot", cause=record.incident))
         state = replace(state, records=state.records.insert(record.host, record))
         return Step(state, tuple(Publish(record.host, fact) for fact in facts))
+
+    def _goodbye(self, state: State, goodbye: Goodbye, now: float) -> Step[State]:
+        if goodbye.for_good:
+            return self._doubt_now(state, goodbye.at.host, "it said that it goes down", now)
+        view = replace(state.view(goodbye.at.host), mute_until=now + goodbye.grace_s)
+        return Step(replace(state, views=state.views.insert(goodbye.at.host, view)))
+
+    def _doubt_now(self, state: State, host: str, last_word: str, now: float) -> Step[State]:
+        """Do not wait for silence to grow: ask at the next tick. A hint is never a verdict."""
+        view, record = state.view(host), state.record(host)
+        if record.at is None or view.heard_at is None or view.seen != record.at:
+            return Step(state)
+        if not last_word and (now < view.mute_until or record.state is not HostState.HEALTHY):
+            return Step(state)  # its agent has said goodbye, or it is being asked after already
+        view = replace(view, doubted=True, last_word=last_word or view.last_word)
+        return Step(
+            replace(state, views=state.views.insert(host, view), tick_at=min(state.tick_at, now + HINT_S))
+        )
 
     def _inventory(self, state: State, inventory: Inventory) -> Step[State]:
         host = inventory.at.host
@@ -258,7 +285,8 @@ class Detector:
         A verdict that came meanwhile stands, and is handled to its end."""
         host = fact.at.host
         record = state.record(host)
-        if host not in self.hosts or record.at != fact.at or record.state is HostState.FAILED:
+        standing = record.state in (HostState.FAILED, HostState.ISOLATED)
+        if host not in self.hosts or record.at != fact.at or standing:
             return Step(state)
         if record.removes(fact.agent):
             return Step(state)  # told again, and it has joined since
@@ -283,7 +311,7 @@ class Detector:
         record, view = state.records.get(host), state.views.get(host)
         if record is None or view is None or view.heard_at is None:
             return False
-        healthy = record.state is HostState.HEALTHY and view.seen == record.at
+        healthy = record.state is HostState.HEALTHY and view.seen == record.at and not view.doubted
         return healthy and now - view.heard_at < self.settings.suspect_after_s
 
     def _look(self, state: State, host: str, now: float) -> Step[State]:
@@ -297,10 +325,11 @@ class Detector:
             return self._alive(state, record, view.seen)
         if record.state is HostState.FAILED or record.state is HostState.FENCED:
             return Step(state)
-        if record.state in (HostState.SUSPECT, HostState.AGENT_DOWN):
+        if record.state in (HostState.SUSPECT, HostState.AGENT_DOWN, HostState.ISOLATED):
             return self._pursue(state, record, now)
         silent_from = max(state.listening_since, view.heard_at or state.listening_since)
-        if record.at is None or now - silent_from < self.settings.suspect_after_s or now < view.mute_until:
+        silent = now - silent_from >= self.settings.suspect_after_s or view.doubted
+        if record.at is None or not silent or now < view.mute_until:
             return Step(state)
         if view.heard_at is None and now < state.quiet_until:
             # not heard since we began: it had no chance yet to be heard, and we claim nothing
@@ -312,7 +341,7 @@ class Detector:
             at=record.at,
             number=record.number,
             silent_s=round(now - silent_from, 3),
-            rule="silent for suspect_after_s",
+            rule="its connection ended, or it said so" if view.doubted else "silent for suspect_after_s",
         )
         step = self._move(state, record, fact)
         asked = self._pursue(step.state, record, now)
@@ -324,9 +353,8 @@ class Detector:
         suspicion = view.suspicion or Suspicion(since=max(now, state.listening_since), ask_at=now)
         acts: tuple[Act, ...] = ()
         if now >= suspicion.ask_at:
-            suspicion, acts = gather.next_round(
-                suspicion, record, self._peers(state, record.host, now), self.settings, now
-            )
+            peers = gather.order(record.host, self._peers(state, record.host, now), self.domains)
+            suspicion, acts = gather.next_round(suspicion, record, peers, self.settings, now)
         view = replace(view, suspicion=suspicion)
         state = replace(state, views=state.views.insert(record.host, view))
         step = self._judge(state, record, now)
@@ -348,68 +376,97 @@ class Detector:
         record, view = state.record(event.host), state.view(event.host)
         if view.suspicion is None or record.number != event.number:
             return Step(state)  # an answer about a suspicion that is over
-        asked = view.suspicion.channels.get(event.channel)
-        channel = Channel(
-            asked_at=asked.asked_at if asked else now,
-            at=now,
-            answer=event.answer,
-            power=event.power,
-            detail=event.detail,
-        )
-        alive = event.answer in (Answer.UP, Answer.REFUSED)
-        suspicion = replace(
-            view.suspicion,
-            channels=view.suspicion.channels.insert(event.channel, channel),
-            alive_at=now if alive else view.suspicion.alive_at,
-        )
+        assert record.at is not None
+        suspicion = gather.answered(view.suspicion, event, record.at, now)
+        news = event.power is PowerState.OFF or suspicion.alive_at == now
         state = replace(state, views=state.views.insert(event.host, replace(view, suspicion=suspicion)))
-        if event.power is PowerState.OFF or alive:
-            return self._judge(state, record, now)
-        return Step(state)
+        return self._judge(state, record, now) if news else Step(state)
 
     def _judge(self, state: State, record: HostRecord, now: float) -> Step[State]:
         if now < state.judge_from or record.at is None:
             return Step(state)
-        found = gather.evidence(state, record.host, self.settings, now)
+        peers = self._peers(state, record.host, now)
+        known = len({self.domains.get(peer, peer) for peer in peers})
+        found = gather.evidence(
+            state, record.host, self.settings, self.slot_interval_s, self.domains, known, now
+        )
         rule = judge(found, self.settings)
         if rule is None or rule.verdict is record.state:
             return Step(state)
         stormy = state.storm > 0 or self._stormy(state, record.host)
-        if rule.verdict is HostState.FAILED and not rule.proof and stormy:
+        if rule.verdict is HostState.FAILED and not rule.stands(found) and stormy:
             return Step(state)
-        kept = gather.as_kept(state.view(record.host).suspicion, found, now)
-        if rule.verdict is HostState.AGENT_DOWN:
-            down = record.model_copy(update={"state": HostState.AGENT_DOWN})
-            fact: AnyFact = HostAgentDown(at=record.at, number=record.number, evidence=kept, rule=rule.name)
-            return self._move(state, down, fact)
-        record = self._verdict(record)
-        return self._fail(state, record, rule, kept)
+        view = state.view(record.host)
+        kept = gather.as_kept(view.suspicion, found, view.last_word, now)
+        match rule.verdict:
+            case HostState.AGENT_DOWN:
+                reached = view.suspicion.reached_since if view.suspicion is not None else None
+                again_s = now - (now if reached is None else reached)
+                if record.state is HostState.ISOLATED and again_s < 2 * self.settings.suspect_after_s:
+                    return Step(state)  # its network is back, and its agent needs a moment to find the bus
+                return self._agent_down(state, record, rule, kept)
+            case HostState.ISOLATED:
+                return self._isolated(state, record, rule, kept)
+            case _:
+                return self._fail(state, self._verdict(record, HostState.FAILED), rule, kept)
+
+    def _agent_down(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
+        assert record.at is not None
+        before: tuple[Effect, ...] = ()
+        if (
+            record.state is HostState.ISOLATED
+        ):  # some network reaches it again: nothing is to be stopped there
+            over = HostRecovered(
+                at=record.at, incident=record.incident, epoch=record.epoch, rule="answers on a network"
+            )
+            before = (Publish(record.host, over),)
+        down = record.model_copy(update={"state": HostState.AGENT_DOWN})
+        fact = HostAgentDown(at=record.at, number=record.number, evidence=kept, rule=rule.name)
+        step = self._move(state, down, fact)
+        return Step(step.state, (*before, *step.effects))
+
+    def _isolated(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
+        record = self._verdict(record, HostState.ISOLATED)
+        assert record.at is not None
+        fact = HostIsolated(
+            at=record.at,
+            incident=record.incident,
+            epoch=record.epoch,
+            evidence=kept,
+            vms=self._running(state, record),
+            rule=rule.name,
+            cause=f"host.suspected/{record.at.host}/{record.at.boot}/{record.number}",
+        )
+        return self._move(state, record, fact)
 
     def _fail(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
         fact = self._failed_fact(state, record, rule.name, kept, None)
         view = replace(state.view(record.host), suspicion=None)
         return self._move(replace(state, views=state.views.insert(record.host, view)), record, fact)
 
-    def _verdict(self, record: HostRecord) -> HostRecord:
+    def _verdict(self, record: HostRecord, verdict: HostState) -> HostRecord:
         assert record.at is not None
         epoch = record.epoch + 1
         incident = f"{record.host}-{record.at.boot[:8]}-{epoch}"
-        return record.model_copy(update={"state": HostState.FAILED, "epoch": epoch, "incident": incident})
+        return record.model_copy(update={"state": verdict, "epoch": epoch, "incident": incident})
+
+    def _running(self, state: State, record: HostRecord) -> tuple[VmReport, ...]:
+        """What ran there by the host's own latest word."""
+        inventory = state.view(record.host).inventory
+        known = inventory is not None and inventory.at == record.at
+        return tuple(vm for vm in inventory.vms if vm.state.active) if inventory and known else ()
 
     def _failed_fact(
         self, state: State, record: HostRecord, rule: str, kept: gather.Kept, proof: FenceProof | None
     ) -> HostFailed:
         assert record.at is not None
-        inventory = state.view(record.host).inventory
-        known = inventory is not None and inventory.at == record.at
-        vms = tuple(vm for vm in inventory.vms if vm.state.active) if inventory and known else ()
         return HostFailed(
             at=record.at,
             incident=record.incident,
             epoch=record.epoch,
             evidence=kept,
             proof=proof,
-            vms=vms,
+            vms=self._running(state, record),
             rule=rule,
             cause=f"host.suspected/{record.at.host}/{record.at.boot}/{record.number}"
             if proof is None

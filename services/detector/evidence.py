@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from libs.config.settings import Detection
 from libs.core.decider import Act
 from libs.core.evolve import replace
 from libs.events.facts import Evidence as KeptEvidence
-from libs.model import Answer, PowerState
-from services.detector.asks import AskLibvirt, AskPeer, AskPower
-from services.detector.state import Channel, DetectorState, HostRecord, Suspicion
+from libs.events.signals import SlotSeen
+from libs.model import Answer, Incarnation, PowerState
+from services.detector.asks import Answered, AskLibvirt, AskPeer, AskPower
+from services.detector.state import Channel, DetectorState, HostRecord, SlotView, Suspicion
 from services.detector.verdict import Evidence
 
 Kept = tuple[KeptEvidence, ...]
-POWER, LIBVIRT, PEER = "power", "libvirt", "peer:"
+POWER, LIBVIRT, PEER, SLOT = "power", "libvirt", "peer:", "slot:"
 PEERS_ASKED = 3
+SLOT_SPACING = 1.2
+"""A slot stands still where two readings this many intervals apart show the same: a host that works has written
+between them, unless its datastore stalls."""
+
+
+def order(host: str, peers: Sequence[str], domains: Mapping[str, str]) -> list[str]:
+    """Peers in the order of asking: a neighbour of the suspect's own failure domain, whose uplink is the same, then
+    one of each other domain in turn."""
+    by_domain: dict[str, list[str]] = {}
+    for peer in peers:
+        by_domain.setdefault(domains.get(peer, peer), []).append(peer)
+    own = by_domain.pop(domains.get(host, host), [])
+    others = [by_domain[name] for name in sorted(by_domain)]
+    mixed = [group[i] for i in range(max(map(len, others), default=0)) for group in others if i < len(group)]
+    return [*own[:1], *mixed, *own[1:]]
 
 
 def next_round(
-    suspicion: Suspicion, record: HostRecord, peers: tuple[str, ...], settings: Detection, now: float
+    suspicion: Suspicion, record: HostRecord, peers: Sequence[str], settings: Detection, now: float
 ) -> tuple[Suspicion, tuple[Act, ...]]:
-    """Ask every channel that is not still being asked. Peers take turns where there are many."""
-    turn = suspicion.round * PEERS_ASKED
-    chosen = [peers[(turn + i) % len(peers)] for i in range(min(PEERS_ASKED, len(peers)))]
+    """Ask every channel that is not still being asked. Peers take turns where there are many; the first of them is
+    asked in every round."""
+    rest = peers[1:]
+    turn = suspicion.round * (PEERS_ASKED - 1)
+    chosen = [*peers[:1], *(rest[(turn + i) % len(rest)] for i in range(min(PEERS_ASKED - 1, len(rest))))]
     host, number = record.host, record.number
     tag = f"ask/{host}/{number}/{suspicion.round}"
     wanted: dict[str, Act] = {
@@ -53,13 +73,61 @@ def next_round(
     return later, tuple(acts)
 
 
-def evidence(state: DetectorState, host: str, settings: Detection, now: float) -> Evidence:
-    """What the channels amount to at this moment. Answers older than three rounds count for nothing."""
+def answered(suspicion: Suspicion, event: Answered, at: Incarnation, now: float) -> Suspicion:
+    """The suspicion with one more answer. A sign of life on any channel is kept with its time."""
+    asked = suspicion.channels.get(event.channel)
+    channel = Channel(
+        asked_at=asked.asked_at if asked else now,
+        at=now,
+        answer=event.answer,
+        power=event.power,
+        detail=event.detail,
+    )
+    suspicion = replace(suspicion, channels=suspicion.channels.insert(event.channel, channel))
+    if event.answer in (Answer.UP, Answer.REFUSED):
+        since = now if suspicion.reached_since is None else suspicion.reached_since
+        suspicion = replace(suspicion, alive_at=now, reached_since=since)
+    elif event.channel == LIBVIRT:
+        suspicion = replace(suspicion, reached_since=None)
+    for seen in event.slots:
+        suspicion = _read(suspicion, seen, at, channel.asked_at, now)
+    return suspicion
+
+
+def _read(suspicion: Suspicion, seen: SlotSeen, at: Incarnation, asked_at: float, now: float) -> Suspicion:
+    """One reading of a slot. A slot of another boot, or that could not be read, says nothing of this one."""
+    if seen.beat is None or seen.beat.boot != at.boot:
+        return suspicion
+    seq, known = seen.beat.seq, suspicion.slots.get(seen.datastore)
+    if known is not None and seq < known.seq:
+        return suspicion  # read earlier than what is known, and told later
+    if known is not None and seq == known.seq:
+        view = replace(known, still_at=max(known.still_at, asked_at))
+    else:
+        view = SlotView(seq, first_at=now - seen.age_s, still_at=asked_at)
+    suspicion = replace(suspicion, slots=suspicion.slots.insert(seen.datastore, view))
+    if known is not None and seq > known.seq:
+        return replace(suspicion, alive_at=now, moved_at=now)
+    return suspicion
+
+
+def evidence(
+    state: DetectorState,
+    host: str,
+    settings: Detection,
+    slot_interval_s: float,
+    domains: Mapping[str, str],
+    domains_known: int,
+    now: float,
+) -> Evidence:
+    """What the channels amount to at this moment. Answers older than three rounds count for nothing.
+
+    `domains` are the failure domains of hosts that have one named; `domains_known` those in which peers live."""
     view = state.view(host)
     suspicion = view.suspicion
     silent_from = max(state.listening_since, view.heard_at or state.listening_since)
     if suspicion is None:
-        return Evidence(now - silent_from, 0.0, False, False, False, 0)
+        return Evidence(now - silent_from, 0.0, last_word=bool(view.last_word))
     fresh_s = 3 * settings.ask_every_s + settings.ask_timeout_s
     fresh = {
         name: channel
@@ -67,19 +135,40 @@ def evidence(state: DetectorState, host: str, settings: Detection, now: float) -
         if channel.at is not None and now - channel.at <= fresh_s
     }
     power, libvirt = fresh.get(POWER), fresh.get(LIBVIRT)
+    voters = [
+        name.removeprefix(PEER)
+        for name, channel in fresh.items()
+        if name.startswith(PEER) and channel.answer is Answer.SILENT
+    ]
     return Evidence(
         silent_s=now - silent_from,
         quiet_s=now - max(suspicion.since, suspicion.alive_at or suspicion.since),
         power_off=power is not None and power.power is PowerState.OFF,
+        last_word=bool(view.last_word),
         lives_elsewhere=any(c.answer in (Answer.UP, Answer.REFUSED) for c in fresh.values()),
         unreachable=libvirt is not None and libvirt.answer is Answer.SILENT,
-        votes=sum(1 for n, c in fresh.items() if n.startswith(PEER) and c.answer is Answer.SILENT),
+        votes=len(voters),
+        domains=len({domains.get(peer, peer) for peer in voters}),
+        domains_known=domains_known,
+        neighbour=host in domains and any(domains.get(peer) == domains[host] for peer in voters),
+        slot_moves=suspicion.moved_at is not None and now - suspicion.moved_at <= fresh_s,
+        slot_still=_still(suspicion, slot_interval_s, fresh_s, now),
     )
 
 
-def as_kept(suspicion: Suspicion | None, found: Evidence, now: float) -> Kept:
+def _still(suspicion: Suspicion, slot_interval_s: float, fresh_s: float, now: float) -> bool:
+    """Some slot was read twice with room for a write between, none has moved in that time."""
+    spaced_s = SLOT_SPACING * slot_interval_s
+    views = suspicion.slots.values()
+    still = any(v.still_at - v.first_at >= spaced_s and now - v.still_at <= fresh_s for v in views)
+    return still and (suspicion.moved_at is None or now - suspicion.moved_at > fresh_s)
+
+
+def as_kept(suspicion: Suspicion | None, found: Evidence, last_word: str, now: float) -> Kept:
     """The evidence as it is kept in the event: who was asked, what came, how old it was."""
     kept = [KeptEvidence(channel="heartbeat", said="silent", age_s=round(found.silent_s, 3))]
+    if last_word:
+        kept.append(KeptEvidence(channel="last word", said=last_word))
     for name, channel in sorted(suspicion.channels.items()) if suspicion else ():
         said = channel.power.value if name == POWER else channel.answer.value
         age_s = None if channel.at is None else round(now - channel.at, 3)
@@ -91,4 +180,8 @@ def as_kept(suspicion: Suspicion | None, found: Evidence, now: float) -> Kept:
                 detail=channel.detail[:200],
             )
         )
+    for name, view in sorted(suspicion.slots.items()) if suspicion else ():
+        still_s = round(max(0.0, view.still_at - view.first_at), 3)
+        said = f"write {view.seq}, unchanged for {still_s} s"
+        kept.append(KeptEvidence(channel=SLOT + name, said=said, age_s=round(now - view.still_at, 3)))
     return tuple(kept)

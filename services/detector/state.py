@@ -59,6 +59,16 @@ class Channel:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotView:
+    """One storage slot of the suspect, as peers read it: its latest beat, when that was first read, and when the
+    latest question was asked whose answer showed it unchanged."""
+
+    seq: int
+    first_at: float
+    still_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Suspicion:
     """What is being asked about one silent host."""
 
@@ -67,7 +77,13 @@ class Suspicion:
     round: int = 0
     alive_at: float | None = None
     """The latest sign of life on any channel but the heartbeat."""
+    reached_since: float | None = None
+    """Since when our own question to its libvirt, or a peer, has reached it without a break."""
+    moved_at: float | None = None
+    """When one of its storage slots was last seen to move."""
     channels: HashTrieMap[str, Channel] = field(default_factory=HashTrieMap)
+    slots: HashTrieMap[str, SlotView] = field(default_factory=HashTrieMap)
+    """By datastore."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +97,10 @@ class HostView:
     """When we heard that this boot is fenced."""
     mute_until: float = 0.0
     """The agent said goodbye: its silence until then means nothing."""
+    last_word: str = ""
+    """It said that it goes down for good, or its crash kernel said that it panicked; nothing was heard since."""
+    doubted: bool = False
+    """Asked after before its silence is long enough: its connection ended, or it said its last word."""
     suspicion: Suspicion | None = None
 
 

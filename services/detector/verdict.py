@@ -1,4 +1,8 @@
-"""From evidence to verdict: one table of rules, first match wins. The docs' table is made from it."""
+"""From evidence to verdict: one table of rules, first match wins. The docs' table is made from it.
+
+Three speeds, by the strength of the evidence: a proof at once, witnesses after a short confirmation, silence alone
+after a long one (SCIENCE: confirmation buys accuracy, estimators do not).
+"""
 
 from __future__ import annotations
 
@@ -17,54 +21,90 @@ class Evidence:
     """Since its last heartbeat, or since we began to listen."""
     quiet_s: float
     """Since the last sign of life on any channel."""
-    power_off: bool
+    power_off: bool = False
     """A fence device reads off, asked after the silence began."""
-    lives_elsewhere: bool
-    """Some channel brought a sign of life in the latest round."""
-    unreachable: bool
+    last_word: bool = False
+    """It said that it is going down, or its crash kernel said that it panicked, and nothing was heard since."""
+    lives_elsewhere: bool = False
+    """Some channel over a network brought a sign of life in the latest round."""
+    unreachable: bool = False
     """Our own question to its libvirt went unanswered in the latest round."""
-    votes: int
+    votes: int = 0
     """Peers that said in the latest round that they cannot reach it. Silence is no vote."""
+    domains: int = 0
+    """Failure domains (DESIGN: racks) in which these peers are."""
+    domains_known: int = 2
+    """Failure domains in which living peers are at all: of one alone no second can be asked."""
+    neighbour: bool = False
+    """One of these peers shares the suspect's failure domain, so its uplink works."""
+    slot_moves: bool = False
+    """A storage slot of this boot moved since the suspicion began."""
+    slot_still: bool = False
+    """Peers read its storage slots for longer than a host that works lets them rest, and none moved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     name: str
     verdict: HostState
-    proof: bool
-    """Stands on its own: also while a storm is held."""
+    speed: str
+    """proof, witnessed, silence; or none, where no failover follows."""
     when: Callable[[Evidence, Detection], bool]
     says: str
+    stands: Callable[[Evidence], bool] = lambda _: False
+    """Stands on its own: also while a storm is held (DESIGN §4 rule 7)."""
+
+
+def _witnessed(e: Evidence, s: Detection) -> bool:
+    apart = e.domains >= min(2, max(1, e.domains_known))
+    return e.unreachable and e.slot_still and e.votes >= s.votes_min and apart
 
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "power-off",
         HostState.FAILED,
-        True,
+        "proof",
         lambda e, s: e.power_off,
         "its fence device reads off while it is silent: at once",
+        lambda _: True,
     ),
     Rule(
         "answers-elsewhere",
         HostState.AGENT_DOWN,
-        False,
+        "none",
         lambda e, s: e.lives_elsewhere,
-        "its agent is silent and another channel answers: alert, no failover",
+        "its agent is silent on the bus, and its libvirt or its agent answers us or a peer: alert, no failover",
+    ),
+    Rule(
+        "last-word",
+        HostState.FAILED,
+        "proof",
+        lambda e, s: e.last_word and not e.slot_moves,
+        "it said goodbye for good, or that it panicked, and nothing answers since: at once",
+    ),
+    Rule(
+        "slot-moves",
+        HostState.ISOLATED,
+        "none",
+        lambda e, s: e.unreachable and e.slot_moves,
+        "no network reaches it and its storage slot moves: alone, alive",
     ),
     Rule(
         "witnessed",
         HostState.FAILED,
-        False,
-        lambda e, s: e.unreachable and e.votes >= s.votes_min and e.quiet_s >= s.confirm_witnessed_s,
-        "no channel answers, votes_min peers cannot see it either, for confirm_witnessed_s",
+        "witnessed",
+        lambda e, s: _witnessed(e, s) and e.quiet_s >= s.confirm_witnessed_s,
+        "no channel answers, its storage slot stands still, votes_min peers in two failure domains cannot see it "
+        "either, for confirm_witnessed_s",
+        lambda e: e.neighbour,
     ),
     Rule(
         "silence-only",
         HostState.FAILED,
-        False,
+        "silence",
         lambda e, s: e.unreachable and e.quiet_s >= s.confirm_silence_s,
-        "no channel answers and too few peers voted, for confirm_silence_s",
+        "no channel answers, and too few peers voted or no storage slot could be read, for confirm_silence_s",
     ),
 )
 

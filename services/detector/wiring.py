@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libs.config.settings import Settings
 from libs.core.ports import Hypervisors, Power
 from libs.core.shell import Shell, Table, Wiring
 from libs.core.wiring import Ports
@@ -10,6 +11,12 @@ from services.detector.act import Hands
 from services.detector.asks import REQUESTS
 from services.detector.decide import Detector
 from services.detector.state import DetectorState
+
+
+def failure_domains(settings: Settings) -> dict[str, str]:
+    """By host the value of the label that names what fails together, where the host has one."""
+    label = settings.detection.domain_label
+    return {host.name: host.labels[label] for host in settings.hosts if label in host.labels}
 
 
 def shell(
@@ -21,6 +28,8 @@ def shell(
         hosts=tuple(host.name for host in settings.hosts),
         settings=settings.detection,
         plane_started=plane_started,
+        slot_interval_s=settings.heartbeats.slot_interval_s,
+        domains=failure_domains(settings),
     )
     wiring = Wiring(
         service=ports.service,

@@ -22,7 +22,15 @@ from libs.core.ports import (
 from libs.events.facts import PlannedStart
 from libs.events.signals import LeaseWritten
 from libs.leases import Grant, Ruling, put_down, rule, stopped_on_purpose, taken, turned
-from libs.model import Incarnation, LeaseState, RunLease, VmDefinition, VmReport, VmState
+from libs.model import (
+    Incarnation,
+    LeaseState,
+    ProofMethod,
+    RunLease,
+    VmDefinition,
+    VmReport,
+    VmState,
+)
 from services.executor.orders import Attempted, LeaseFound, Result, StartVm, WriteLease
 
 TARGET_S = 5.0
@@ -73,7 +81,7 @@ class Hands:
             ruling = rule(lease, start)
             if ruling.grant is Grant.ASK_HOLDER:
                 ruling = await self._ask_holder(start, ruling)
-            if ruling.grant is Grant.TAKE and (still := await self._runs_on_successor(start)):
+            if ruling.grant is Grant.TAKE and (still := await self._runs_still(start)):
                 ruling = Ruling(Grant.REFUSE, still)
             if ruling.grant is Grant.REFUSE:
                 return _ended(request, Result.NOT_STARTED, reason=ruling.reason)
@@ -99,16 +107,19 @@ class Hands:
             return Ruling(Grant.REFUSE, f"{start.origin} says that it is {report.state.value}")
         return Ruling(Grant.TAKE, ruling.reason)
 
-    async def _runs_on_successor(self, start: PlannedStart) -> str:
+    async def _runs_still(self, start: PlannedStart) -> str:
         """A later boot proves the former one over; the VM itself may run in it by autostart, if the gate could not
-        stop it. Where that boot answers, its own word is better than what was told of it. "" where it does not."""
+        stop it. A host that obeyed lives, and a person may have started the VM there since. Where that boot answers,
+        its own word is better than what was told of it. "" where it does not."""
         for proof in start.proofs:
             boot = Incarnation(host=proof.of.host, boot=proof.successor) if proof.successor else start.to
+            if proof.method is ProofMethod.OBEYED:
+                boot = proof.of
             if boot.host == start.to.host:
                 continue
             with contextlib.suppress(UnavailableError):
-                successor = await self.hypervisors.at(boot, SUCCESSOR_S)
-                report = await successor.report(start.vm)
+                living = await self.hypervisors.at(boot, SUCCESSOR_S)
+                report = await living.report(start.vm)
                 if report is not None and report.state.active:
                     return f"{boot} says that it is {report.state.value} there"
         return ""

@@ -1,17 +1,25 @@
-"""The fencer's hands: fence through the devices, and believe the proof only if the host stays silent.
+"""The fencer's hands: fence through the devices, and believe the proof only if the host stays silent; order an
+isolated host through its storage slots.
 
-A device that lies says off whatever is. Two witnesses can tell: the host's heartbeat, and its libvirt.
+A device that lies says off whatever is. Three witnesses can tell: the host's heartbeat, its libvirt, and its slots on
+shared datastores, which its peers read.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from libs.core.ports import Bus, FenceError, Hypervisors, Power
-from libs.events.signals import Heartbeat, Signal
-from libs.model import Answer
-from services.fencer.decide import Fence, Fenced
+from libs.core.decider import Outcome
+from libs.core.ports import Bus, Clock, FenceError, Hypervisors, Power, UnavailableError
+from libs.events.signals import Heartbeat, Question, Reply, Signal
+from libs.model import Answer, Incarnation
+from services.fencer.decide import ORDER_S, Fence, Fenced, Ordered, OrderStop
+
+ASK_S = 1.5
+LOOK_S = 0.4
+PEERS_ASKED, ANSWERS_WANTED = 4, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +27,32 @@ class Hands:
     power: Power
     bus: Bus
     hypervisors: Hypervisors
+    clock: Clock
     witness_s: float
     """How long the host's libvirt has to answer once its power reads off: no longer than the readings take."""
+    peers: Sequence[str]
+    """Hosts whose agents can be asked."""
+    slot_spacing_s: float | None
+    """How far apart two readings of a slot show whether its host writes; None where there are no slots."""
 
-    async def perform(self, request: Fence) -> Fenced:
+    async def perform(self, request: Fence | OrderStop) -> Outcome:
+        if isinstance(request, OrderStop):
+            return await self._order(request)
+        return await self._fence(request)
+
+    async def _fence(self, request: Fence) -> Fenced:
         """Fence; a heartbeat of the same incarnation after the proof began voids the proof, and so does an
-        answer of the host's libvirt to a question that was asked since."""
+        answer of the host's libvirt to a question that was asked since, and a write to one of its slots."""
         heard: list[Heartbeat] = []
-        asked: list[asyncio.Task[tuple[Answer, str]]] = []
+        asked: list[asyncio.Task[str]] = []
 
         def off_seen() -> None:
             heard.clear()
             while asked:
                 asked.pop().cancel()
-            asked.append(asyncio.ensure_future(self.hypervisors.probe(request.at.host, self.witness_s)))
+            asked.append(asyncio.ensure_future(self._libvirt(request.at.host)))
+            if self.slot_spacing_s is not None:
+                asked.append(asyncio.ensure_future(self._slots_move(request.at, self.slot_spacing_s)))
 
         def on(signal: Signal) -> None:
             if isinstance(signal, Heartbeat) and signal.at == request.at:
@@ -41,7 +61,7 @@ class Hands:
         listening = await self.bus.listen([f"heartbeat.{request.at.host}"], on)
         try:
             proof = await self.power.fence(request.at, off_seen)
-            answer, said = await asked[0] if asked else (Answer.UNKNOWN, "")
+            said = [one for one in await asyncio.gather(*asked) if one]
         except FenceError as error:
             return Fenced(key=request.key, incident=request.incident, missing=error.missing)
         finally:
@@ -49,9 +69,83 @@ class Hands:
                 task.cancel()
             await listening.stop()
         if heard:
-            missing: tuple[str, ...] = (f"{request.at} sent heartbeats after its power read off",)
-        elif answer is Answer.UP:
-            missing = (f"{request.at.host}: {said} after its power read off",)
-        else:
-            return Fenced(key=request.key, incident=request.incident, proof=proof)
-        return Fenced(key=request.key, incident=request.incident, missing=missing)
+            said.insert(0, f"{request.at} sent heartbeats after its power read off")
+        if said:
+            return Fenced(key=request.key, incident=request.incident, missing=tuple(said))
+        return Fenced(key=request.key, incident=request.incident, proof=proof)
+
+    async def _libvirt(self, host: str) -> str:
+        answer, said = await self.hypervisors.probe(host, self.witness_s)
+        return f"{host}: {said} after its power read off" if answer is Answer.UP else ""
+
+    async def _slots_move(self, at: Incarnation, spacing_s: float) -> str:
+        """Why this boot must be held to write; "" where its slots stand still, or nobody could read them."""
+        before = await self._slots(at)
+        if not before:
+            return ""
+        await asyncio.sleep(spacing_s)
+        after = await self._slots(at)
+        moved = [name for name, seq in after.items() if seq > before.get(name, seq)]
+        return (
+            f"{at} wrote to its slot on {', '.join(sorted(moved))} after its power read off" if moved else ""
+        )
+
+    async def _slots(self, at: Incarnation) -> dict[str, int]:
+        """By datastore the latest write of this boot, by the first peers that answer."""
+        found: dict[str, int] = {}
+        for reply in await self._ask(at.host, Question(about=at.host, slots_only=True)):
+            for seen in reply.slots:
+                if seen.beat is not None and seen.beat.boot == at.boot:
+                    found[seen.datastore] = max(seen.beat.seq, found.get(seen.datastore, 0))
+        return found
+
+    async def _ask(self, host: str, question: Question, turn: int = 0) -> list[Reply]:
+        """Ask a few peers side by side, those after the host in the list and others by turns; who does not answer
+        has said nothing. The first answers are enough."""
+        others = [peer for peer in self.peers if peer != host]
+        first = self.peers.index(host) if host in self.peers else 0
+        few = [others[(first + turn + i) % len(others)] for i in range(min(PEERS_ASKED, len(others)))]
+        asking = [asyncio.ensure_future(self.bus.ask(f"ask.{peer}", question, ASK_S)) for peer in few]
+        replies: list[Reply] = []
+        try:
+            for answer in asyncio.as_completed(asking):
+                try:
+                    reply = await answer
+                except UnavailableError:
+                    continue
+                if isinstance(reply, Reply) and reply.about == host:
+                    replies.append(reply)
+                if len(replies) >= ANSWERS_WANTED:
+                    break
+        finally:
+            for task in asking:
+                task.cancel()
+        return replies
+
+    async def _order(self, request: OrderStop) -> Ordered:
+        """Have it written wherever a peer reaches a datastore, and look until the host says that it has obeyed."""
+        host, order = request.at.host, request.order
+        until = self.clock.monotonic() + ORDER_S
+        written: set[str] = set()
+        question, turn = Question(about=host, order=order, slots_only=True), 0
+        while self.clock.monotonic() < until:
+            # written again and again: a slot on a datastore that comes back has not had it
+            for reply in await self._ask(host, question, turn):
+                written |= set(reply.ordered)
+                for seen in reply.slots:
+                    beat = seen.beat
+                    if beat is None or beat.boot != request.at.boot or beat.obeyed < order.number:
+                        continue
+                    if set(order.vms) <= set(beat.stopped):
+                        return Ordered(key=request.key, incident=request.incident, stopped=True)
+            turn += 1
+            await asyncio.sleep(LOOK_S)
+        where = ", ".join(sorted(written)) or "no datastore that a peer reaches"
+        missing = f"{host} did not say in its slot that it stopped {len(order.vms)} VMs (ordered on {where})"
+        return Ordered(
+            key=request.key,
+            incident=request.incident,
+            stopped=False,
+            written=bool(written) or request.again,
+            missing=(missing,),
+        )

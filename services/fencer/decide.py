@@ -4,17 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from rpds import HashTrieMap
 
 from libs.config.settings import FencingSettings
 from libs.core.decider import Act, Expired, Input, Outcome, Publish, Records, Request, Step
 from libs.core.evolve import replace
-from libs.events.facts import AnyFact, HostFailed, HostFenced, HostFenceFailed, HostJoined, HostRecovered
+from libs.events.facts import (
+    AnyFact,
+    HostFailed,
+    HostFenced,
+    HostFenceFailed,
+    HostIsolated,
+    HostJoined,
+    HostObeyed,
+    HostRecovered,
+)
 from libs.events.words import HostConfirmedFailed
-from libs.model import FenceProof, Incarnation, ProofMethod, Value, VmReport
+from libs.model import (
+    FenceProof,
+    Incarnation,
+    Isolation,
+    ProofMethod,
+    Protection,
+    SlotOrder,
+    Value,
+    VmReport,
+)
 
 
 class Phase(StrEnum):
@@ -22,10 +40,16 @@ class Phase(StrEnum):
     WAITING = "waiting"  # for the next attempt
     FENCED = "fenced"
     STOOD_DOWN = "stood_down"  # the host spoke again before any proof
+    ORDERING = "ordering"  # an isolated host is being told through its slots to stop VMs
+    ORDER_WAITS = "order_waits"  # to be told again
+    OBEYED = "obeyed"
     EXPECTED = "expected"  # an operator spoke of a verdict that has yet to reach us
 
 
 OPEN = (Phase.FENCING, Phase.WAITING)
+ORDERS = (Phase.ORDERING, Phase.ORDER_WAITS)
+ORDER_S = 45.0
+"""For a host to read an order, to stop its VMs (10 s of grace for a guest), and to say so in its slot."""
 
 
 class FenceRecord(Value):
@@ -60,7 +84,30 @@ class Fenced(Outcome):
     missing: tuple[str, ...] = ()
 
 
-REQUESTS: TypeAdapter[Fence] = TypeAdapter(Fence)
+class OrderStop(Request):
+    """Tell an isolated host, through its slots on shared datastores, to stop these VMs, and see that it has."""
+
+    kind: Literal["order_stop"] = "order_stop"
+    at: Incarnation
+    incident: str
+    order: SlotOrder
+    again: bool = False
+    """An earlier attempt may have written it."""
+
+
+class Ordered(Outcome):
+    """What came of it: the host's own word in its slot that all of them are stopped, or what is missing."""
+
+    incident: str
+    stopped: bool
+    written: bool = True
+    """False where it is known that no slot holds the order: then it will not be obeyed later either."""
+    missing: tuple[str, ...] = ()
+
+
+REQUESTS: TypeAdapter[Fence | OrderStop] = TypeAdapter(
+    Annotated[Fence | OrderStop, Field(discriminator="kind")]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +131,8 @@ class Fencer:
         return FencerState(HashTrieMap(), HashTrieMap())
 
     def resume(self, state: FencerState, records: Records, now: float) -> Step[FencerState]:
-        waiting = {host: now for host, record in records.items() if record.phase is Phase.WAITING}
+        waits = (Phase.WAITING, Phase.ORDER_WAITS)
+        waiting = {host: now for host, record in records.items() if record.phase in waits}
         return Step(FencerState(records, HashTrieMap(waiting)))
 
     def records(self, state: FencerState) -> Records:
@@ -99,8 +147,16 @@ class Fencer:
                 return self._retry(state, now)
             case HostFailed():
                 return self._failed(state, event)
+            case HostIsolated():
+                return self._isolated(state, event)
+            case Ordered():
+                return self._ordered(state, event, now)
             case Fenced():
                 return self._outcome(state, event, now)
+            case Expired(request="order_stop", key=key, reason=reason):
+                incident = key.split("/")[1]
+                failed_order = Ordered(key=key, incident=incident, stopped=False, missing=(reason,))
+                return self._ordered(state, failed_order, now)
             case Expired(key=key, reason=reason):
                 for record in state.records.values():
                     if key == _act(record, self.deadline_s).key:
@@ -154,10 +210,24 @@ class Fencer:
             return Step(state)
         if record.recovered:
             return self._with(state, record.model_copy(update={"phase": Phase.STOOD_DOWN}))
+        cause = f"host.failed/{record.incident}"
+        waiting = record.model_copy(update={"phase": Phase.WAITING})
+        return self._again(state, waiting, outcome.missing, cause, "no proof from any level", now)
+
+    def _again(
+        self,
+        state: FencerState,
+        record: FenceRecord,
+        missing: tuple[str, ...],
+        cause: str,
+        rule: str,
+        now: float,
+    ) -> Step[FencerState]:
+        """Try once more after a while, for ever; what is missing is said once per distinct reason."""
         doubled = self.settings.retry_first_s * 2.0 ** min(record.attempt - 1, 16)
         wait_s = min(doubled, self.settings.retry_max_s)
-        said = record.missing == outcome.missing
-        record = record.model_copy(update={"phase": Phase.WAITING, "missing": outcome.missing})
+        said = record.missing == missing
+        record = record.model_copy(update={"missing": missing})
         state = replace(state, retry_at=state.retry_at.insert(record.at.host, now + wait_s))
         if said:
             return self._with(state, record)
@@ -165,11 +235,62 @@ class Fencer:
             at=record.at,
             incident=record.incident,
             attempt=record.attempt,
-            missing=outcome.missing,
-            cause=f"host.failed/{record.incident}",
-            rule="no proof from any level",
+            missing=missing,
+            cause=cause,
+            rule=rule,
         )
         return self._with(state, record, Publish(record.at.host, failed))
+
+    # -- isolated hosts
+
+    def _isolated(self, state: FencerState, fact: HostIsolated) -> Step[FencerState]:
+        """Its VMs whose policy says so are to be stopped there; whoever else runs there is left alone."""
+        known = state.records.get(fact.at.host)
+        vms = tuple(
+            vm
+            for vm in fact.vms
+            if vm.policy.isolation is Isolation.SHUTDOWN and vm.policy.protection is not Protection.NONE
+        )
+        if not vms or (known is not None and known.epoch >= fact.epoch):
+            return Step(state)
+        word = known.word if known is not None else None
+        record = FenceRecord(
+            at=fact.at, incident=fact.incident, epoch=fact.epoch, phase=Phase.ORDERING, vms=vms, word=word
+        )
+        before = (
+            ()
+            if known is None or known.phase not in OPEN or known.at == fact.at
+            else (_over(known, fact.at, fact.key),)
+        )
+        state = replace(state, retry_at=state.retry_at.discard(fact.at.host))
+        step = self._with(state, record, _order(record))
+        return Step(step.state, (*before, *step.effects))
+
+    def _ordered(self, state: FencerState, outcome: Ordered, now: float) -> Step[FencerState]:
+        record = next((r for r in state.records.values() if r.incident == outcome.incident), None)
+        if record is None or record.phase is not Phase.ORDERING:
+            return Step(state)
+        if not outcome.stopped:
+            if record.recovered and not outcome.written:
+                return self._with(state, record.model_copy(update={"phase": Phase.STOOD_DOWN}))
+            cause = f"host.isolated/{record.incident}"
+            waiting = record.model_copy(update={"phase": Phase.ORDER_WAITS})
+            return self._again(state, waiting, outcome.missing, cause, "its order was not obeyed", now)
+        vms = tuple(vm.uuid for vm in record.vms)
+        proof = FenceProof(
+            of=record.at, method=ProofMethod.OBEYED, detail="its slot says that they are stopped", vms=vms
+        )
+        fact = HostObeyed(
+            at=record.at,
+            incident=record.incident,
+            epoch=record.epoch,
+            proof=proof,
+            vms=record.vms,
+            cause=f"host.isolated/{record.incident}",
+            rule=proof.method.value,
+        )
+        done = record.model_copy(update={"phase": Phase.OBEYED, "vms": ()})
+        return self._with(state, done, Publish(record.at.host, fact))
 
     def _retry(self, state: FencerState, now: float) -> Step[FencerState]:
         effects: list[Act] = []
@@ -178,11 +299,13 @@ class Fencer:
                 continue
             record = state.records[host]
             attempt = min(record.attempt + 1, 1_000_000)
-            record = record.model_copy(update={"phase": Phase.FENCING, "attempt": attempt})
+            ordering = record.phase is Phase.ORDER_WAITS
+            phase = Phase.ORDERING if ordering else Phase.FENCING
+            record = record.model_copy(update={"phase": phase, "attempt": attempt})
             state = replace(
                 state, records=state.records.insert(host, record), retry_at=state.retry_at.remove(host)
             )
-            effects.append(_act(record, self.deadline_s))
+            effects.append(_order(record) if ordering else _act(record, self.deadline_s))
         return Step(state, tuple(effects))
 
     def _new_boot(self, state: FencerState, at: Incarnation) -> Step[FencerState]:
@@ -200,10 +323,11 @@ class Fencer:
         if record is not None and record.word is not None and record.word.incident == incident:
             # it speaks, so it is not down: the word on a verdict that has yet to reach us is void
             return self._with(state, record.model_copy(update={"word": None}))
-        if record is None or record.incident != incident or record.phase not in OPEN:
+        if record is None or record.incident != incident or record.phase not in (*OPEN, *ORDERS):
             return Step(state)
-        if record.phase is Phase.FENCING:
-            # the attempt under way may yet succeed: then it is fenced, whatever it says
+        if record.phase is Phase.FENCING or record.phase in ORDERS:
+            # the attempt under way may yet succeed: then it is fenced, whatever it says. An order that lies in a
+            # slot will be obeyed, and the VMs that it stops must start elsewhere
             return self._with(state, record.model_copy(update={"recovered": True}))
         return self._with(
             replace(state, retry_at=state.retry_at.discard(at.host)),
@@ -253,6 +377,19 @@ def _means(word: HostConfirmedFailed, record: FenceRecord) -> bool:
 
 def _vouched(word: HostConfirmedFailed) -> FenceProof:
     return FenceProof(of=word.at, method=ProofMethod.OPERATOR, detail=f"{word.by} at {word.said_at}")
+
+
+def _order(record: FenceRecord) -> Act:
+    vms = tuple(vm.uuid for vm in record.vms)
+    request = OrderStop(
+        key=f"order/{record.incident}/{record.attempt}",
+        deadline_s=ORDER_S + 5.0,
+        at=record.at,
+        incident=record.incident,
+        order=SlotOrder(boot=record.at.boot, number=record.epoch, vms=vms),
+        again=record.attempt > 1,
+    )
+    return Act(record.at.host, request)
 
 
 def _over(record: FenceRecord, later: Incarnation, cause: str) -> Publish:

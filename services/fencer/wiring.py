@@ -9,6 +9,9 @@ from libs.power.devices import FenceDevices
 from services.fencer.act import Hands
 from services.fencer.decide import REQUESTS, Fencer, FencerState
 
+SLOT_SPACING = 1.2
+"""Intervals between two readings of a slot: a host that works has written in between."""
+
 
 def shell(ports: Ports, power: FenceDevices, hypervisors: Hypervisors) -> Shell[FencerState]:
     settings = ports.settings
@@ -19,8 +22,18 @@ def shell(ports: Ports, power: FenceDevices, hypervisors: Hypervisors) -> Shell[
         clock=ports.clock,
         store=ports.store("state"),
         lease=ports.lease(),
-        kinds=("host.failed", "host.joined", "host.recovered", "host.confirmed_failed"),
-        perform=Hands(power, ports.bus, hypervisors, settings.fencing.status_spacing_s).perform,
+        kinds=("host.failed", "host.isolated", "host.joined", "host.recovered", "host.confirmed_failed"),
+        perform=Hands(
+            power,
+            ports.bus,
+            hypervisors,
+            ports.clock,
+            witness_s=settings.fencing.status_spacing_s,
+            peers=[host.name for host in settings.hosts if host.agent],
+            slot_spacing_s=SLOT_SPACING * settings.heartbeats.slot_interval_s
+            if settings.datastores
+            else None,
+        ).perform,
         requests=REQUESTS,
         parallel_acts=16,
     )

@@ -16,7 +16,9 @@ from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
 from libs.events.signals import Goodbye
 from libs.model import Incarnation
+from libs.probe import DirectProbes, ProbeServer
 from libs.service import Context, run
+from libs.storage.slots import slots_of
 from libs.virt.events import register, watch
 from libs.virt.host import LibvirtHost
 from libs.virt.hosts import LibvirtHosts
@@ -24,6 +26,7 @@ from services.heartbeat.agentless import Watched
 from services.heartbeat.orders import Stirred
 from services.heartbeat.wiring import agent
 
+ASK_MANAGER_S = 1.0
 log = structlog.get_logger()
 Work = list[Coroutine[Any, Any, None]]
 
@@ -88,7 +91,11 @@ class Agents:
             context.bus,
             context.clock,
         )
-        shell, hands = agent(context, entry, at, life, host, neighbours)
+        own = self._name is not None  # agentless: what we reach from here says nothing of the host
+        slots = slots_of(settings, entry.name) if own else {}
+        probes = DirectProbes({one.name: one for one in settings.hosts}.get)
+        shell, hands = agent(context, entry, at, life, host, neighbours, slots, probes)
+        serving = await _serve_probes(entry, at) if own and entry.probe is not None else None
         watch(host, lambda: shell.hear(Stirred(key="libvirt")))
         answering = await context.bus.answer(f"ask.{entry.name}", hands.answer)
         self._announced.append((at, life))
@@ -98,15 +105,45 @@ class Agents:
                 await shell.run()
             finally:
                 await answering.stop()
+                if serving is not None:
+                    await serving.stop()
 
         return [work()]
 
     async def goodbye(self, context: Context) -> None:
         """Our silence from now on says nothing about the host."""
+        for_good = self._name is not None and await _going_down()
         for at, life in self._announced:
-            await context.bus.send(f"goodbye.{at.host}", Goodbye(at=at, agent=life, grace_s=10.0))
+            goodbye = Goodbye(at=at, agent=life, grace_s=10.0, for_good=for_good)
+            await context.bus.send(f"goodbye.{at.host}", goodbye)
         with contextlib.suppress(UnavailableError, TimeoutError):
             await context.bus.client.flush(timeout=1)
+
+
+async def _serve_probes(entry: HostEntry, at: Incarnation) -> ProbeServer:
+    assert entry.probe is not None
+    server = ProbeServer(at)
+    try:
+        await server.start(entry.probe)
+    except OSError as error:
+        raise BadInputError(f"hosts.{entry.name}.probe: {entry.probe}: {error.strerror}") from error
+    return server
+
+
+async def _going_down() -> bool:
+    """True where we are stopped since the whole host is, by its own service manager's word."""
+    try:
+        asked = await asyncio.create_subprocess_exec(
+            *("systemctl", "is-system-running"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        async with asyncio.timeout(ASK_MANAGER_S):
+            said, _ = await asked.communicate()
+    except (OSError, TimeoutError):
+        return False
+    return said.strip() == b"stopping"
 
 
 def main(config: Path, host: str | None = None) -> int:

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import ValidationError
 
 from libs.core.decider import Outcome
-from libs.core.ports import Bus, ConflictError, Hypervisor, Hypervisors, Row, Store, UnavailableError
-from libs.events.signals import Question, Reply, Signal
+from libs.core.ports import (
+    Bus,
+    ConflictError,
+    Hypervisor,
+    Hypervisors,
+    Probes,
+    Row,
+    Slots,
+    Store,
+    UnavailableError,
+)
+from libs.events.signals import Question, Reply, Signal, SlotSeen
 from libs.leases import may_run
-from libs.model import Answer, Incarnation, Inventory, RunLease, VmDefinition, VmReport, VmState
+from libs.model import (
+    Answer,
+    Incarnation,
+    Inventory,
+    RunLease,
+    SlotOrder,
+    VmDefinition,
+    VmReport,
+    VmState,
+)
 from services.heartbeat.orders import (
     AllRead,
     Condemned,
     GatePassed,
+    Obey,
+    Obeyed,
     Order,
     PassGate,
     Put,
@@ -29,9 +51,13 @@ from services.heartbeat.orders import (
     StopsTried,
     Tell,
     Told,
+    WriteSlot,
+    WroteSlot,
 )
 
 PROBE_S = 0.7
+GRACE_S = 10.0
+"""For a guest to shut down by itself when its isolated host is told to stop it."""
 STOP_S = 35.0
 """More than libvirt takes to give up killing a process that does not die."""
 
@@ -42,6 +68,9 @@ class LocalHypervisor(Hypervisor, Protocol):
     async def node(self) -> tuple[int, int]: ...
 
     async def definitions(self) -> list[VmDefinition]: ...
+
+    async def shut_down(self, uuid: str, grace_s: float) -> None:
+        """Ask the guest to, and end it where it has not after so long. Raises UnavailableError."""
 
     def remember_runs(self, runs: dict[str, int]) -> None:
         """What an earlier life of this agent saw on this boot: a crash seen late keeps its number."""
@@ -58,6 +87,9 @@ class Hands:
     at: Incarnation
     boots_known: bool
     """False for an agentless host: whether it booted can only be guessed from outside."""
+    slots: Mapping[str, Slots]
+    """By datastore; none for an agentless host, which nothing runs on."""
+    probes: Probes
 
     async def perform(self, request: Order) -> Outcome:
         """Raises UnavailableError where libvirt or the bus did not answer."""
@@ -88,6 +120,10 @@ class Hands:
                 await self.inventory.put(request.inventory.at.host, payload, None)
             case PutDefinition():
                 await self._copy(request)
+            case WriteSlot():
+                return await self._write_slot(request)
+            case Obey():
+                return await self._obey(request)
         return Put(key=request.key)
 
     async def _gate(self, request: PassGate) -> GatePassed:
@@ -156,13 +192,89 @@ class Hands:
         except ConflictError:
             return
 
+    # -- the host's own slots
+
+    async def _write_slot(self, request: WriteSlot) -> WroteSlot:
+        slot = self.slots[request.datastore]
+        former = await slot.read(self.at.host) if request.first else None
+        beat = request.beat
+        if former is not None and former.boot == self.at.boot and former.obeyed > beat.obeyed:
+            beat = beat.model_copy(update={"obeyed": former.obeyed, "stopped": former.stopped})
+        order = await slot.beat(beat)
+        return WroteSlot(key=request.key, datastore=request.datastore, order=order, former=former)
+
+    async def _obey(self, request: Obey) -> Obeyed:
+        """Stop them all, side by side, and look: only what is seen not to run is said to be stopped."""
+        wanted = set(request.vms)
+        running = [one for one in await self.hypervisor.reports() if one.uuid in wanted]
+        await asyncio.gather(*(self._end(one) for one in running if one.state is not VmState.STOPPED))
+        after = {one.uuid: one.state for one in await self.hypervisor.reports()}
+        left = tuple(vm for vm in request.vms if after.get(vm, VmState.STOPPED) is not VmState.STOPPED)
+        stopped = tuple(vm for vm in request.vms if vm not in left)
+        return Obeyed(key=request.key, number=request.number, stopped=stopped, left=left)
+
+    async def _end(self, report: VmReport) -> None:
+        with contextlib.suppress(UnavailableError, TimeoutError):  # what comes of it is looked at afterwards
+            async with asyncio.timeout(STOP_S):
+                await self.hypervisor.shut_down(report.uuid, GRACE_S)
+
+    # -- what peers are asked
+
     async def answer(self, question: Signal) -> Signal:
-        """ "Can you see host X?": an own look, now."""
-        about = question.about if isinstance(question, Question) else ""
-        answer, detail = Answer.UNKNOWN, "not a question"
-        if about:
-            answer, detail = await self.neighbours.probe(about, PROBE_S)
-        return Reply(about=about, peer=self.at, answer=answer, detail=detail[:200])
+        """ "Can you see host X?": an own look, now, at all that may show it; and what is written to it."""
+        if not isinstance(question, Question) or not question.about:
+            return Reply(about="", peer=self.at, answer=Answer.UNKNOWN, detail="not a question")
+        about = question.about
+        ordered = [] if question.order is None else await self._order(about, question.order)
+        looks = asyncio.gather(*(self._look(name, about) for name in sorted(self.slots)))
+        if question.slots_only:
+            slots = _aged(await looks)
+            return Reply(
+                about=about, peer=self.at, answer=Answer.UNKNOWN, slots=slots, ordered=tuple(ordered)
+            )
+        (libvirt, heard), (agent, said), seen = await asyncio.gather(
+            self.neighbours.probe(about, PROBE_S), self.probes.ask(about, PROBE_S), looks
+        )
+        return Reply(
+            about=about,
+            peer=self.at,
+            answer=_both(libvirt, agent),
+            detail=f"libvirt {libvirt.value}: {heard[:90]}; agent {agent.value}: {said[:90]}",
+            slots=_aged(seen),
+            ordered=tuple(ordered),
+        )
+
+    async def _look(self, datastore: str, host: str) -> tuple[SlotSeen, float]:
+        """What its slot shows, and when that was read."""
+        try:
+            async with asyncio.timeout(PROBE_S):
+                seen = SlotSeen(datastore=datastore, beat=await self.slots[datastore].read(host))
+        except (UnavailableError, TimeoutError) as error:
+            seen = SlotSeen(datastore=datastore, trouble=str(error)[:100] or "no answer in time")
+        return seen, asyncio.get_running_loop().time()
+
+    async def _order(self, host: str, order: SlotOrder) -> list[str]:
+        written = []
+        for name in sorted(self.slots):
+            with contextlib.suppress(UnavailableError, TimeoutError):
+                async with asyncio.timeout(PROBE_S):
+                    await self.slots[name].order(host, order)
+                    written.append(name)
+        return written
+
+
+def _aged(seen: Sequence[tuple[SlotSeen, float]]) -> tuple[SlotSeen, ...]:
+    """Each reading with its age at this moment."""
+    now = asyncio.get_running_loop().time()
+    return tuple(one.model_copy(update={"age_s": max(0.0, now - at)}) for one, at in seen)
+
+
+def _both(libvirt: Answer, agent: Answer) -> Answer:
+    """One word for two looks: any sign of life is one; silent only where all that could be asked was silent."""
+    for sign in (Answer.UP, Answer.REFUSED):
+        if sign in (libvirt, agent):
+            return sign
+    return Answer.SILENT if Answer.SILENT in (libvirt, agent) else Answer.UNKNOWN
 
 
 def _inventory(row: Row) -> Inventory | None:

@@ -13,9 +13,11 @@ from libs.core.evolve import replace
 from libs.events.facts import VmStopFailed, VmStoppedByGate, VmStopSettled
 from libs.events.signals import Heartbeat, InventorySeen
 from libs.model import Incarnation, Inventory, StopReason, VmReport, VmState
+from services.heartbeat import slots
 from services.heartbeat.orders import (
     AllRead,
     GatePassed,
+    Obeyed,
     PassGate,
     Put,
     PutDefinition,
@@ -27,6 +29,7 @@ from services.heartbeat.orders import (
     StopsTried,
     Tell,
     Told,
+    WroteSlot,
 )
 
 READ_DEADLINE_S = 12.0
@@ -48,6 +51,7 @@ class AgentState:
     beat_at: float
     read_at: float
     say_at: float
+    slot_state: slots.SlotState
     seq: int = 0
     reading: bool = False
     again: bool = False
@@ -81,13 +85,16 @@ class Agent:
     memory_mib: int | None = None
     memory_reserved_mib: int = 0
     cpus: int | None = None
+    datastores: tuple[str, ...] = ()
+    """On which of the pool's datastores this host has a slot."""
 
     @property
     def record_type(self) -> type[BaseModel]:
         return BaseModel
 
     def initial(self, now: float) -> State:
-        return State(gated=False, beat_at=now, read_at=now, say_at=now)
+        mine = slots.initial(self.datastores, now)
+        return State(gated=False, beat_at=now, read_at=now, say_at=now, slot_state=mine)
 
     def resume(self, state: State, records: Records, now: float) -> Step[State]:
         return Step(state)
@@ -98,8 +105,8 @@ class Agent:
     def wake_at(self, state: State) -> float | None:
         if not state.gated:
             return state.beat_at
-        due = (state.beat_at, state.read_at, state.say_at)
-        return min(due) if state.stop_at is None else min(*due, state.stop_at)
+        due = (state.beat_at, state.read_at, state.say_at, state.stop_at, slots.due(state.slot_state))
+        return min(at for at in due if at is not None)
 
     def step(self, state: State, event: Input | None, now: float) -> Step[State]:
         match event:
@@ -128,6 +135,17 @@ class Agent:
                 return Step(replace(state, stored=None))
             case Expired(request="put_definition", key=key):
                 return Step(replace(state, copied=state.copied.discard(key.split("/")[1])))
+            case WroteSlot():
+                mine, acts = slots.wrote(state.slot_state, event, self.at, now)
+                return Step(replace(state, slot_state=mine), acts)
+            case Obeyed():
+                # what is stopped is told with its reason once it is read anew
+                mine = slots.obeyed(state.slot_state, event, now)
+                return self._stirred(replace(state, slot_state=mine), now)
+            case Expired(request="write_slot", key=key):
+                return Step(replace(state, slot_state=slots.failed(state.slot_state, key)))
+            case Expired(request="obey"):
+                return Step(replace(state, slot_state=replace(state.slot_state, obeying=0)))
             case Put():
                 return Step(state)
             case _:
@@ -205,7 +223,8 @@ class Agent:
         effects: list[Effect] = []
         if now >= state.beat_at:
             rev = 0 if state.inventory is None else state.inventory.rev
-            beat = Heartbeat(at=self.at, agent=self.life, seq=state.seq + 1, inventory_rev=rev)
+            ages = slots.ages(state.slot_state, now)
+            beat = Heartbeat(at=self.at, agent=self.life, seq=state.seq + 1, inventory_rev=rev, stores=ages)
             effects.append(Send(f"heartbeat.{self.at.host}", beat))
             # late beats are not made up for: the next is due one interval from now
             due = max(state.beat_at + self.settings.interval_s, now + self.settings.interval_s / 2)
@@ -216,6 +235,11 @@ class Agent:
         if now >= state.say_at:
             state, sends = self._say(state, now)
             effects += sends
+        mine, writes = slots.write(
+            state.slot_state, self.at, self.settings.slot_interval_s, self.settings.slot_timeout_s + 1.0, now
+        )
+        state = replace(state, slot_state=mine)
+        effects += writes
         if state.stop_at is not None and now >= state.stop_at:
             again = StopAgain(
                 key=f"stop/{state.seq}",
@@ -248,7 +272,9 @@ class Agent:
             if state.again
             else replace(state, reading=False)
         )
-        state, vms = self._with_vanished(state, outcome.reports)
+        active = {report.uuid for report in outcome.reports if report.state.active}
+        state = replace(state, slot_state=slots.run_again(state.slot_state, active))
+        state, vms = self._with_vanished(state, self._with_ordered(state, outcome.reports))
         before = state.inventory
         body = {
             "memory_mib": self.memory_mib or outcome.memory_mib,
@@ -265,6 +291,18 @@ class Agent:
             state, effects = self._say(replace(state, inventory=inventory), now)
         state, puts = self._store(state, outcome)
         return Step(state, (*effects, *puts))
+
+    def _with_ordered(self, state: State, reports: tuple[VmReport, ...]) -> tuple[VmReport, ...]:
+        """libvirt shows what was stopped by order as stopped on purpose: nobody wants it to stay down."""
+        ordered = state.slot_state.ordered
+        if not ordered:
+            return reports
+        return tuple(
+            report.model_copy(update={"stop_reason": StopReason.ORDERED})
+            if report.uuid in ordered and report.stop_reason is StopReason.ON_PURPOSE
+            else report
+            for report in reports
+        )
 
     def _with_vanished(
         self, state: State, reports: tuple[VmReport, ...]

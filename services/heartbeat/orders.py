@@ -8,7 +8,16 @@ from pydantic import Field, TypeAdapter
 
 from libs.core.decider import Outcome, Request
 from libs.events.facts import VmStopFailed
-from libs.model import Incarnation, Inventory, RunLease, Value, VmDefinition, VmReport
+from libs.model import (
+    Incarnation,
+    Inventory,
+    RunLease,
+    SlotBeat,
+    SlotOrder,
+    Value,
+    VmDefinition,
+    VmReport,
+)
 
 
 class PassGate(Request):
@@ -54,6 +63,24 @@ class PutDefinition(Request):
     kind: Literal["put_definition"] = "put_definition"
     definition: VmDefinition
     active: bool
+
+
+class WriteSlot(Request):
+    """Write our beat into our slot on one datastore, and read what is ordered to us there."""
+
+    kind: Literal["write_slot"] = "write_slot"
+    datastore: str
+    beat: SlotBeat
+    first: bool = False
+    """Read first what an earlier life of this agent wrote: it must not be forgotten by our first write."""
+
+
+class Obey(Request):
+    """Stop these VMs, since this host is cut off and they are to run elsewhere."""
+
+    kind: Literal["obey"] = "obey"
+    number: int
+    vms: tuple[str, ...]
 
 
 class Stopped(Value):
@@ -102,5 +129,21 @@ class Stirred(Outcome):
     """libvirt said that something changed: read again."""
 
 
-Order = PassGate | StopAgain | Tell | ReadAll | PutInventory | PutDefinition
+class WroteSlot(Outcome):
+    """The datastore took it."""
+
+    datastore: str
+    order: SlotOrder | None = None
+    former: SlotBeat | None = None
+
+
+class Obeyed(Outcome):
+    """Which of the VMs were seen not to run here, and which run all the same."""
+
+    number: int
+    stopped: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+Order = PassGate | StopAgain | Tell | ReadAll | PutInventory | PutDefinition | WriteSlot | Obey
 REQUESTS: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])

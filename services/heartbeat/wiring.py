@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from libs.config.settings import HostEntry
-from libs.core.ports import Hypervisors
+from libs.core.ports import Hypervisors, Probes, Slots
 from libs.core.shell import Shell, Wiring
 from libs.core.wiring import Ports
 from libs.model import Incarnation
@@ -19,6 +21,8 @@ def agent(
     life: str,
     hypervisor: LocalHypervisor,
     neighbours: Hypervisors,
+    slots: Mapping[str, Slots],
+    probes: Probes,
 ) -> tuple[Shell[AgentState], Hands]:
     """The agent's shell, and its hands, which also answer what peers are asked."""
     hands = Hands(
@@ -30,6 +34,8 @@ def agent(
         ports.bus,
         at,
         boots_known=entry.agent,
+        slots=slots,
+        probes=probes,
     )
     decider = Agent(
         at=at,
@@ -38,6 +44,7 @@ def agent(
         memory_mib=entry.memory_mib,
         memory_reserved_mib=entry.memory_reserved_mib,
         cpus=entry.cpus,
+        datastores=tuple(sorted(slots)),
     )
     wiring = Wiring(
         service=f"heartbeat-{entry.name}",

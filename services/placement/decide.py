@@ -17,7 +17,9 @@ from libs.events.facts import (
     HostAgentDown,
     HostFailed,
     HostFenced,
+    HostIsolated,
     HostJoined,
+    HostObeyed,
     HostRecovered,
     HostRefuted,
     HostSuspected,
@@ -90,7 +92,7 @@ class Placement:
                 return Step(self._leased(state, lease, now))
             case TableRead(table="leases", rows=rows):
                 return self._rescan(state, [row for row in rows if isinstance(row, RunLease)], now)
-            case HostSuspected() | HostAgentDown() | HostFailed():
+            case HostSuspected() | HostAgentDown() | HostFailed() | HostIsolated():
                 return Step(pool.doubted(state, event))
             case HostRefuted() | HostRecovered() | HostJoined():
                 return Step(self._due(pool.cleared(state, event), now))
@@ -100,6 +102,8 @@ class Placement:
                 return Step(pool.removed(state, event))
             case HostFenced():
                 return self._fenced(state, event, now)
+            case HostObeyed():
+                return self._obeyed(state, event, now)
             case VmStopFailed(vm=vm, at=at):
                 return Step(pool.held(state, vm, at))
             case VmFailed():
@@ -200,11 +204,29 @@ class Placement:
             return self._plan(state, now)
         return self._open(state, Incident(id=fact.incident, cause=fact.key), items, now)
 
+    def _obeyed(self, state: State, fact: HostObeyed, now: float) -> Step[State]:
+        """An isolated host has stopped these VMs: they start elsewhere, and it runs on with all others."""
+        key = f"obeyed.{fact.at.host}"
+        record = state.records.get(key)
+        told = record.told if isinstance(record, PlacementRecord) else ()
+        if fact.incident in told:
+            return Step(state)
+        kept = PlacementRecord(told=(*told, fact.incident)[-TOLD_KEPT:])
+        state = replace(state, records=state.records.insert(key, kept))
+        if f"incident.{fact.incident}" in state.records:
+            return self._plan(state, now)  # we died between both records
+        items = [
+            item.model_copy(update={"proofs": (fact.proof,), "avoid": (fact.at.host,)})
+            for item in self._orphans(state, fact)
+            if fact.proof.covers(item.vm) and self._to_be_started(state, item, now)
+        ]
+        return self._open(state, Incident(id=fact.incident, cause=fact.key), items, now)
+
     def _to_be_started(self, state: State, item: Item, now: float) -> bool:
         """False for what is not protected, and for what runs already by a person's hand."""
         return item.policy.protection is not Protection.NONE and pool.runs_at(state, item, now) is None
 
-    def _orphans(self, state: State, fact: HostFenced) -> Iterable[Item]:
+    def _orphans(self, state: State, fact: HostFenced | HostObeyed) -> Iterable[Item]:
         """By lease, and by what the host itself last reported where no lease says otherwise."""
         open_ = state.open_vms()
         orphans: dict[str, Item] = {}

@@ -7,6 +7,7 @@ from libs.crashes import crashes
 from libs.events.facts import (
     HostAgentDown,
     HostFailed,
+    HostIsolated,
     HostJoined,
     HostRecovered,
     HostRefuted,
@@ -20,15 +21,17 @@ from libs.planning.snapshot import PoolPolicy, Snapshot, SnapshotHost, SnapshotH
 from services.placement.state import Doubt, HostWords, Item, Phase, PlacementRecord, PlacementState
 
 NOWHERE = "-orphans-"
-FINAL = ("host.failed", "host.fenced")
+FINAL = ("host.failed", "host.isolated", "host.fenced")
 FRESH_S = 2.5  # five heartbeats missed
 
 
-def doubted(state: PlacementState, fact: HostSuspected | HostAgentDown | HostFailed) -> PlacementState:
+def doubted(
+    state: PlacementState, fact: HostSuspected | HostAgentDown | HostFailed | HostIsolated
+) -> PlacementState:
     """A host is not to be used, unless what this says was over before we heard of it."""
     host = fact.at.host
-    verdict = isinstance(fact, HostFailed)
-    number = fact.epoch if isinstance(fact, HostFailed) else fact.number
+    verdict = isinstance(fact, HostFailed | HostIsolated)
+    number = fact.epoch if isinstance(fact, HostFailed | HostIsolated) else fact.number
     if number <= state.cleared.get(host, (0, 0))[verdict]:
         return state
     before = state.down.get(host)

@@ -16,6 +16,8 @@ KINDS = (
     "host.agent_down",
     "host.failed",
     "host.fenced",
+    "host.isolated",
+    "host.obeyed",
     "host.maintenance_entered",
     "host.maintenance_exited",
     "host.removed",
@@ -37,7 +39,11 @@ def shell(ports: Ports) -> Shell[PlacementState]:
         lease=ports.lease(),
         signals=("heartbeat.*", "inventory.*", "lease.*"),
         kinds=KINDS,
-        marks=("crashes.", "fenced."),  # without its incident, a fact that is marked as told is lost
+        marks=(
+            "crashes.",
+            "fenced.",
+            "obeyed.",
+        ),  # without its incident, a fact that is marked as told is lost
         tables=(
             Table("leases", ports.store("leases"), "", RunLease),
             Table("inventory", ports.store("inventory"), "", Inventory, every_s=10.0),

@@ -337,6 +337,9 @@ class Libvirt:
             raise UnavailableError(f"{uuid}: Device or resource busy")
         self.destroyed.append(uuid)
 
+    async def shut_down(self, uuid: str, grace_s: float) -> None:
+        await self.destroy(uuid)
+
     async def node(self) -> tuple[int, int]:
         return 1000, 4
 
@@ -355,11 +358,21 @@ class Neighbours:
         return (Answer.SILENT, "no answer") if host == "h2" else (Answer.UNKNOWN, "who?")
 
 
+class Nobody:
+    async def ask(self, host: str, timeout_s: float) -> tuple[Answer, str]:
+        return Answer.UNKNOWN, "no address for probes"
+
+
 def hands(libvirt: Libvirt) -> tuple[Hands, World]:
     world = World()
     store = Process(world)
     neighbours: Hypervisors = Neighbours()
-    return Hands(libvirt, neighbours, store, store, store, store, H1, boots_known=True), world
+    return (
+        Hands(
+            libvirt, neighbours, store, store, store, store, H1, boots_known=True, slots={}, probes=Nobody()
+        ),
+        world,
+    )
 
 
 async def test_the_gate_stops_what_runs_under_anothers_lease_and_nothing_else() -> None:
@@ -482,7 +495,8 @@ async def test_a_stale_definition_left_behind_never_replaces_the_one_that_runs_e
 async def test_it_answers_for_a_neighbour_by_its_own_look() -> None:
     hand, _ = hands(Libvirt())
     reply = await hand.answer(Question(about="h2"))
-    assert reply == Reply(about="h2", peer=H1, answer=Answer.SILENT, detail="no answer")
+    said = "libvirt silent: no answer; agent unknown: no address for probes"
+    assert reply == Reply(about="h2", peer=H1, answer=Answer.SILENT, detail=said)
     nonsense = await hand.answer(Heartbeat(at=H1, agent="x", seq=1))
     assert isinstance(nonsense, Reply)
     assert nonsense.answer is Answer.UNKNOWN

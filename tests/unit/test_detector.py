@@ -14,8 +14,8 @@ from libs import lifecycle
 from libs.config.settings import Detection
 from libs.core.decider import BusChanged, Expired, Input, Paused, Step, TableRead
 from libs.events.facts import HostFailed, VmFailed
-from libs.events.signals import Goodbye, Heartbeat
-from libs.model import Answer, HostState, Incarnation, PowerState, ProofMethod, VmPolicy
+from libs.events.signals import Goodbye, Heartbeat, SlotSeen
+from libs.model import Answer, HostState, Incarnation, PowerState, ProofMethod, SlotBeat, VmPolicy
 from services.detector.asks import Answered
 from services.detector.decide import ECHO_S, Detector
 from services.detector.state import DetectorState, HostRecord
@@ -83,13 +83,20 @@ class Watch:
         number = self.state.record(host).number
         return self.hear(Answered(key="a", host=host, number=number, channel=channel, answer=answer, **more))
 
-    def nobody_sees(self, host: str, *peers: str) -> list[str]:
-        """All channels say silent, the peers too."""
+    def nobody_sees(self, host: str, *peers: str, slot: int | None = 7) -> list[str]:
+        """All channels say silent, the peers too; its slot shows the same write each time, if there is one."""
         told = self.answer(host, "power", power=PowerState.UNKNOWN)
         told += self.answer(host, "libvirt", Answer.SILENT)
+        slots = () if slot is None else (self.slot(host, slot),)
         for peer in peers:
-            told += self.answer(host, f"peer:{peer}", Answer.SILENT)
+            told += self.answer(host, f"peer:{peer}", Answer.SILENT, slots=slots)
         return told
+
+    def slot(self, host: str, seq: int, store: str = "nfs") -> SlotSeen:
+        """What a peer reads in the slot of the host's present boot."""
+        at = self.state.record(host).at
+        assert at is not None
+        return SlotSeen(datastore=store, beat=SlotBeat(host=host, boot=at.boot, seq=seq))
 
     def is_(self, host: str) -> HostState:
         return self.state.record(host).state
@@ -101,9 +108,9 @@ def pool(*hosts: str, **more: Any) -> Watch:
 
 # -- the table of rules
 
-NOTHING = Evidence(silent_s=9, quiet_s=0, power_off=False, lives_elsewhere=False, unreachable=False, votes=0)
+NOTHING = Evidence(silent_s=9, quiet_s=0)
 SILENT = {"unreachable": True}
-WITNESSED = {**SILENT, "votes": 2, "quiet_s": 2.5}
+WITNESSED = {**SILENT, "votes": 2, "domains": 2, "slot_still": True, "quiet_s": 2.5}
 
 
 @pytest.mark.parametrize(
@@ -112,16 +119,29 @@ WITNESSED = {**SILENT, "votes": 2, "quiet_s": 2.5}
         ({}, None, None),
         ({"power_off": True}, "power-off", S.FAILED),
         ({"power_off": True, "lives_elsewhere": True}, "power-off", S.FAILED),
+        ({"power_off": True, "slot_moves": True}, "power-off", S.FAILED),
         ({"lives_elsewhere": True}, "answers-elsewhere", S.AGENT_DOWN),
         ({"lives_elsewhere": True, **WITNESSED}, "answers-elsewhere", S.AGENT_DOWN),
+        ({"lives_elsewhere": True, "last_word": True}, "answers-elsewhere", S.AGENT_DOWN),
+        ({"last_word": True}, "last-word", S.FAILED),
+        ({"last_word": True, "slot_moves": True}, None, None),
+        ({**SILENT, "slot_moves": True}, "slot-moves", S.ISOLATED),
+        ({**WITNESSED, "slot_still": False, "slot_moves": True}, "slot-moves", S.ISOLATED),
+        ({**SILENT, "slot_moves": True, "quiet_s": 1e6}, "slot-moves", S.ISOLATED),
+        ({"slot_moves": True, "quiet_s": 1e6}, None, None),
         (WITNESSED, "witnessed", S.FAILED),
         ({**WITNESSED, "quiet_s": 2.49}, None, None),
-        ({**WITNESSED, "votes": 1}, None, None),
+        ({**WITNESSED, "votes": 1, "domains": 1}, None, None),
+        ({**WITNESSED, "domains": 1}, None, None),
+        ({**WITNESSED, "domains": 1, "domains_known": 1}, "witnessed", S.FAILED),
+        ({**WITNESSED, "domains": 0, "domains_known": 0, "votes": 0}, None, None),
+        ({**WITNESSED, "slot_still": False}, None, None),
         ({**WITNESSED, "unreachable": False, "quiet_s": 1e6}, None, None),
         ({**SILENT, "quiet_s": 8.0}, "silence-only", S.FAILED),
+        ({**WITNESSED, "slot_still": False, "quiet_s": 8.0}, "silence-only", S.FAILED),
         ({**SILENT, "quiet_s": 7.99}, None, None),
         ({"quiet_s": 1e6}, None, None),
-        ({"quiet_s": 1e6, "votes": 9}, None, None),
+        ({"quiet_s": 1e6, "votes": 9, "domains": 9, "slot_still": True}, None, None),
     ],
 )
 def test_every_row_of_the_rules(
@@ -131,8 +151,13 @@ def test_every_row_of_the_rules(
     assert (found and found.name, found and found.verdict) == (rule, verdict)
 
 
-def test_only_a_power_reading_stands_on_its_own_in_a_storm() -> None:
-    assert [rule.name for rule in RULES if rule.proof] == ["power-off"]
+@pytest.mark.parametrize("neighbour", [True, False])
+def test_what_stands_on_its_own_in_a_storm_is_a_power_reading_or_a_neighbours_vote_beside_a_still_slot(
+    neighbour: bool,
+) -> None:
+    seen = Evidence(silent_s=9, quiet_s=9, neighbour=neighbour)
+    standing = {rule.name for rule in RULES if rule.verdict is S.FAILED and rule.stands(seen)}
+    assert standing == ({"power-off", "witnessed"} if neighbour else {"power-off"})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 from rpds import HashTrieMap
 
 from libs.config.settings import FencingSettings
+from libs.core.clock import SystemClock
 from libs.core.decider import Expired, Input, Step
 from libs.core.ports import FenceError, Hypervisor
 from libs.events.facts import HostFailed, HostFenced, HostJoined, HostRecovered
-from libs.events.signals import Signal
+from libs.events.signals import Question, Reply, Signal, SlotSeen
 from libs.events.words import HostConfirmedFailed
-from libs.model import Answer, FenceProof, Incarnation, PowerState, ProofMethod
+from libs.model import Answer, FenceProof, Incarnation, PowerState, ProofMethod, SlotBeat
 from services.fencer.act import Hands
 from services.fencer.decide import Fence, Fenced, Fencer, FencerState, Phase
 from tests.unit.made import beat, boot, facts, failed, kinds, proof, requests, stored, vm
@@ -32,7 +34,7 @@ class Desk:
         self.now = 100.0
         self.state: FencerState = self.decider.initial(self.now)
         self.told: list[Any] = []
-        self.asked: list[Fence] = []
+        self.asked: list[Any] = []
 
     def take(self, step: Step[FencerState]) -> list[str]:
         self.state = step.state
@@ -285,20 +287,39 @@ class Libvirts:
         return self.answer, "libvirt answers"
 
 
+def slot_of(at: Incarnation, writes: bool) -> Callable[[str, Signal], Signal | None]:
+    """Peers that read the slot of this boot: it moves with each reading, or it does not."""
+    seq = itertools.count(1)
+
+    def reply(topic: str, question: Signal) -> Signal | None:
+        assert isinstance(question, Question)
+        assert question.slots_only, "nobody is to be waited for who looks over a network"
+        beat = SlotBeat(host=at.host, boot=at.boot, seq=next(seq) if writes else 1)
+        seen = SlotSeen(datastore="nfs", beat=beat)
+        return Reply(about=question.about, peer=boot("h2"), answer=Answer.UNKNOWN, slots=(seen,))
+
+    return reply
+
+
 async def fence(
     said_before: Signal | None,
     said_after: Signal | None,
     missing: tuple[str, ...] = (),
     libvirt: Answer = Answer.SILENT,
+    writes: bool = False,
+    of: Incarnation | None = None,
 ) -> Fenced:
     bus = Process(World())
+    bus.replies = slot_of(of or boot("h1"), writes)
 
     def say(signal: Signal | None) -> None:
         if signal is not None:
             bus.heard(signal)
 
     power = Power(lambda: say(said_after), missing)
-    hands = Hands(power, bus, Libvirts(libvirt), 0.1)
+    hands = Hands(
+        power, bus, Libvirts(libvirt), SystemClock(), witness_s=0.1, peers=["h1", "h2"], slot_spacing_s=0.05
+    )
     original = power.fence
 
     async def begin(incarnation: Incarnation, off_seen: Callable[[], None]) -> FenceProof:
@@ -306,7 +327,9 @@ async def fence(
         return await original(incarnation, off_seen)
 
     power.fence = begin  # type: ignore[method-assign]
-    return await hands.perform(Fence(key="k", deadline_s=1.0, at=boot("h1"), incident="h1-1"))
+    done = await hands.perform(Fence(key="k", deadline_s=1.0, at=boot("h1"), incident="h1-1"))
+    assert isinstance(done, Fenced)
+    return done
 
 
 async def test_a_heartbeat_after_its_power_read_off_voids_the_proof() -> None:
@@ -452,3 +475,14 @@ def test_a_boot_that_joins_proves_nothing_about_a_verdict_that_has_yet_to_be_hea
     desk = Desk()
     desk.hear(word())
     assert desk.hear(HostJoined(at=boot("h1", 2), epoch=1)) == []
+
+
+async def test_a_write_to_its_slot_after_its_power_read_off_voids_the_proof() -> None:
+    done = await fence(None, None, writes=True)
+    assert done.proof is None
+    assert "wrote to its slot on nfs" in done.missing[0]
+
+
+async def test_a_slot_that_stands_still_or_is_another_boots_does_not() -> None:
+    assert (await fence(None, None, writes=False)).proof == proof(boot("h1"))
+    assert (await fence(None, None, writes=True, of=boot("h1", 2))).proof == proof(boot("h1"))

@@ -10,8 +10,8 @@ import pytest
 
 from libs.core.ports import UnavailableError
 from libs.model import Answer, VmPolicy
+from libs.threads import HostThreads
 from libs.virt.host import HUNG_MOST, LibvirtHost
-from libs.virt.threads import HostThreads
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.fast

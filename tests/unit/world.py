@@ -75,6 +75,8 @@ class Process:
         self.sent: list[tuple[str, Signal]] = []
         self.heard: Callable[[Signal], None] = lambda _: None
         self.changed: list[Callable[[bool], None]] = []
+        self.replies: Callable[[str, Signal], Signal | None] = lambda topic, question: None
+        """What is answered to a question; None where nobody answers."""
 
     async def turn(self) -> None:
         """An await at which the process may die."""
@@ -121,7 +123,10 @@ class Process:
         self.world.consumers = [one for one in self.world.consumers if one[0] is not self]
 
     async def ask(self, topic: str, question: Signal, timeout_s: float) -> Signal:
-        raise UnavailableError("nobody answers here")
+        reply = self.replies(topic, question)
+        if reply is None:
+            raise UnavailableError(f"{topic}: no answer")
+        return reply
 
     async def answer(self, topic: str, answer: Callable[[Signal], Awaitable[Signal]]) -> Process:
         return self

@@ -12,6 +12,7 @@ from libs.sim.truth import Truth
 from libs.sim.world import World
 
 SPOKE_S = 1.5
+TOLD_S = 3.0
 """A host that was heard, or answered, for so long before a proof refutes it: the two readings span less."""
 
 
@@ -80,7 +81,13 @@ class Proofs:
         if not reader.startswith("fencer"):
             return
         truth, at = self._truth, self._world.machines.hosts[name].at
-        self._unseen[at] = truth.well_for(name) < SPOKE_S and truth.answering_for(name) < SPOKE_S
+        heard = truth.well_for(name) >= SPOKE_S or truth.answering_for(name) >= SPOKE_S
+        self._unseen[at] = not heard and not self._slot_tells(name)
+
+    def _slot_tells(self, name: str) -> bool:
+        """It has written its slot for a while, and peers could have told: then the lie could have been seen."""
+        slotted = bool(self._world.settings.datastores)
+        return slotted and self._truth.slot_told_for(name) >= TOLD_S
 
     def _read_twice(self, host: SimHost) -> bool:
         spacing_s = 0.8 * self._world.settings.fencing.status_spacing_s

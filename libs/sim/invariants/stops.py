@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from libs.events.facts import HostFailed, HostSuspected, VmStopFailed
+from libs.events.facts import HostFailed, HostIsolated, HostSuspected, VmStopFailed
+from libs.model import Incarnation, Isolation
 from libs.sim.broker import Stored
 from libs.sim.invariants.book import Book
 from libs.sim.machines import SimHost
@@ -17,6 +18,7 @@ class Stops:
 
     def __init__(self, world: World, truth: Truth, book: Book) -> None:
         self._world, self._truth, self._book = world, truth, book
+        self._isolated: set[Incarnation] = set()
         world.virt.on_stop.append(self._stop)
         world.broker.on_fact.append(self._fact)
 
@@ -27,12 +29,30 @@ class Stops:
             return
         if known and known[-1][1].holder != host.at:
             return  # its lease is elsewhere: rule 5 wants it stopped
+        order = self._world.machines.datastore.orders.get(host.name)
+        if order is not None and order.boot == host.at.boot and vm in order.vms:
+            self._ordered(host, vm)
+            return
         away = self._world.plane_away or self._world.broker.disturbed
         why = "only the bus or the plane is away" if away else "its lease is nowhere else"
         self._book.broken("4" if away else "5", f"VM {domain.spec.name} is stopped on {host.at}; {why}")
 
+    def _ordered(self, host: SimHost, vm: str) -> None:
+        """Through its slot: only an isolated host is told so, and only of VMs whose policy says it."""
+        spec = self._world.machines.specs[vm]
+        if host.at not in self._isolated:
+            self._book.broken(
+                "4", f"VM {spec.name} is ordered to stop on {host.at}, which nobody held isolated"
+            )
+        if spec.policy.isolation is not Isolation.SHUTDOWN:
+            self._book.broken(
+                "4", f"VM {spec.name} is ordered to stop on {host.at}; its policy is to be left alone"
+            )
+
     def _fact(self, stored: Stored) -> None:
         fact = stored.fact
+        if isinstance(fact, HostIsolated):
+            self._isolated.add(fact.at)
         if isinstance(fact, VmStopFailed):
             self._book.stop_failed.add((fact.at, fact.vm))
         if not isinstance(fact, HostSuspected | HostFailed):

@@ -1,0 +1,1 @@
+"""Shared datastores: each host's heartbeat slot on each of them."""
