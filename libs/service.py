@@ -22,6 +22,7 @@ from libs.core.ports import ConflictError, UnavailableError
 from libs.jetstream.bus import NatsBus, open_bus
 from libs.jetstream.connection import BusRefusedError
 from libs.jetstream.lease import JetStreamLease
+from libs.jetstream.notices import agent_name
 from libs.jetstream.schema import Names, WrongStreamError, ensure
 from libs.jetstream.store import JetStreamStore
 from libs.logs import configure
@@ -67,16 +68,20 @@ def die_with_parent() -> None:
 
 
 def run(
-    service: str, config: Path, main: Main, stopping: Callable[[Context], Awaitable[None]] | None = None
+    service: str,
+    config: Path,
+    main: Main,
+    stopping: Callable[[Context], Awaitable[None]] | None = None,
+    host: str | None = None,
 ) -> int:
-    """Run a service until SIGTERM or SIGINT. Returns the exit status: 2 for bad input, 1 for a bus that
-    cannot be used."""
+    """Run a service until SIGTERM or SIGINT, on a host of the pool or beside it. Returns the exit status: 2 for bad
+    input, 1 for a bus that cannot be used."""
     if os.environ.get("REKINDLE_SUPERVISED"):
         die_with_parent()
     try:
         settings = load_settings(config)
         configure(settings.logging)
-        asyncio.run(_run(settings, service, main, stopping))
+        asyncio.run(_run(settings, service, main, stopping, host))
     except BadInputError as error:
         log.error("bad input", reason=str(error))
         return 2
@@ -86,10 +91,12 @@ def run(
     return 0
 
 
-async def connect(settings: Settings, service: str) -> NatsBus:
+async def connect(settings: Settings, service: str, host: str | None = None) -> NatsBus:
     """The bus, with the pool's stream and buckets there and right. Waits for it for ever: a host that boots
     while the management plane is away must not stay without its agent."""
     replica = f"{service}-{os.getpid()}"
+    if host is not None:
+        replica = agent_name(settings.pool, host, os.getpid())
     told = ""
     while True:
         try:
@@ -104,12 +111,16 @@ async def connect(settings: Settings, service: str) -> NatsBus:
 
 
 async def _run(
-    settings: Settings, service: str, main: Main, stopping: Callable[[Context], Awaitable[None]] | None
+    settings: Settings,
+    service: str,
+    main: Main,
+    stopping: Callable[[Context], Awaitable[None]] | None,
+    host: str | None,
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    bus = await connect(settings, service)
+    bus = await connect(settings, service, host)
     context = Context(settings, service, bus, SystemClock())
     work = await main(context)
     tasks = [asyncio.create_task(one) for one in work]

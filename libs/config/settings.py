@@ -105,6 +105,9 @@ class HostEntry(Section):
     memory_reserved_mib: int = Field(512, ge=0, description="kept for the host itself")
     cpus: int | None = Field(None, gt=0, description="instead of what libvirt reports")
     labels: dict[str, str] = {}
+    address: str | None = Field(
+        None, description="its IP address, from which its crash kernel speaks; without one that of `probe`"
+    )
     probe: str | None = Field(
         None,
         pattern=r"^[^\s:]+:\d{1,5}$",
@@ -130,6 +133,10 @@ class BusSettings(Section):
 
     url: str | None = Field(None, description="nats://[token@]host:port, several separated by commas")
     url_file: Path | None = Field(None, description="the same in a file, as it holds a secret")
+    system_url_file: Path | None = Field(
+        None,
+        description="a user of an outside server's system account: to hear at once whose connection ended",
+    )
     listen: str = Field("127.0.0.1", description="address of the embedded server")
     port: int = Field(0, ge=0, le=65535, description="0: a free one, chosen once")
     replicas: Literal[1, 3, 5] = 1
@@ -154,6 +161,11 @@ class Detection(Section):
     confirm_silence_s: PositiveFloat = Field(8.0, description="the same without enough votes")
     quiet_after_start_s: float = Field(60.0, ge=0, description="after a start, for hosts not heard since")
     deaf_period_s: PositiveFloat = Field(2.0, description="no verdict for so long after we were deaf")
+    kdump_listen: str | None = Field(
+        None,
+        pattern=r"^[^\s:]+:\d{1,5}$",
+        description="host:port on which fence_kdump_send of the hosts' crash kernels is heard, such as 0.0.0.0:7410",
+    )
 
 
 class FencingSettings(Section):
@@ -300,6 +312,17 @@ class Settings(Section):
 
     def nats_directory(self) -> Path:
         return self.data_dir / "nats"
+
+    def system_servers(self) -> list[str]:
+        """Addresses of the bus for a user of its system account; none where there is no such user."""
+        outside = self.bus.url is not None or self.bus.url_file is not None
+        path = self.bus.system_url_file or (None if outside else self.nats_directory() / "system_url")
+        if path is None:
+            return []
+        try:
+            return [part.strip() for part in path.read_text().split(",")]
+        except OSError as error:
+            raise BadInputError(f"bus.system_url_file: {path}: cannot be read: {error.strerror}") from error
 
     def servers(self) -> list[str]:
         """Addresses of the bus. Raises BadInputError where the embedded server has never been started."""

@@ -71,8 +71,10 @@ async def connect(
     wait_s: float = 10.0,
     on_change: Callable[[bool], None] | None = None,
     closed: Callable[[], Awaitable[None]] = exit_when_closed,
+    jetstream: bool = True,
 ) -> SafeClient:
-    """Connect, and check that the server is one that keeps its promises.
+    """Connect, and check that the server is one that keeps its promises. `jetstream`: that it has one, too, for
+    this user.
 
     Raises UnavailableError when no server answers within `wait_s`, BusRefusedError for an unusable one."""
     client = SafeClient()
@@ -123,7 +125,7 @@ async def connect(
         client._closed_cb = None
         await client.close()
         raise UnavailableError(f"no NATS server at {', '.join(map(_bare, servers))}: {error!r}") from error
-    await _require(client)
+    await _require(client, jetstream)
     return client
 
 
@@ -141,7 +143,7 @@ async def _resolvable(servers: Sequence[str]) -> None:
     raise UnavailableError("; ".join(unknown))
 
 
-async def _require(client: SafeClient) -> None:
+async def _require(client: SafeClient, jetstream: bool) -> None:
     """Raises BusRefusedError for a server that cannot be used, UnavailableError for one that does not say."""
     version = client.connected_server_version
     found = f"{version.major}.{version.minor}.{version.patch}"
@@ -151,7 +153,8 @@ async def _require(client: SafeClient) -> None:
                 f"NATS server {found} is too old: {MIN_SERVER[0]}.{MIN_SERVER[1]} or newer is needed "
                 "(older ones let several compare-and-set writers win)"
             )
-        await _has_jetstream(client, found)
+        if jetstream:
+            await _has_jetstream(client, found)
     except (BusRefusedError, UnavailableError):
         client._closed_cb = None
         await client.close()

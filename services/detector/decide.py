@@ -404,6 +404,8 @@ class Detector:
                 again_s = now - (now if reached is None else reached)
                 if record.state is HostState.ISOLATED and again_s < 2 * self.settings.suspect_after_s:
                     return Step(state)  # its network is back, and its agent needs a moment to find the bus
+                if found.silent_s < self.settings.suspect_after_s:
+                    return Step(state)  # asked after early, on a hint: it may only be connecting anew
                 return self._agent_down(state, record, rule, kept)
             case HostState.ISOLATED:
                 return self._isolated(state, record, rule, kept)

@@ -148,4 +148,4 @@ async def _going_down() -> bool:
 
 def main(config: Path, host: str | None = None) -> int:
     agents = Agents(host)
-    return run("heartbeat", config, agents.wire, agents.goodbye)
+    return run("heartbeat", config, agents.wire, agents.goodbye, host)

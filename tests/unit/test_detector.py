@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from libs.core.decider import BusChanged, Expired, Input, Paused, Step, TableRea
 from libs.events.facts import HostFailed, VmFailed
 from libs.events.signals import Goodbye, Heartbeat, SlotSeen
 from libs.model import Answer, HostState, Incarnation, PowerState, ProofMethod, SlotBeat, VmPolicy
-from services.detector.asks import Answered
+from services.detector.asks import Answered, Disconnected, Panicked
 from services.detector.decide import ECHO_S, Detector
+from services.detector.evidence import order
 from services.detector.state import DetectorState, HostRecord
 from services.detector.verdict import RULES, Evidence, judge, storm_limit
 from tests.unit.made import beat, boot, crashed, facts, fenced, inventory, kinds, requests, seen, stored, vm
@@ -678,3 +680,155 @@ def test_the_table_as_a_diagram_names_every_state() -> None:
     drawn = lifecycle.as_mermaid()
     assert drawn.startswith("stateDiagram-v2")
     assert all(state.value in drawn for state in HostState if state is not HostState.ISOLATED)
+
+
+# -- hints and last words
+
+
+def test_an_ended_connection_is_asked_after_at_once_and_is_no_verdict() -> None:
+    watch = pool()
+    watch.after(0.3)
+    watch.silent.add("h1")
+    watch.hear(Disconnected(key="n", host="h1"))
+    assert watch.after(0.1) == ["host.suspected"]
+    assert {request.kind for request in watch.asked} == {"ask_power", "ask_libvirt", "ask_peer"}
+    watch.nobody_sees("h1", "h2", "h3")
+    assert watch.after(0.5) == []
+    assert watch.is_("h1") is S.SUSPECT
+
+
+def test_power_that_reads_off_after_an_ended_connection_is_a_verdict_before_silence_would_have_been_noticed() -> (
+    None
+):
+    watch = pool()
+    watch.silent.add("h1")
+    watch.hear(Disconnected(key="n", host="h1"))
+    watch.after(0.1)
+    assert watch.answer("h1", "power", power=PowerState.OFF) == ["host.failed"]
+
+
+def test_an_agent_that_connects_anew_is_not_called_down() -> None:
+    watch = pool()
+    watch.hear(Disconnected(key="n", host="h1"))
+    watch.silent.add("h1")
+    watch.after(0.1)
+    assert watch.answer("h1", "libvirt", Answer.UP) == []
+    watch.silent.clear()
+    assert watch.hear(beat("h1")) == ["host.refuted"]
+    assert watch.after(5.0) == []
+
+
+def test_an_ended_connection_after_a_goodbye_is_none() -> None:
+    watch = pool()
+    watch.silent.add("h1")
+    watch.hear(Goodbye(at=boot("h1"), agent="life", grace_s=10.0))
+    watch.hear(Disconnected(key="n", host="h1"))
+    assert watch.after(5.0) == []
+
+
+@pytest.mark.parametrize(
+    "word", [Goodbye(at=boot("h1"), agent="life", for_good=True), Panicked(key="k", host="h1")]
+)
+def test_a_last_word_is_a_verdict_once_nothing_answers_and_not_before(word: Input) -> None:
+    watch = pool()
+    watch.silent.add("h1")
+    watch.hear(word)
+    watch.after(0.1)
+    assert watch.is_("h1") is S.FAILED
+    failed = next(fact for fact in watch.told if isinstance(fact, HostFailed))
+    assert failed.rule == "last-word"
+    assert any(kept.channel == "last word" for kept in failed.evidence)
+
+
+def test_a_last_word_of_a_host_that_speaks_on_is_void() -> None:
+    watch = pool()
+    watch.hear(Panicked(key="k", host="h1"))
+    watch.hear(beat("h1"))
+    assert watch.after(5.0) == []
+
+
+def test_a_last_word_of_a_host_whose_libvirt_answers_waits_until_it_does_not() -> None:
+    watch = pool()
+    watch.silent.add("h1")
+    watch.now += 0.01
+    watch.hear(Goodbye(at=boot("h1"), agent="life", for_good=True))
+    assert watch.hear(Answered(key="a", host="h1", number=1, channel="libvirt", answer=Answer.UP)) == []
+
+
+# -- storage slots and isolation
+
+
+def test_a_host_whose_slot_moves_is_isolated_and_not_failed_however_long() -> None:
+    watch = pool().gone("h1")
+    for seq in range(1, 15):
+        watch.nobody_sees("h1", "h2", "h3", slot=seq)
+        watch.after(1.0)
+    assert watch.is_("h1") is S.ISOLATED
+    kinds_ = [fact.kind for fact in watch.told]
+    assert kinds_.count("host.isolated") == 1
+    assert "host.failed" not in kinds_
+
+
+def test_an_isolated_host_that_dies_is_failed_by_its_witnesses() -> None:
+    watch = pool().gone("h1")
+    for seq in (1, 2):
+        watch.nobody_sees("h1", "h2", "h3", slot=seq)
+        watch.after(1.0)
+    assert watch.is_("h1") is S.ISOLATED
+    for _ in range(8):
+        watch.nobody_sees("h1", "h2", "h3", slot=2)
+        watch.after(1.0)
+    assert watch.is_("h1") is S.FAILED
+    failed = next(fact for fact in watch.told if isinstance(fact, HostFailed))
+    assert (failed.rule, failed.epoch) == ("witnessed", 2)
+
+
+def test_an_isolated_host_that_is_heard_again_recovers() -> None:
+    watch = pool().gone("h1")
+    for seq in (1, 2):
+        watch.nobody_sees("h1", "h2", "h3", slot=seq)
+        watch.after(1.0)
+    assert watch.hear(beat("h1")) == ["host.recovered"]
+    assert watch.is_("h1") is S.HEALTHY
+
+
+def test_without_a_slot_that_can_be_read_only_silence_speaks() -> None:
+    watch = pool().gone("h1")
+    at = watch.now
+    while watch.is_("h1") is S.SUSPECT:
+        watch.nobody_sees("h1", "h2", "h3", slot=None)
+        watch.after(0.5)
+    failed = next(fact for fact in watch.told if isinstance(fact, HostFailed))
+    assert failed.rule == "silence-only"
+    assert watch.now - at >= DEFAULT.confirm_silence_s - 0.7
+
+
+def test_a_slot_of_another_boot_says_nothing_of_this_one() -> None:
+    watch = pool().gone("h1")
+    for seq in range(1, 6):
+        old = SlotSeen(datastore="nfs", beat=SlotBeat(host="h1", boot="other", seq=seq))
+        watch.answer("h1", "libvirt", Answer.SILENT)
+        watch.answer("h1", "peer:h2", Answer.SILENT, slots=(old,))
+        watch.after(0.5)
+    assert watch.is_("h1") is S.SUSPECT
+
+
+def test_witnesses_of_one_failure_domain_are_one_witness() -> None:
+    labels = {"h1": "a", "h2": "b", "h3": "b", "h4": "a", "h5": "c"}
+    watch = pool()
+    watch.decider = replace(watch.decider, domains=labels)
+    watch.gone("h1")
+    for _ in range(6):
+        watch.nobody_sees("h1", "h2", "h3")
+        watch.after(0.5)
+    assert watch.is_("h1") is S.SUSPECT
+    for _ in range(2):
+        watch.nobody_sees("h1", "h2", "h4")
+        watch.after(0.5)
+    assert watch.is_("h1") is S.FAILED
+
+
+def test_peers_are_asked_a_neighbour_first_and_then_of_each_domain_in_turn() -> None:
+    domains = {"h1": "a", "h2": "a", "h3": "b", "h4": "b", "h5": "c", "h6": "a"}
+    assert order("h1", ["h2", "h3", "h4", "h5", "h6"], domains) == ["h2", "h3", "h5", "h4", "h6"]
+    assert order("h1", ["h2", "h3"], {}) == ["h2", "h3"]
