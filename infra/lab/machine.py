@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from infra.lab import cuts, libvirtconf, procs
+from infra.lab import cuts, libvirtconf, namespaces, network, procs
 from infra.lab.needs import program
 from infra.lab.spec import LabError, LabSpec
 
@@ -100,7 +100,7 @@ class Machine:
             return True
 
     def off(self) -> bool:
-        """Cut the power: every process of the host is killed at once; returns when all are gone.
+        """Cut the power: cable first, then every process of the host is killed at once; returns when all are gone.
 
         False when power was off already. Raises TimeoutError when a process survives; power then still reads on.
         """
@@ -111,7 +111,15 @@ class Machine:
             self.power = "off"
             return True
 
+    def _pull_cable(self) -> None:
+        """What has no power sends no FIN and no RST; the kernel would send them for each process that it ends."""
+        if self.spec.network is not None:
+            network.pull(self.spec.network.port(self.host.host))
+            if self._init is not None and procs.alive(self._init):
+                namespaces.abandon_connections(self._init.pid)
+
     def _kill_all(self) -> None:
+        self._pull_cable()
         if self._init is not None:
             if self.spec.privileged:
                 # The first process of a PID namespace takes all others with it, and ends only after they have.

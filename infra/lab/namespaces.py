@@ -3,8 +3,10 @@
 Nothing here is visible outside: when the host's first process dies, the kernel takes all of it away.
 """
 
+import contextlib
 import ctypes
 import os
+import threading
 from pathlib import Path
 
 from infra.lab.spec import LabSpec
@@ -130,6 +132,28 @@ def furnish(spec: LabSpec, host_name: str) -> None:
             _bind(spec.paths.etc / name, target)
     encoded = host_name.encode()
     _check(_LIBC.sethostname(encoded, len(encoded)), "sethostname")
+
+
+def abandon_connections(pid: int) -> None:
+    """Have the kernel forget within a second what the processes in the network namespace of `pid` will leave unsaid.
+
+    By default it repeats a FIN that nobody hears for 100 s, and keeps the namespace for as long: where the process is
+    gone, or the machine lets nobody set this, it does so.
+    """
+
+    def enter_and_set() -> None:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+            try:
+                _check(_LIBC.setns(descriptor, CLONE_NEWNET), "setns")
+            finally:
+                os.close(descriptor)
+            Path("/proc/sys/net/ipv4/tcp_orphan_retries").write_text("1")
+
+    # A namespace is entered by one thread, and this one ends in there.
+    inside = threading.Thread(target=enter_and_set)
+    inside.start()
+    inside.join()
 
 
 def namespaces_of(spec: LabSpec) -> int:

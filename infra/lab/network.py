@@ -4,9 +4,12 @@ The bridge has an address: what listens on it (or on 0.0.0.0) is reached from ev
 is theirs alone.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
+import socket
+import struct
 import subprocess
 import threading
 from ipaddress import ip_network
@@ -16,6 +19,7 @@ from infra.lab.needs import program
 from infra.lab.spec import LabError, LabHost, LabNetwork
 
 _LOCK = "network.lock"
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 
 def _ip(*arguments: str, holding: int | None = None) -> str:
@@ -69,6 +73,22 @@ def works() -> bool:
     except LabError:
         return False
     return True
+
+
+def pull(port: str) -> None:
+    """Take the carrier off a cable at once, by its end at the switch (0.3 ms; `ip` would take 2, removing it 20).
+
+    Does nothing when there is no such cable. Raises OSError when it cannot be done.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.Struct("16sH14x")
+        try:
+            answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request.pack(port.encode(), 0))
+            flags = request.unpack(answer)[1] & ~_IFF_UP
+            fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request.pack(port.encode(), flags))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
 
 
 def up(network: LabNetwork, root: Path) -> None:
