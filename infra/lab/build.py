@@ -1,5 +1,6 @@
 """Puts a lab up and takes it away: directories, power devices, libvirt's capabilities, observer."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from infra.lab.observations import Summary, read_observations
 from infra.lab.paths import MARKER, HostPaths, LabPaths
 from infra.lab.powerclient import ask
 from infra.lab.spec import LabError, LabHost, LabSpec
+from infra.lab.weather import has_netem
 
 Progress = Callable[[str], None]
 
@@ -169,6 +171,23 @@ def raise_hosts(spec: LabSpec, progress: Progress, power_on: Callable[[str], Non
         future.result()
 
 
+def prepare_weather(spec: LabSpec) -> None:
+    """Where the kernel has no netem, start the process that relays frames, unless it runs. Raises LabError."""
+    if spec.network is None:
+        raise LabError("weather needs a network for each host, so root and a kernel that has bridges")
+    if has_netem():
+        return
+    with open(spec.root / "wire.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if procs.read_pid_file(spec.paths.wire_pid) is None:
+            argv = [sys.executable, "-m", "infra.lab.wire", str(spec.root)]
+            done = subprocess.run(
+                argv, env=_lab_env(spec.root), cwd="/", capture_output=True, text=True, check=False
+            )
+            if done.returncode != 0:
+                raise LabError(f"wires: {done.stderr.strip()[-400:]}")
+
+
 # -- observer -------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +249,7 @@ _LOGS = {
     "lab.json",
     "observations.jsonl",
     "observer.log",
+    "wire.log",
     "console",
     "agent.log",
     "logs",

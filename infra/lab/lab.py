@@ -5,7 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from infra.lab.paths import HostPaths, default_cache, default_root
 from infra.lab.powerclient import ask
 from infra.lab.spec import LabError, LabHost, LabSpec, check_hosts, check_root, load
 from infra.lab.vm import LabVm, VmGround, domain_xml, vm_uuid
+from infra.lab.weather import Weather
 
 __all__ = ["Lab", "LabError", "LabHost", "LabVm"]
 
@@ -183,6 +184,16 @@ class Lab:
         itself, with the bus and all management. None heals. Raises LabError without a network of the lab's own."""
         for host, cuts in links_of(self.spec, links).items():
             self._control(host, "cut", deaf_to=sorted(cuts.deaf_to), mute_to=sorted(cuts.mute_to))
+
+    def weather(
+        self, host: str | None, loss_percent: float = 0.0, delay_s: float = 0.0, jitter_s: float = 0.0
+    ) -> None:
+        """The link of a host (None: of every host) loses and delays frames from now on, in each direction by itself,
+        over every boot; nothing given: no more. Raises LabError without a network of the lab's own."""
+        wanted = Weather(loss_percent, delay_s, jitter_s)
+        build.prepare_weather(self.spec)
+        for name in self.hosts if host is None else [host]:
+            self._control(name, "weather", **asdict(wanted))
 
     def fault(self, host: str, how: str) -> None:
         """Break the host's BMC, not the host: dead, hang, refuse, lie (says done and off), no_effect (says done),

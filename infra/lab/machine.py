@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from infra.lab import cuts, libvirtconf, namespaces, network, procs
+from infra.lab import cuts, libvirtconf, namespaces, network, procs, weather
 from infra.lab.needs import program
 from infra.lab.spec import LabError, LabSpec
 
@@ -33,6 +33,7 @@ class Machine:
         self._answers = b""
         self.cuts = self._cuts = cuts.NONE
         """What is to be cut off, and what is in the present boot."""
+        self.weather = weather.FAIR
 
     # -- power ------------------------------------------------------------------------------------------------
 
@@ -169,6 +170,7 @@ class Machine:
             self._cuts = cuts.NONE
             cuts.apply(pid, cuts.NONE, self.cuts)
             self._cuts = self.cuts
+            weather.apply(self.spec, self.host.host, pid, weather.FAIR, self.weather)
 
     def cut(self, wanted: cuts.Cuts) -> None:
         """From now on, over every boot, the host does not hear or reach these addresses, and all others."""
@@ -177,6 +179,13 @@ class Machine:
             if self._init is not None:
                 cuts.apply(self._init.pid, self._cuts, wanted)
                 self._cuts = wanted
+
+    def change_weather(self, wanted: weather.Weather) -> None:
+        """From now on, over every boot, the host's link is like this."""
+        with self._lock:
+            pid = self._init.pid if self._init is not None else None
+            weather.apply(self.spec, self.host.host, pid, self.weather, wanted)
+            self.weather = wanted
 
     def _unplug_network(self) -> None:
         """The cable goes with the host's namespace, but lazily: take it away now, or the next start finds it."""

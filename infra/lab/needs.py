@@ -13,6 +13,7 @@ _PROGRAMS = {
     "libvirtd": "libvirt-daemon",
     "qemu-system-x86_64": "qemu-system-x86",
     "ip": "iproute2",
+    "tc": "iproute2",
     "nsenter": "util-linux",
     "dpkg-deb": "dpkg",
     "apt-get": "apt",

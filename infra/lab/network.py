@@ -4,6 +4,7 @@ The bridge has an address: what listens on it (or on 0.0.0.0) is reached from ev
 is theirs alone.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -12,6 +13,8 @@ import socket
 import struct
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -19,7 +22,8 @@ from infra.lab.needs import program
 from infra.lab.spec import LabError, LabHost, LabNetwork
 
 _LOCK = "network.lock"
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP, _IFF_NOARP = 0x8913, 0x8914, 0x01, 0x80
+_SIOCBRADDIF, _SIOCBRDELIF = 0x89A2, 0x89A3
 
 
 def _ip(*arguments: str, holding: int | None = None) -> str:
@@ -75,20 +79,58 @@ def works() -> bool:
     return True
 
 
-def pull(port: str) -> None:
-    """Take the carrier off a cable at once, by its end at the switch (0.3 ms; `ip` would take 2, removing it 20).
+@contextmanager
+def trial_bridge() -> Iterator[str]:
+    """A bridge to try things on, by name; gone afterwards. Raises LabError where none can be made."""
+    name = f"rkt{threading.get_native_id()}c"
+    _ip("link", "add", name, "type", "bridge")
+    try:
+        yield name
+    finally:
+        _ip("link", "del", name)
 
-    Does nothing when there is no such cable. Raises OSError when it cannot be done.
-    """
+
+# -- by the kernel's own calls: each takes 0.3 ms, `ip` 2 ms
+
+
+def _change_flags(device: str, on: int = 0, off: int = 0) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        request = struct.Struct("16sH14x")
-        try:
-            answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request.pack(port.encode(), 0))
-            flags = request.unpack(answer)[1] & ~_IFF_UP
-            fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request.pack(port.encode(), flags))
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise
+        request = struct.Struct("16sH22x")
+        answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request.pack(device.encode(), 0))
+        flags = (request.unpack(answer)[1] | on) & ~off
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request.pack(device.encode(), flags))
+
+
+def pull(port: str) -> None:
+    """Take the carrier off a cable, by its end at the switch; nothing where there is no such cable. Raises OSError."""
+    try:
+        _change_flags(port, off=_IFF_UP)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+
+
+def _switch(bridge: str, number: int, device: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16si20x", bridge.encode(), socket.if_nametoindex(device))
+        fcntl.ioctl(any_socket, number, request)
+
+
+def put_on(bridge: str, device: str) -> None:
+    """Make a device a port of the switch. Raises OSError."""
+    _switch(bridge, _SIOCBRADDIF, device)
+    _change_flags(device, on=_IFF_UP, off=_IFF_NOARP)
+
+
+def take_off(bridge: str, device: str) -> None:
+    """Take a port off the switch. The machine itself answers nothing on it, as it would on a device of its own.
+
+    Raises OSError.
+    """
+    _change_flags(device, on=_IFF_NOARP)
+    with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+        Path("/proc/sys/net/ipv6/conf", device, "disable_ipv6").write_text("1")
+    _switch(bridge, _SIOCBRDELIF, device)
 
 
 def up(network: LabNetwork, root: Path) -> None:
@@ -108,10 +150,11 @@ def up(network: LabNetwork, root: Path) -> None:
 
 
 def down(network: LabNetwork, root: Path) -> None:
-    """Take the switch and what cables are left away. Raises LabError when they stay."""
+    """Take the switch and what cables and wires are left away. Raises LabError when they stay."""
     with open(root / _LOCK, "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-    for name in [network.port(host) for host in network.addresses] + [network.bridge]:
+    left = [name(host) for host in network.addresses for name in (network.wire, network.port)]
+    for name in [*left, network.bridge]:
         if Path(f"/sys/class/net/{name}").exists():
             # A cable goes by itself with its host's namespace, perhaps just now; only what remains is an error.
             done = subprocess.run(

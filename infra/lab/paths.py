@@ -151,6 +151,19 @@ class LabPaths:
         return self.root / "line.secret"
 
     @property
+    def wire_socket(self) -> Path:
+        """Who relays the frames of hosts with weather, where the kernel has no netem (see wire.py)."""
+        return self.root / "wire.sock"
+
+    @property
+    def wire_pid(self) -> Path:
+        return self.root / "wire.pid"
+
+    @property
+    def wire_log(self) -> Path:
+        return self.root / "wire.log"
+
+    @property
     def observations(self) -> Path:
         return self.root / "observations.jsonl"
 

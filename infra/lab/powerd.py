@@ -2,7 +2,7 @@
 
 `python -m infra.lab.powerd ROOT HOST` puts itself into the background and returns when it listens. It answers one
 JSON line a request on two unix sockets: `power.sock` is the BMC (fence agents, faults), `control.sock` the lab's
-own, which also knows `fault`, `crash`, `thaw`, `reboot`, `cut` and `exit` and always does the true thing.
+own, which also knows `fault`, `crash`, `thaw`, `reboot`, `cut`, `weather` and `exit` and always does the true thing.
 """
 
 import json
@@ -20,6 +20,7 @@ from infra.lab.cuts import Cuts
 from infra.lab.machine import Machine
 from infra.lab.paths import MARKER
 from infra.lab.spec import LabError, load
+from infra.lab.weather import Weather
 
 FAULTS = ("none", "dead", "hang", "refuse", "lie", "no_effect", "shared_power")
 
@@ -84,6 +85,10 @@ class Device:
             self.machine.reboot()
         elif what == "cut":
             self.machine.cut(Cuts(frozenset(request["deaf_to"]), frozenset(request["mute_to"])))
+        elif what == "weather":
+            self.machine.change_weather(
+                Weather(request["loss_percent"], request["delay_s"], request["jitter_s"])
+            )
         elif what == "exit":
             self.machine.off()
         else:

@@ -41,6 +41,10 @@ class LabNetwork:
         """Name of the switch's end of a host's cable."""
         return f"{self.bridge}p{list(self.addresses).index(host)}"
 
+    def wire(self, host: str) -> str:
+        """Name of the device that stands in for a host's cable at the switch while it has weather."""
+        return f"{self.bridge}w{list(self.addresses).index(host)}"
+
     def mac(self, address: str) -> str:
         """The hardware address behind an address of this network, the same in every boot as a machine's is: its
         neighbours would look for a new one for ten seconds."""

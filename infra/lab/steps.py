@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from infra.lab import network
+from infra.lab import network, weather
 from infra.lab.cuts import BUS
 from infra.lab.lab import Lab
 from infra.lab.plane import Plane, policy_element
 from infra.lab.powerd import FAULTS
 from infra.lab.vm import MIN_MEMORY_MIB
+from infra.lab.weather import FAIR, LONGEST_S, Weather
 from libs.config.yamlfile import BadInputError, line_of, read
 from libs.model import Protection
 from libs.scenario.model import STEPS as MODEL_STEPS
@@ -58,7 +59,30 @@ def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
         return "do", "fail_start needs root: only then have the lab's hosts a libvirt hook of their own"
     if step.do == "partition":
         return _partition_problem(scenario, step)
+    if step.do in ("loss", "delay"):
+        return _weather_problem(scenario, step)
     return None
+
+
+def _weather_problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
+    if step.how not in (None, "network"):
+        return "how", f"{step.do} is of the network in the lab, {step.how} in the simulator only"
+    needed = "percent" if step.do == "loss" else "seconds"
+    given = getattr(step, needed)
+    if given is None:
+        return needed, f"{step.do} needs {needed}"
+    if step.do == "delay" and not 0 <= given <= LONGEST_S:
+        return needed, f"a delay in the lab is from 0 to {LONGEST_S:g} s"
+    if step.host is not None and step.host not in _hosts(scenario):
+        return "host", f"there is no host {step.host}"
+    lacking = weather.why_not()
+    return ("do", f"{step.do} {lacking}") if lacking is not None else None
+
+
+def _hosts(scenario: Scenario) -> set[str]:
+    """Names of all hosts, those included that a step adds."""
+    added = {str(step.host["name"]) for step in scenario.steps if step.do == "add_host"}
+    return added | {host.name for host in scenario.hosts}
 
 
 def _partition_problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
@@ -77,8 +101,6 @@ def _partition_problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] |
 
 
 WHY_NOT = {
-    "delay": "it needs netem, which many kernels lack",
-    "loss": "it needs netem, which many kernels lack",
     "step_clock": "the hosts of one machine share its clock",
 }
 """Why the lab cannot do a step that a scenario may have."""
@@ -92,12 +114,14 @@ NOTES = {
     "remove_host": "as `rekindle remove-host`",
     "break_fencing": f"in the lab by {', '.join(BREAKS)}",
     "crash": "the lab ends all processes of the host; its power reads on",
+    "delay": "of the network, root only; in the lab each frame is late by all of it, in the simulator by a share",
     "destroy_vm": "as `virsh destroy`",
     "fail_start": "a libvirt hook refuses the next starts; root only",
     "hang": "all processes stand still but the guests; its power reads on",
     "hang_guest": "as `virsh suspend`: libvirt says paused, the VM counts as running",
     "kill_bus": "the simulator's bus has three nodes; the lab's has one, which its supervisor starts again",
     "kill_service": "`count` (kill at the so-manieth call) in the simulator only",
+    "loss": "of the network, root only; in the lab frames are lost, so TCP repeats them and is late",
     "partition": "root only, whole or one_way; libvirt's lines are cut too, fence devices stand apart",
     "power_on": "a boot takes 1 s in the lab, 3 to 9 s in the simulator",
     "reboot": "a boot takes 1 s in the lab, 3 to 9 s in the simulator; `how: fast` in the simulator only",
@@ -115,6 +139,7 @@ class Stage:
     plane: Plane
     vms: tuple[ScenarioVm, ...] = ()
     cuts: set[tuple[str, str]] = field(default_factory=set)
+    weather: dict[str, Weather] = field(default_factory=dict)
 
     def perform(self, step: StepEntry) -> None:
         """Raises LabError, TimeoutError, OSError or libvirt.libvirtError where the lab cannot."""
@@ -209,9 +234,25 @@ class Stage:
                     self.cuts |= {(one, another) for one in group for another in others}
         self.lab.cut(self.cuts)
 
+    def loss(self, step: StepEntry) -> None:
+        self._change_weather(step, loss_percent=step.percent or 0.0)
+
+    def delay(self, step: StepEntry) -> None:
+        self._change_weather(step, delay_s=step.seconds or 0.0)
+
+    def _change_weather(self, step: StepEntry, **change: float) -> None:
+        """Loss and delay of a link stand beside each other; a step says one of them."""
+        for host in [str(step.host)] if step.host is not None else self.lab.hosts:
+            wanted = replace(self.weather.get(host, FAIR), **change)
+            self.lab.weather(host, **asdict(wanted))
+            self.weather[host] = wanted
+
     def heal(self, step: StepEntry) -> None:
         self.cuts.clear()
         self.lab.cut(self.cuts)
+        for host in list(self.weather):
+            self.lab.weather(host)
+            del self.weather[host]
 
     def kill_bus(self, step: StepEntry) -> None:
         self.plane.kill_bus()
@@ -255,6 +296,8 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "hang_guest": Stage.hang_guest,
     "fail_start": Stage.fail_start,
     "partition": Stage.partition,
+    "loss": Stage.loss,
+    "delay": Stage.delay,
     "heal": Stage.heal,
     "kill_bus": Stage.kill_bus,
     "start_bus": Stage.start_bus,

@@ -57,9 +57,18 @@ def test_notes_are_about_steps_that_there_are() -> None:
     ("step", "says"),
     [
         (
-            "{at_s: 6, do: delay, seconds: 1}",
-            "line 6: steps.0.do: delay is not possible here: it needs netem",
+            "{at_s: 6, do: step_clock, host: h1}",
+            "line 6: steps.0.do: step_clock is not possible here: the hosts of one machine share its clock",
         ),
+        ("{at_s: 6, do: delay}", "line 6: steps.0.seconds: delay needs seconds"),
+        ("{at_s: 6, do: delay, seconds: 61}", "line 6: steps.0.seconds: a delay in the lab is from 0 to 60"),
+        ("{at_s: 6, do: loss, seconds: 1}", "line 6: steps.0.percent: loss needs percent"),
+        ("{at_s: 6, do: loss, percent: 101}", "line 6: steps.0.percent: Input should be less than"),
+        (
+            "{at_s: 6, do: loss, percent: 9, how: bus}",
+            "line 6: steps.0.how: loss is of the network in the lab",
+        ),
+        ("{at_s: 6, do: loss, percent: 9, host: h9}", "line 6: steps.0.host: there is no host h9"),
         ("{at_s: 6, do: explode, host: h1}", "line 6: steps.0.do: 'explode' is no step"),
         ("{at_s: 6, do: power_off, host: h9}", "line 6: steps.0.host: there is no host h9"),
         ("{at_s: 6, do: partition, groups: [[h1], [h9]]}", "line 6: steps.0.groups: there is no machine h9"),
