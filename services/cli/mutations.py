@@ -25,6 +25,7 @@ from libs.planning import plan as planning
 from libs.power.devices import FenceDevices
 from services.cli import faults
 from services.detector import decide as detector_decide
+from services.detector import storms
 from services.detector.decide import Detector
 from services.detector.verdict import RULES, Rule
 from services.executor import act as executor_act
@@ -77,7 +78,7 @@ def _debts_forgotten() -> list[Patch]:
 
 
 def _storm_guard_off() -> list[Patch]:
-    return [(Detector, "_stormy", lambda self, state, judged=None: False)]
+    return [(storms, "stormy", lambda state, hosts, judged=None: False)]
 
 
 def _gate_off() -> list[Patch]:

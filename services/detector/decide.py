@@ -37,8 +37,6 @@ from libs.events.facts import (
     HostRecovered,
     HostRefuted,
     HostSuspected,
-    StormHeld,
-    StormReleased,
 )
 from libs.events.signals import Goodbye, Heartbeat, InventorySeen
 from libs.events.words import HostRemoved
@@ -53,6 +51,7 @@ from libs.model import (
     VmReport,
 )
 from services.detector import evidence as gather
+from services.detector import storms
 from services.detector.asks import Answered, Disconnected, Panicked
 from services.detector.state import (
     FORMER_KEPT,
@@ -61,7 +60,7 @@ from services.detector.state import (
     HostView,
     Suspicion,
 )
-from services.detector.verdict import Rule, judge, storm_limit
+from services.detector.verdict import Rule, judge
 
 TICK_S = 0.1
 HINT_S = 0.02
@@ -303,7 +302,7 @@ class Detector:
             step = self._look(state, host, now)
             state = step.state
             effects += step.effects
-        step = self._storm(state, now)
+        step = storms.watch(state, self.hosts, now)
         return Step(step.state, (*effects, *step.effects))
 
     def _well(self, state: State, host: str, now: float) -> bool:
@@ -393,8 +392,8 @@ class Detector:
         rule = judge(found, self.settings)
         if rule is None or rule.verdict is record.state:
             return Step(state)
-        stormy = state.storm > 0 or self._stormy(state, record.host)
-        if rule.verdict is HostState.FAILED and not rule.stands(found) and stormy:
+        stands = rule.stands(found) or rule.verdict is not HostState.FAILED
+        if not stands and storms.holds(state, self.hosts, record.host):
             return Step(state)
         view = state.view(record.host)
         kept = gather.as_kept(view.suspicion, found, view.last_word, now)
@@ -415,9 +414,7 @@ class Detector:
     def _agent_down(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
         assert record.at is not None
         before: tuple[Effect, ...] = ()
-        if (
-            record.state is HostState.ISOLATED
-        ):  # some network reaches it again: nothing is to be stopped there
+        if record.state is HostState.ISOLATED:  # a network reaches it again: nothing is to be stopped there
             over = HostRecovered(
                 at=record.at, incident=record.incident, epoch=record.epoch, rule="answers on a network"
             )
@@ -475,53 +472,9 @@ class Detector:
             else "",
         )
 
-    # -- storms
-
-    def _suspects(self, state: State) -> list[str]:
-        silent = (HostState.SUSPECT, HostState.FAILED)
-        return [host for host in self.hosts if state.record(host).state in silent]
-
-    def _stormy(self, state: State, judged: str | None = None) -> bool:
-        """`judged`: a host about to be held failed is silent, too, also where it was held to be agent_down."""
-        suspects = {*self._suspects(state), *([judged] if judged is not None else [])}
-        if not suspects:
-            return False
-        known = sum(1 for host in self.hosts if state.record(host).at is not None)
-        return len(suspects) > storm_limit(known)
-
-    def _storm(self, state: State, now: float) -> Step[State]:
-        stormy = self._stormy(state)
-        if stormy and not state.storm:
-            number = max((record.number for record in state.records.values()), default=0) + state.storms + 1
-            known = sum(1 for host in self.hosts if state.record(host).at is not None)
-            held = StormHeld(
-                number=number,
-                suspects=tuple(self._suspects(state)),
-                limit=storm_limit(known),
-                rule="more suspects at once than believable",
-            )
-            state = replace(state, storm=number, storms=state.storms + 1)
-            return Step(state, (Publish(held.suspects[0], held),))
-        if state.storm and not stormy:
-            released = StormReleased(number=state.storm, rule="believable again")
-            return Step(_after_storm(state, now), (Publish(self.hosts[0], released),))
-        return Step(state)
-
     def _move(self, state: State, record: HostRecord, fact: AnyFact | None) -> Step[State]:
         """The one place where a host's state changes."""
         before = state.record(record.host).state
         assert allowed(before, record.state), f"{record.host}: {before} to {record.state} is not in the table"
         state = replace(state, records=state.records.insert(record.host, record))
         return Step(state, () if fact is None else (Publish(record.host, fact),))
-
-
-def _after_storm(state: State, now: float) -> State:
-    """What was seen in the storm may be the storm's doing: whoever is silent after it must be so for a full
-    period more. A reading of power stands on its own."""
-    views = {
-        host: view
-        if view.suspicion is None
-        else replace(view, suspicion=replace(view.suspicion, alive_at=now))
-        for host, view in state.views.items()
-    }
-    return replace(state, views=HashTrieMap(views), storm=0)
