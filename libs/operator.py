@@ -17,6 +17,7 @@ from libs.events.words import (
     HostMaintenanceEntered,
     HostMaintenanceExited,
     HostRemoved,
+    StormReleaseOrdered,
 )
 from libs.model import HostState, Incarnation, Inventory, LeaseState, Protection
 from libs.poolview import PoolView, gone
@@ -38,6 +39,15 @@ class Verdict:
     incident: str
     epoch: int
     vms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StormSeen:
+    """A storm as an operator was shown it: its number, the latest order on it, and who is silent."""
+
+    number: int
+    order: int
+    suspects: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,41 @@ class Operator:
             return bool(record["state"] != HostState.FAILED or record["incident"] != verdict.incident)
 
         await self._seen("the fencer", taken)
+
+    # -- storms
+
+    async def storm(self) -> StormSeen:
+        """The storm that is held and has suspects whom no operator has released yet."""
+        storm = await self.view.storm()
+        if storm is None:
+            raise RefusedError("no storm is held: there is nothing to release")
+        seen = StormSeen(storm["number"], storm["order"], tuple(storm["suspects"]))
+        if set(storm["suspects"]) <= set(storm["released"]):
+            raise RefusedError(f"released already: {', '.join(seen.suspects)}")
+        return seen
+
+    async def release_storm(self, seen: StormSeen) -> None:
+        """Let the suspects of this storm be held failed without a proof. Refused where they have changed."""
+        present = await self.storm()
+        if (present.number, present.suspects) != (seen.number, seen.suspects):
+            now = ", ".join(present.suspects)
+            raise RefusedError(f"the suspects have changed since you looked; they are now {now}: look again")
+        order = present.order + 1
+        word = StormReleaseOrdered(
+            number=present.number,
+            order=order,
+            suspects=present.suspects,
+            by=self.by,
+            cause=f"storm.held/{present.number}",
+            rule="an operator's word",
+        )
+        await self.bus.publish(word)
+
+        async def taken() -> bool:
+            storm = await self.view.storm()
+            return storm is None or storm["number"] != present.number or storm["order"] >= order
+
+        await self._seen("the detector", taken)
 
     # -- maintenance
 

@@ -102,6 +102,24 @@ class PoolView:
                 }
         return sorted(rows.values(), key=lambda row: str(row["vm"]))
 
+    async def storm(self) -> dict[str, Any] | None:
+        """The storm that is held: its number, who is silent, and whom an operator has released. None: there is none."""
+        records = await self.records("detector")
+        storm = records.get("pool.storm", {})
+        if not storm.get("held"):
+            return None
+        silent = [
+            host.name
+            for host in self.settings.hosts
+            if records.get(host.name, {}).get("state") in ("suspect", "failed")
+        ]
+        return {
+            "number": storm["number"],
+            "order": storm["order"],
+            "suspects": silent,
+            "released": [host for host in storm["released"] if host in silent],
+        }
+
     async def leaders(self) -> dict[str, bool]:
         """Which roles are held at this moment, as far as the bucket says."""
         return {row.key: True for row in await self.store("leaders").scan("")}

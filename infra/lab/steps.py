@@ -111,6 +111,7 @@ NOTES = {
     "exit_maintenance": "as `rekindle maintenance exit`",
     "protect": "as `virsh metadata --set`",
     "unprotect": "as `virsh metadata --set`",
+    "release_storm": "as `rekindle storm release`",
     "remove_host": "as `rekindle remove-host`",
     "break_fencing": f"in the lab by {', '.join(BREAKS)}",
     "crash": "the lab ends all processes of the host; its power reads on",
@@ -190,6 +191,9 @@ class Stage:
 
     def remove_host(self, step: StepEntry) -> None:
         self.plane.say("remove-host", step.host)
+
+    def release_storm(self, step: StepEntry) -> None:
+        self.plane.release_storm()
 
     # -- VMs
 
@@ -275,6 +279,7 @@ class Stage:
 STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "add_host": Stage.add_host,
     "confirm_failed": Stage.confirm_failed,
+    "release_storm": Stage.release_storm,
     "enter_maintenance": Stage.enter_maintenance,
     "exit_maintenance": Stage.exit_maintenance,
     "remove_host": Stage.remove_host,

@@ -166,6 +166,9 @@ class Detection(Section):
         pattern=r"^[^\s:]+:\d{1,5}$",
         description="host:port on which fence_kdump_send of the hosts' crash kernels is heard, such as 0.0.0.0:7410",
     )
+    storm_settle_s: float = Field(
+        1.0, ge=0, description="no verdict by witnesses for so long after another host fell silent"
+    )
 
 
 class FencingSettings(Section):

@@ -114,8 +114,8 @@ class Decider(Protocol[S]):
     """One service's decisions."""
 
     @property
-    def record_type(self) -> type[BaseModel]:
-        """The model of the records of this service."""
+    def record_type(self) -> Any:
+        """The model of the records of this service, or a union of models."""
 
     def initial(self, now: float) -> S:
         """The state of a process that has heard nothing."""

@@ -55,13 +55,13 @@ class Ledger:
         self,
         service: str,
         store: Store,
-        record_type: type[BaseModel],
+        record_type: Any,
         requests: TypeAdapter[Any],
         marks: Sequence[str] = (),
     ) -> None:
         self._service, self._marks = service, tuple(marks)
         self._store = store
-        self._record_type = record_type
+        self._reads: TypeAdapter[Any] = TypeAdapter(record_type)
         self._requests = requests
         self._revisions: dict[str, int] = {}
         self._owed: dict[str, dict[str, Owed]] = {}
@@ -92,7 +92,7 @@ class Ledger:
                 if debts:
                     self._owed[name] = {effect.key: effect for effect in debts}
                 if document.record is not None:
-                    record = self._record_type.model_validate(document.record)
+                    record = self._reads.validate_python(document.record)
                     self._records = self._records.insert(name, record)
             except ValidationError as error:
                 raise CorruptRecordError(f"{row.key}: {error}") from error

@@ -11,7 +11,13 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from libs.events.base import HostFact, PoolFact, RevisedFact, SuspicionFact, VerdictFact, VmFact
-from libs.events.words import HostConfirmedFailed, HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
+from libs.events.words import (
+    HostConfirmedFailed,
+    HostMaintenanceEntered,
+    HostMaintenanceExited,
+    HostRemoved,
+    StormReleaseOrdered,
+)
 from libs.model import (
     FenceProof,
     HostState,
@@ -124,7 +130,8 @@ class HostFenceFailed(HostFact):
 
 
 class StormHeld(PoolFact):
-    """More suspects at once than believable: verdicts wait for proof or for an operator."""
+    """More suspects at once than believable: verdicts wait for proof or for an operator. Told again, with
+    another number, where a host falls silent after an operator has released those before it."""
 
     kind: Literal["storm.held"] = "storm.held"
     number: int
@@ -351,6 +358,7 @@ AnyFact = Annotated[
     | HostRemoved
     | StormHeld
     | StormReleased
+    | StormReleaseOrdered
     | FailoverPlanned
     | FailoverCompleted
     | VmFailed

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from libs.events.base import Fact, HostFact, VerdictFact
+from libs.events.base import Fact, HostFact, PoolFact, VerdictFact
 
 
 class HostConfirmedFailed(VerdictFact):
@@ -58,3 +58,18 @@ class HostRemoved(HostFact):
     @property
     def key(self) -> str:
         return f"{super().key}/{self.agent}"
+
+
+class StormReleaseOrdered(PoolFact):
+    """An operator looked after the suspects of a storm and lets them be held failed without a proof. Of these
+    hosts, in this storm: whoever falls silent after the look is held as before."""
+
+    kind: Literal["storm.release_ordered"] = "storm.release_ordered"
+    number: int = Field(description="of the storm, as it was told last")
+    order: int = Field(ge=1, description="grows with every order, so that one told late or again is known")
+    suspects: tuple[str, ...] = Field(min_length=1, description="hosts that the operator was shown")
+    by: str = Field(min_length=1, description="user and machine of the person")
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.number}/{self.order}"

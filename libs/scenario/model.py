@@ -56,8 +56,10 @@ VM_STEPS = frozenset(
 SERVICE_STEPS = frozenset(["kill_service", "pause_service", "resume_service"])
 STORAGE_STEPS = frozenset(["stall_storage", "restore_storage"])
 """On one host, or everywhere where none is named."""
+POOL_STEPS = frozenset(["release_storm"])
+"""On the pool as a whole."""
 OTHER_STEPS = frozenset(["partition", "heal", "delay", "loss", "kill_bus", "start_bus", "add_host"])
-STEPS = HOST_STEPS | VM_STEPS | STORAGE_STEPS | SERVICE_STEPS | OTHER_STEPS
+STEPS = HOST_STEPS | VM_STEPS | STORAGE_STEPS | SERVICE_STEPS | POOL_STEPS | OTHER_STEPS
 SERVICES = ("heartbeat", "detector", "fencer", "placement", "executor", "alerting")
 
 
@@ -158,6 +160,8 @@ class StepEntry(Part):
         """What the step is done to, for people."""
         if self.do in STORAGE_STEPS and self.host is None:
             return "everywhere"
+        if self.do in POOL_STEPS:
+            return "the pool"
         if self.do == "add_host":
             return str(self.host["name"])
         return str(self.vm or self.service or self.host or self.node)

@@ -54,6 +54,12 @@ class SimOperator:
     def remove(self, host: str) -> None:
         self._command(f"remove-host {host}", lambda operator: operator.remove(host))
 
+    def release_storm(self) -> None:
+        async def work(operator: Operator) -> None:
+            await operator.release_storm(await operator.storm())
+
+        self._command("storm release", work)
+
     def _command(self, command: str, work: Callable[[Operator], Awaitable[None]]) -> None:
         process = Process(self._world.loop, "operator", NODE)
         task = process.spawn(self._run(process, command, work), command)

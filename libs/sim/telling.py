@@ -18,6 +18,7 @@ from libs.events.facts import (
     VmRestartFailed,
     VmStartUncertain,
 )
+from libs.events.words import StormReleaseOrdered
 from libs.report import failovers
 from libs.scenario.model import Scenario
 from libs.scenario.outcome import (
@@ -68,6 +69,8 @@ def gist(fact: Fact, names: dict[str, str]) -> str:
             return f"{subject}: silent for {fact.silent_s:.1f} s"
         case StormHeld():
             return f"{', '.join(fact.suspects)} at once, {fact.limit} believable"
+        case StormReleaseOrdered():
+            return ", ".join(fact.suspects)
         case VmRestartFailed() | VmStartUncertain():
             return f"{subject}: {fact.reason}"
         case _:

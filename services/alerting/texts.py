@@ -46,6 +46,10 @@ TEXTS: dict[str, tuple[Severity, str]] = {
         Severity.CRITICAL,
         "{suspects} are silent at once (believable: {limit}): nobody is fenced without proof",
     ),
+    "storm.release_ordered": (
+        Severity.WARNING,
+        "{by} looked after {suspects}: they may be held failed although so many are silent at once",
+    ),
     "storm.released": (Severity.INFO, "the number of silent hosts is believable again"),
     "failover.planned": (Severity.INFO, "{incident}: {starts} VMs to start, {waiting} wait"),
     "failover.completed": (Severity.INFO, "{incident}: {restarted} VMs restarted, {waiting} wait"),

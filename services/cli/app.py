@@ -238,23 +238,24 @@ def show(
 
 @app.command()
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """One look at everything. Exit 1 if any host is not healthy, a VM waits or a role is vacant."""
+    """One look at everything. Exit 1 if any host is not healthy, a VM waits, a role is vacant or a storm is held."""
     from libs import readmodel
     from services.cli import tables
 
     async def read() -> dict[str, Any]:
         async with readmodel.reader(settings_of(config)) as reader:
             hosts, vms, held = await reader.hosts(), await reader.vms(), await reader.leaders()
-            stories = await reader.failovers()
+            stories, storm = await reader.failovers(), await reader.storm()
         vacant = [role for role in SERVICES if role not in held and role != "heartbeat"]
         unwell = [host["host"] for host in hosts if host["state"] != "healthy"]
         waiting = [vm["vm"] for vm in vms if vm["state"] == "waiting"]
         return {
             "schema": "rekindle.status.v1",
-            "ok": not (vacant or unwell or waiting),
+            "ok": not (vacant or unwell or waiting or storm),
             "hosts": len(hosts),
             "hosts_not_healthy": unwell,
             "hosts_in_maintenance": [host["host"] for host in hosts if host["maintenance"]],
+            "storm": storm,
             "vms": len(vms),
             "vms_running": sum(1 for vm in vms if vm["state"] == "running"),
             "vms_waiting": waiting,
@@ -268,8 +269,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     else:
         for name, value in found.items():
             if name != "schema":
-                shown = ", ".join(value) or "none" if isinstance(value, list) else value
-                tables.console.print(f"{name:<20} {shown}", highlight=False)
+                tables.console.print(f"{name:<20} {tables.told(value)}", highlight=False)
     if not found["ok"]:
         raise typer.Exit(1)
 
@@ -278,7 +278,7 @@ def main() -> int:
     """Entry point. Translates our errors into a message and an exit status."""
     if sys.argv[1:2] != ["service"]:  # a service's own process is lean: see __main__
         from infra.lab.commands import demo, lab
-        from services.cli.operator import confirm_failed, maintenance, remove_host
+        from services.cli.operator import confirm_failed, maintenance, remove_host, storm
         from services.cli.simulate import simulate
 
         app.add_typer(lab, name="lab")
@@ -286,6 +286,7 @@ def main() -> int:
         app.command()(simulate)
         app.command("confirm-failed")(confirm_failed)
         app.command()(maintenance)
+        app.command()(storm)
         app.command("remove-host")(remove_host)
     try:
         left = app(standalone_mode=False)

@@ -8,6 +8,7 @@ from typing import Any
 from libs.core.decider import Expired, Step
 from libs.core.ports import UnavailableError
 from libs.model import Answer, VmState
+from services.detector import storms
 from services.detector.decide import Detector
 from services.detector.state import HostView
 from services.executor.act import Hands as ExecutorHands
@@ -21,7 +22,7 @@ from services.placement.state import PlacementState
 Patch = tuple[Any, str, Any]
 _FENCE, _DETECTOR_STEP, _AGENT_STEP = FencerHands.perform, Detector.step, Agent.step
 _GATE, _AGENT_ACT, _RECLAIMED = AgentHands._gate, AgentHands.perform, incidents.reclaimed
-_INITIAL, _HEARD = Detector.initial, Detector._heard
+_INITIAL, _HEARD, _HOLDS = Detector.initial, Detector._heard, storms.holds
 
 
 class _Mute:
@@ -161,3 +162,13 @@ def every_beat_kept() -> list[Patch]:
 
 def one_vm_in_two_incidents() -> list[Patch]:
     return [(incidents, "reclaimed", lambda incident, proof, open_: _RECLAIMED(incident, proof, set()))]
+
+
+def release_forgets_its_names() -> list[Patch]:
+    """Once an operator has released a storm, anybody may be held failed in it."""
+
+    def holds(state: Any, hosts: Any, judged: str, settle_s: float, now: float) -> bool:
+        released = state.storm is not None and bool(state.storm.by)
+        return not released and _HOLDS(state, hosts, judged, settle_s, now)
+
+    return [(storms, "holds", holds)]

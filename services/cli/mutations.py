@@ -364,6 +364,11 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("no retry of publications", "a fact that is not stored at once is given up", _no_publish_retry),
     Mutation("blind writes", "no compare-and-set, and every replica leads", _blind_writes),
     Mutation("storm guard off", "any number of suspects is believed", _storm_guard_off),
+    Mutation(
+        "release forgets its names",
+        "an operator's release of a storm is one for all hosts",
+        faults.release_forgets_its_names,
+    ),
     Mutation("deaf observer believed", "evidence is kept over a pause or a lost connection", _deaf_believed),
     Mutation("silence is proof", "silence alone is a verdict", _silence_is_proof),
     Mutation("new boot is the old", "a reboot goes unnoticed", _new_boot_is_old),

@@ -8,7 +8,7 @@ import getpass
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -55,6 +55,41 @@ def confirm_failed(
     )
 
 
+STORM = """\
+These hosts are silent at once, more than believable, and nobody is held failed without a proof:
+  {suspects}
+Most often it is the network or this machine. If you release them, those that nobody can reach are fenced and their
+VMs are started elsewhere. Whoever falls silent after this is held again.
+"""
+
+
+def storm(
+    what: Annotated[str, typer.Argument(metavar="release")],
+    checked: Annotated[
+        int | None,
+        typer.Option("--yes-i-checked", metavar="N", help="the number of silent hosts, instead of asking"),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the suspects of a storm be held failed, after you have looked. Of these hosts, in this storm only."""
+    if what != "release":
+        raise BadInputError(f"storm: release, not {what}")
+    pool = settings_of(config)
+    seen = _said(pool, as_json, lambda operator: operator.storm())
+    count, names = len(seen.suspects), ", ".join(seen.suspects)
+    if checked is None:
+        sys.stderr.write(STORM.format(suspects=names))
+        _typed(
+            str(count), f"Type how many hosts these are ({count}) to release them: ", "that is not how many"
+        )
+    elif checked != count:
+        _refused(as_json, f"{count} hosts are silent, not {checked}: {names}")
+    _said(pool, as_json, lambda operator: operator.release_storm(seen))
+    done = {"number": seen.number, "suspects": seen.suspects}
+    _done(as_json, "storm_released", done, f"may be held failed now: {names}")
+
+
 def maintenance(
     what: Annotated[str, typer.Argument(metavar="enter|exit")],
     host: HostArgument,
@@ -97,20 +132,30 @@ def _said(settings: Settings, as_json: bool, work: Callable[[Operator], Coroutin
     try:
         return asyncio.run(run())
     except RefusedError as error:
-        if as_json:
-            print_json({"schema": "rekindle.word.v1", "said": False, "reason": str(error)})
-        sys.stderr.write(f"rekindle: {error}\n")
-        raise typer.Exit(1) from error
+        _refused(as_json, str(error))
+
+
+def _refused(as_json: bool, reason: str) -> NoReturn:
+    """The answer is no."""
+    if as_json:
+        print_json({"schema": "rekindle.word.v1", "said": False, "reason": reason})
+    sys.stderr.write(f"rekindle: {reason}\n")
+    raise typer.Exit(1)
 
 
 def _ask(verdict: Verdict) -> None:
     """The host's name, typed by a person who was told what is at risk."""
     host = verdict.at.host
     sys.stderr.write(RISK.format(host=host, boot=verdict.at.boot[:8], vms=_names(verdict)))
-    sys.stderr.write(f"Type {host} to say that you looked and it is down: ")
+    _typed(host, f"Type {host} to say that you looked and it is down: ", "that is not its name")
+
+
+def _typed(expected: str, prompt: str, wrong: str) -> None:
+    """What a person must type, having read what was written before it."""
+    sys.stderr.write(prompt)
     sys.stderr.flush()
-    if sys.stdin.readline().strip() != host:
-        sys.stderr.write("rekindle: that is not its name: nothing was said\n")
+    if sys.stdin.readline().strip() != expected:
+        sys.stderr.write(f"rekindle: {wrong}: nothing was said\n")
         raise typer.Exit(1)
 
 

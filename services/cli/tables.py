@@ -52,6 +52,15 @@ def _cell(column: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def told(value: Any) -> str:
+    """One value of a status, in a line."""
+    if value is None or isinstance(value, list):
+        return ", ".join(str(one) for one in value or ()) or "none"
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {told(one)}" for name, one in value.items())
+    return str(value)
+
+
 def event_line(envelope: Envelope, zero: datetime | None = None) -> str:
     """One fact as one line: when, what, said in a sentence."""
     severity, text = tell(envelope.data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from rpds import HashTrieMap
 
@@ -39,7 +40,7 @@ from libs.events.facts import (
     HostSuspected,
 )
 from libs.events.signals import Goodbye, Heartbeat, InventorySeen
-from libs.events.words import HostRemoved
+from libs.events.words import HostRemoved, StormReleaseOrdered
 from libs.lifecycle import allowed
 from libs.model import (
     FenceProof,
@@ -58,6 +59,7 @@ from services.detector.state import (
     DetectorState,
     HostRecord,
     HostView,
+    StormRecord,
     Suspicion,
 )
 from services.detector.verdict import Rule, judge
@@ -82,8 +84,8 @@ class Detector:
     """The failure domain of each host that names one; any other is one of its own."""
 
     @property
-    def record_type(self) -> type[HostRecord]:
-        return HostRecord
+    def record_type(self) -> Any:
+        return HostRecord | StormRecord
 
     def initial(self, now: float) -> State:
         started = now if self.plane_started is None else min(now, self.plane_started)
@@ -136,6 +138,8 @@ class Detector:
                 return self._fenced(state, event, now)
             case HostRemoved():
                 return self._removed(state, event)
+            case StormReleaseOrdered():
+                return storms.ordered(state, self.hosts, event)
             case Paused():
                 return Step(self._deaf(state, now))
             case BusChanged(connected=connected):
@@ -393,7 +397,7 @@ class Detector:
         if rule is None or rule.verdict is record.state:
             return Step(state)
         stands = rule.stands(found) or rule.verdict is not HostState.FAILED
-        if not stands and storms.holds(state, self.hosts, record.host):
+        if not stands and storms.holds(state, self.hosts, record.host, self.settings.storm_settle_s, now):
             return Step(state)
         view = state.view(record.host)
         kept = gather.as_kept(view.suspicion, found, view.last_word, now)

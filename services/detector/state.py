@@ -47,6 +47,26 @@ class HostRecord(Value):
         )
 
 
+class StormRecord(Value):
+    """The latest storm, so that a restart or another replica goes on with it. Bounded by the pool's hosts."""
+
+    number: int
+    """Grows with every alert."""
+    held: bool
+    suspects: tuple[str, ...]
+    """Who was named in the alert, and is silent still."""
+    released: tuple[str, ...] = ()
+    """Of whom an operator said that they may be held failed, and who has been silent since."""
+    order: int = 0
+    """The operator's latest order; an older one is void."""
+    by: str = ""
+    """Whose order it was, while a storm is held."""
+
+
+STORM = "pool.storm"
+"""The name of its record: no host's name has a dot."""
+
+
 @dataclass(frozen=True, slots=True)
 class Channel:
     """The latest word on one channel. `at` is None while its first answer is awaited."""
@@ -114,13 +134,18 @@ class DetectorState:
     judge_from: float
     """No verdict before: we were deaf a moment ago."""
     tick_at: float
-    storm: int = 0
-    """Number of the storm that is held, 0 if none."""
-    storms: int = 0
+    silent_since: HashTrieMap[str, float] = field(default_factory=HashTrieMap)
+    """Who is suspected or held failed, and since when this process has known it."""
 
     def record(self, host: str) -> HostRecord:
         found = self.records.get(host)
         return found if isinstance(found, HostRecord) else HostRecord(host=host)
+
+    @property
+    def storm(self) -> StormRecord | None:
+        """The storm that is held, if one is."""
+        found = self.records.get(STORM)
+        return found if isinstance(found, StormRecord) and found.held else None
 
     def view(self, host: str) -> HostView:
         return self.views.get(host) or HostView()

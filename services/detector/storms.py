@@ -1,4 +1,8 @@
-"""Storms: more suspects at once than believable, so that verdicts without a proof wait (DESIGN §4 rule 7)."""
+"""Storms: more suspects at once than believable, so that verdicts without a proof wait (DESIGN §4 rule 7).
+
+A storm ends when the number is believable again. Until then evidence that stands on its own passes, and so do
+the hosts that an operator has released by name: not one that falls silent after the operator looked.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ from rpds import HashTrieMap
 from libs.core.decider import Publish, Step
 from libs.core.evolve import replace
 from libs.events.facts import StormHeld, StormReleased
+from libs.events.words import StormReleaseOrdered
 from libs.model import HostState
-from services.detector.state import DetectorState
+from services.detector.state import STORM, DetectorState, StormRecord
 from services.detector.verdict import storm_limit
 
 State = DetectorState
@@ -24,38 +29,88 @@ def suspects(state: State, hosts: Hosts) -> list[str]:
 def stormy(state: State, hosts: Hosts, judged: str | None = None) -> bool:
     """`judged`: a host about to be held failed is silent, too, also where it was held to be agent_down."""
     silent = {*suspects(state, hosts), *([judged] if judged is not None else [])}
-    if not silent:
+    return bool(silent) and len(silent) > _limit(state, hosts)
+
+
+def holds(state: State, hosts: Hosts, judged: str, settle_s: float, now: float) -> bool:
+    """True where a verdict on this host needs evidence that stands on its own: in a storm that no operator has
+    released it from, and while others still fall silent, since that may be how a storm begins."""
+    storm = state.storm
+    if storm is not None and judged in storm.released:
         return False
-    known = sum(1 for host in hosts if state.record(host).at is not None)
-    return len(silent) > storm_limit(known)
+    if storm is not None or stormy(state, hosts, judged):
+        return True
+    return any(now - since < settle_s for host, since in state.silent_since.items() if host != judged)
 
 
-def holds(state: State, hosts: Hosts, judged: str) -> bool:
-    """True where a verdict on this host needs evidence that stands on its own."""
-    return state.storm > 0 or stormy(state, hosts, judged)
+def ordered(state: State, hosts: Hosts, word: StormReleaseOrdered) -> Step[State]:
+    """An operator's word. It counts for those whom it names and who are suspects still, and for the storm that
+    the operator was shown."""
+    storm = state.storm
+    if storm is None or storm.number != word.number or word.order <= storm.order:
+        return Step(state)
+    silent = suspects(state, hosts)
+    released = tuple(host for host in silent if host in word.suspects)
+    known = tuple(host for host in storm.suspects if host in released)
+    update = {"suspects": known, "released": released, "order": word.order, "by": word.by}
+    return Step(_kept(state, storm.model_copy(update=update)))
 
 
 def watch(state: State, hosts: Hosts, now: float) -> Step[State]:
-    """Hold a storm that began, release one that is over."""
-    raging = stormy(state, hosts)
-    if raging and not state.storm:
-        number = max((record.number for record in state.records.values()), default=0) + state.storms + 1
-        known = sum(1 for host in hosts if state.record(host).at is not None)
-        held = StormHeld(
-            number=number,
-            suspects=tuple(suspects(state, hosts)),
-            limit=storm_limit(known),
-            rule="more suspects at once than believable",
-        )
-        state = replace(state, storm=number, storms=state.storms + 1)
-        return Step(state, (Publish(held.suspects[0], held),))
-    if state.storm and not raging:
-        released = StormReleased(number=state.storm, rule="believable again")
-        return Step(_over(state, now), (Publish(hosts[0], released),))
+    """Note who is silent; hold a storm that begins or grows after its release, release one that is over."""
+    silent = suspects(state, hosts)
+    if (silent or state.silent_since) and set(silent) != set(state.silent_since):
+        since = {host: state.silent_since.get(host, now) for host in silent}
+        state = replace(state, silent_since=HashTrieMap(since))
+    storm = state.storm
+    raging = bool(silent) and stormy(state, hosts)
+    if storm is None:
+        return _hold(state, hosts, silent, None) if raging else Step(state)
+    if not raging:
+        over = storm.model_copy(update={"held": False, "suspects": (), "released": (), "by": ""})
+        released = StormReleased(number=storm.number, rule="believable again")
+        return Step(_doubting(_kept(state, over), now), (Publish(STORM, released),))
+    # who has spoken is released no longer: its next silence is another one
+    released_ = tuple(host for host in storm.released if host in state.silent_since)
+    named = tuple(host for host in storm.suspects if host in state.silent_since)
+    if (released_, named) != (storm.released, storm.suspects):
+        storm = storm.model_copy(update={"released": released_, "suspects": named})
+        state = _kept(state, storm)
+    if storm.by and any(host not in named and host not in released_ for host in silent):
+        return _hold(state, hosts, silent, storm)
     return Step(state)
 
 
-def _over(state: State, now: float) -> State:
+def _hold(state: State, hosts: Hosts, silent: list[str], before: StormRecord | None) -> Step[State]:
+    """Alert, naming all suspects. `before`: the storm that has grown since an operator released it."""
+    latest = state.records.get(STORM)
+    if isinstance(latest, StormRecord):
+        number, order = latest.number + 1, latest.order
+    else:  # of storms that an earlier version held nothing is stored
+        number, order = max(state.record(host).number for host in hosts) + 1, 0
+    held = StormHeld(
+        number=number,
+        suspects=tuple(silent),
+        limit=_limit(state, hosts),
+        rule="more suspects at once than believable"
+        if before is None
+        else "another suspect since the release",
+    )
+    record = StormRecord(number=number, held=True, suspects=held.suspects, order=order)
+    if before is not None:
+        record = record.model_copy(update={"released": before.released, "by": before.by})
+    return Step(_kept(state, record), (Publish(STORM, held),))
+
+
+def _limit(state: State, hosts: Hosts) -> int:
+    return storm_limit(sum(1 for host in hosts if state.record(host).at is not None))
+
+
+def _kept(state: State, record: StormRecord) -> State:
+    return replace(state, records=state.records.insert(STORM, record))
+
+
+def _doubting(state: State, now: float) -> State:
     """What was seen in the storm may be the storm's doing: whoever is silent after it must be so for a full
     period more. A reading of power stands on its own."""
     views = {
@@ -64,4 +119,4 @@ def _over(state: State, now: float) -> State:
         else replace(view, suspicion=replace(view.suspicion, alive_at=now))
         for host, view in state.views.items()
     }
-    return replace(state, views=HashTrieMap(views), storm=0)
+    return replace(state, views=HashTrieMap(views))

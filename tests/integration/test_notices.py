@@ -80,7 +80,6 @@ async def test_a_crash_kernel_is_heard_by_its_address_and_only_with_its_words() 
     address = f"127.0.0.1:{port}"
     async with running(kdump.listen(address, {"127.0.0.1": "h1"}, panicked.append)):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-
             sent = 0
 
             async def heard() -> bool:

@@ -22,7 +22,7 @@ from libs.events.words import (
 from libs.model import Inventory, LeaseState, Protection, RunLease, VmState
 from libs.operator import Operator, RefusedError, Verdict
 from libs.poolview import PoolView
-from services.detector.state import HostRecord
+from services.detector.state import STORM, HostRecord, StormRecord
 from services.placement.state import HostWords, Item, Phase, PlacementRecord
 from services.placement.state import Incident as OpenIncident
 from tests.unit.made import boot, inventory, lease, policy, vm
@@ -35,7 +35,7 @@ H1, H2 = boot("h1"), boot("h2")
 class Pool:
     """What lies in the buckets; `hears` is what the services make of a fact at once."""
 
-    records: dict[str, HostRecord] = field(default_factory=dict)
+    records: dict[str, Any] = field(default_factory=dict)
     words: dict[str, PlacementRecord] = field(default_factory=dict)
     inventories: dict[str, Inventory] = field(default_factory=dict)
     leases: dict[str, RunLease] = field(default_factory=dict)
@@ -140,6 +140,61 @@ async def test_a_host_that_nobody_knows_is_refused() -> None:
             await act(at_work(Pool()), "h1")
         with pytest.raises(BadInputError, match="no host is called h9"):
             await act(at_work(Pool()), "h9")
+
+
+# -- storms
+
+
+def stormy(*silent: str, **more: Any) -> Pool:
+    """A storm of these hosts is held; the detector takes a word up at once."""
+    pool = Pool()
+    for host in ("h1", "h2", "h3"):
+        state = "suspect" if host in silent else "healthy"
+        pool.records[host] = HostRecord.model_validate({"host": host, "state": state, "at": boot(host)})
+    pool.records[STORM] = StormRecord(number=7, held=True, suspects=silent, **more)
+
+    def hears(fact: Any) -> None:
+        update = {"order": fact.order, "released": fact.suspects}
+        pool.records[STORM] = pool.records[STORM].model_copy(update=update)
+
+    pool.hears = hears
+    return pool
+
+
+async def test_a_release_names_the_storm_and_the_suspects_that_were_shown() -> None:
+    pool = stormy("h1", "h2")
+    seen = await at_work(pool).storm()
+    assert seen.suspects == ("h1", "h2")
+    await at_work(pool).release_storm(seen)
+    (fact,) = pool.told
+    assert (fact.number, fact.order, fact.suspects, fact.by) == (7, 1, ("h1", "h2"), "ann@desk")
+    assert await at_work(pool).view.storm() == {
+        "number": 7, "order": 1, "suspects": ["h1", "h2"], "released": ["h1", "h2"],
+    }  # fmt: skip
+    with pytest.raises(RefusedError, match="released already: h1, h2"):
+        await at_work(pool).storm()
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_without_a_storm_there_is_nothing_to_release(held: bool) -> None:
+    pool = stormy("h1", "h2") if not held else Pool()
+    if not held:
+        pool.records[STORM] = StormRecord(number=7, held=False, suspects=())
+    with pytest.raises(RefusedError, match="no storm is held"):
+        await at_work(pool).storm()
+
+
+async def test_suspects_that_changed_since_the_operator_looked_must_be_looked_at_again() -> None:
+    pool = stormy("h1", "h2")
+    seen = await at_work(pool).storm()
+    pool.records["h3"] = HostRecord.model_validate({"host": "h3", "state": "suspect", "at": boot("h3")})
+    with pytest.raises(RefusedError, match="changed since you looked; they are now h1, h2, h3"):
+        await at_work(pool).release_storm(seen)
+    pool.records["h3"] = HostRecord.model_validate({"host": "h3", "state": "healthy", "at": boot("h3")})
+    pool.records["h2"] = pool.records["h3"].model_copy(update={"host": "h2"})
+    with pytest.raises(RefusedError, match="they are now h1: look again"):
+        await at_work(pool).release_storm(seen)
+    assert pool.told == []
 
 
 # -- maintenance and removal

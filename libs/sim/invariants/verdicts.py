@@ -7,6 +7,7 @@ from typing import Any
 
 from libs.events.facts import HostFailed, HostRecovered, HostSuspected, StormHeld, StormReleased
 from libs.events.signals import Heartbeat, Signal
+from libs.events.words import StormReleaseOrdered
 from libs.model import Incarnation
 from libs.sim.broker import Stored
 from libs.sim.bus import SimBus
@@ -21,6 +22,7 @@ WELL_S = 6.0
 NEW_BOOT_S = 45.0
 """A fence attempt that began against the former boot may still reach a host so young."""
 SUSPECT_OLD_S = 0.3
+STORM = "pool.storm"
 PROVEN_RULES = ("power-off", "rebooted")
 
 
@@ -37,6 +39,10 @@ class Verdicts:
         """For how long it had been well, sound and answering when its verdict was written, by incident."""
         self._storms: dict[str, str] = {}
         """Verdicts that were written while more were silent than believable: incident and who."""
+        self._held = False
+        """The stored record says that a storm is held."""
+        self._released: set[str] = set()
+        """Suspects whom an operator has named in this storm, and who have been silent since."""
         self._beat_at: dict[str, float] = {}
         """When a host's heartbeat last reached the bus."""
         self._doubts: set[str] = set()
@@ -70,7 +76,11 @@ class Verdicts:
 
     def _row(self, bucket: str, key: str, value: bytes | None, process: Process | None) -> None:
         if bucket == "state" and key.startswith("detector.") and value is not None:
-            self._record(key.removeprefix("detector."), json.loads(value)["record"])
+            name, record = key.removeprefix("detector."), json.loads(value)["record"]
+            if name == STORM:
+                self._held = bool(record and record["held"])
+            else:
+                self._record(name, record)
 
     def _record(self, host: str, record: dict[str, Any] | None) -> None:
         """A host's state is written before it is told."""
@@ -81,12 +91,14 @@ class Verdicts:
             self._doubts.add(host)
         if record is None or record["state"] not in ("suspect", "failed"):
             self._suspects.pop(host, None)
+            self._released.discard(host)
             return
         others = sorted(
             name for name, at in self._suspects.items() if name != host and now - at > SUSPECT_OLD_S
         )
         believable = storm_limit(len(self._world.machines.hosts))
-        if record["state"] == "failed" and len(others) + 1 > believable:
+        raging = self._held or len(others) + 1 > believable
+        if record["state"] == "failed" and raging and host not in self._released:
             self._storms.setdefault(record["incident"], ", ".join([host, *others]))
         self._suspects.setdefault(host, now)
         truth = self._truth
@@ -115,7 +127,11 @@ class Verdicts:
                 self._verdict(fact, stored.at)
             case StormHeld():
                 self._book.storm = True
+            case StormReleaseOrdered():
+                # of those who are silent now: whoever speaks in between must be released anew
+                self._released |= {host for host in fact.suspects if host in self._suspects}
             case StormReleased():
+                self._released.clear()
                 self._book.storm = False
             case _:
                 return
