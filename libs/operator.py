@@ -16,6 +16,7 @@ from libs.events.words import (
     HostConfirmedFailed,
     HostMaintenanceEntered,
     HostMaintenanceExited,
+    HostReadmitOrdered,
     HostRemoved,
     StormReleaseOrdered,
 )
@@ -156,6 +157,22 @@ class Operator:
             return bool((await self._words(host)).get("number", 0) >= number)
 
         await self._seen("placement", taken)
+
+    # -- quarantine
+
+    async def readmit(self, host: str) -> None:
+        """Let a host that failed too often have new VMs again; its failures are forgotten."""
+        number = (await self._record(host)).get("quarantine", 0)
+        if not number:
+            raise RefusedError(f"{host} is not in quarantine")
+        await self.bus.publish(
+            HostReadmitOrdered(host=host, number=number, by=self.by, rule="an operator's word")
+        )
+
+        async def taken() -> bool:
+            return bool((await self._record(host)).get("quarantine", 0) != number)
+
+        await self._seen("the detector", taken)
 
     # -- removal
 

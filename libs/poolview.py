@@ -54,6 +54,7 @@ class PoolView:
                     "incarnation": at.get("boot", ""),
                     "epoch": record.get("epoch", 0),
                     "maintenance": said.get("maintenance", False),
+                    "quarantined": bool(record.get("quarantine")),
                     "vms": len(active),
                     "memory_used_mib": sum(vm.memory_mib for vm in active),
                     "memory_mib": inventory.memory_mib if inventory else None,

@@ -111,6 +111,7 @@ NOTES = {
     "exit_maintenance": "as `rekindle maintenance exit`",
     "protect": "as `virsh metadata --set`",
     "unprotect": "as `virsh metadata --set`",
+    "readmit": "as `rekindle readmit`",
     "release_storm": "as `rekindle storm release`",
     "remove_host": "as `rekindle remove-host`",
     "break_fencing": f"in the lab by {', '.join(BREAKS)}",
@@ -191,6 +192,9 @@ class Stage:
 
     def remove_host(self, step: StepEntry) -> None:
         self.plane.say("remove-host", step.host)
+
+    def readmit(self, step: StepEntry) -> None:
+        self.plane.say("readmit", step.host)
 
     def release_storm(self, step: StepEntry) -> None:
         self.plane.release_storm()
@@ -279,6 +283,7 @@ class Stage:
 STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "add_host": Stage.add_host,
     "confirm_failed": Stage.confirm_failed,
+    "readmit": Stage.readmit,
     "release_storm": Stage.release_storm,
     "enter_maintenance": Stage.enter_maintenance,
     "exit_maintenance": Stage.exit_maintenance,

@@ -169,6 +169,11 @@ class Detection(Section):
     storm_settle_s: float = Field(
         1.0, ge=0, description="no verdict by witnesses for so long after another host fell silent"
     )
+    failures_max: int = Field(3, ge=1, description="verdicts within failures_window_s that quarantine a host")
+    failures_window_s: PositiveFloat = 3600.0
+    quarantine_s: PositiveFloat = Field(
+        86400.0, description="without a failure, until it is let in by itself"
+    )
 
 
 class FencingSettings(Section):

@@ -63,6 +63,21 @@ class VerdictFact(HostFact):
         return f"{self.kind}/{self.incident}"
 
 
+class NumberedFact(Fact):
+    """About a host over all its boots, numbered within it, so that what comes late or again is known to be old."""
+
+    host: str
+    number: int = Field(ge=1)
+
+    @property
+    def about(self) -> str:
+        return self.host
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.host}/{self.number}"
+
+
 class PoolFact(Fact):
     """A fact about the pool as a whole."""
 

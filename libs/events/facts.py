@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from libs.events.base import HostFact, PoolFact, RevisedFact, SuspicionFact, VerdictFact, VmFact
+from libs.events.base import HostFact, NumberedFact, PoolFact, RevisedFact, SuspicionFact, VerdictFact, VmFact
 from libs.events.words import (
     HostConfirmedFailed,
     HostMaintenanceEntered,
     HostMaintenanceExited,
+    HostReadmitOrdered,
     HostRemoved,
     StormReleaseOrdered,
 )
@@ -127,6 +128,22 @@ class HostFenceFailed(HostFact):
     @property
     def key(self) -> str:
         return f"{self.kind}/{self.incident}/{self.attempt}"
+
+
+class HostQuarantined(NumberedFact):
+    """The host failed so often within a time that it gets no new VMs. Its number is the epoch of the verdict."""
+
+    kind: Literal["host.quarantined"] = "host.quarantined"
+    failed_ago_s: tuple[float, ...] = Field(description="how long before this each of its failures was")
+    window_s: float = Field(description="the time within which they were counted")
+    quiet_s: float = Field(description="it is let in after so long without a failure, or by an operator")
+
+
+class HostReadmitted(NumberedFact):
+    """The quarantine of this number is over; the host gets new VMs again."""
+
+    kind: Literal["host.readmitted"] = "host.readmitted"
+    by: str = Field("", description="the person whose word it was; empty: by itself, after a quiet time")
 
 
 class StormHeld(PoolFact):
@@ -356,6 +373,9 @@ AnyFact = Annotated[
     | HostMaintenanceEntered
     | HostMaintenanceExited
     | HostRemoved
+    | HostQuarantined
+    | HostReadmitOrdered
+    | HostReadmitted
     | StormHeld
     | StormReleased
     | StormReleaseOrdered

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from libs.events.base import Fact, HostFact, PoolFact, VerdictFact
+from libs.events.base import HostFact, NumberedFact, PoolFact, VerdictFact
 
 
 class HostConfirmedFailed(VerdictFact):
@@ -19,21 +19,10 @@ class HostConfirmedFailed(VerdictFact):
     said_at: str = Field(description="wall time, ISO 8601; for people, nothing is decided by it")
 
 
-class MaintenanceFact(Fact):
-    """About a host over all its boots: it may well be rebooted meanwhile. Numbered within one host, so that a
-    word that comes late or again is known to be old."""
+class MaintenanceFact(NumberedFact):
+    """About a host over all its boots: it may well be rebooted meanwhile."""
 
-    host: str
-    number: int = Field(ge=1)
     by: str = Field(min_length=1, description="user and machine of the person")
-
-    @property
-    def about(self) -> str:
-        return self.host
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.host}/{self.number}"
 
 
 class HostMaintenanceEntered(MaintenanceFact):
@@ -58,6 +47,13 @@ class HostRemoved(HostFact):
     @property
     def key(self) -> str:
         return f"{super().key}/{self.agent}"
+
+
+class HostReadmitOrdered(NumberedFact):
+    """An operator lets a host out of its quarantine, which has this number: the detector says that it is so."""
+
+    kind: Literal["host.readmit_ordered"] = "host.readmit_ordered"
+    by: str = Field(min_length=1, description="user and machine of the person")
 
 
 class StormReleaseOrdered(PoolFact):

@@ -34,6 +34,7 @@ HOST_STEPS = frozenset(
         "remove_host",
         "enter_maintenance",
         "exit_maintenance",
+        "readmit",
         "confirm_failed",
         "break_fencing",
         "mend_fencing",

@@ -6,37 +6,13 @@ Rare alone, most bugs show where two faults meet: a maker therefore draws the se
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from random import Random
-from typing import Any
+from dataclasses import replace
 
+from libs.sim.drawing import Draw, Step
+from libs.sim.manyhosts import flapping, released, storm
 from libs.sim.power import HOWS
 
-Step = dict[str, Any]
 NEVER = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """What a maker of faults is given."""
-
-    chance: Random
-    hosts: list[str]
-    vms: list[str]
-    homes: dict[str, str]
-    autostart: frozenset[str]
-    replicas: int
-    at_s: float
-
-    def when(self) -> dict[str, Any]:
-        return {"at_s": self.at_s}
-
-    def soon(self, least_s: float, most_s: float) -> float:
-        """A moment so much later."""
-        return round(self.at_s + self.chance.uniform(least_s, most_s), 3)
-
-    def host(self) -> str:
-        return self.chance.choice(self.hosts)
 
 
 def _power_off(draw: Draw) -> list[Step]:
@@ -282,50 +258,6 @@ def _room(draw: Draw) -> list[Step]:
     return steps
 
 
-def _storm(draw: Draw) -> list[Step]:
-    """Many hosts at once: a switch that fails, or a rack without power."""
-    chance = draw.chance
-    many = chance.sample(draw.hosts, max(1, round(len(draw.hosts) * chance.uniform(0.4, 0.9))))
-    fate = chance.random()
-    if fate < 0.4:
-        return _released(draw, many)
-    if fate < 0.7:
-        steps: list[Step] = [{**draw.when(), "do": "partition", "groups": [many, ["bus"]]}]
-        if chance.random() < 0.5:
-            steps.append({"at_s": round(draw.at_s + chance.uniform(2.0, 10.0), 3), "do": "heal"})
-        return steps
-    do = chance.choice(("power_off", "crash", "hang"))
-    return [{"at_s": round(draw.at_s + chance.uniform(0, 0.5), 3), "do": do, "host": host} for host in many]
-
-
-def _released(draw: Draw, many: list[str]) -> list[Step]:
-    """An operator releases a storm: in the midst of it, as it grows, or where there is none yet or no more."""
-    chance, started_s = draw.chance, round(_early(draw), 3)
-    others = [host for host in draw.hosts if host not in many]
-    word_s = round(started_s + chance.choice((1.0, 2.2, 3.0)) * chance.uniform(0.8, 1.5), 3)
-    steps: list[Step] = [
-        {"at_s": started_s, "do": "partition", "groups": [many, ["bus"]]},
-        *({"at_s": started_s, "do": "break_fencing", "host": host, "how": "dead"} for host in many),
-        {"at_s": word_s, "do": "release_storm"},
-    ]
-    if others and chance.random() < 0.7:  # one more, which the operator did not see
-        one = chance.choice(others)
-        cut_s = round(word_s + chance.uniform(-2.0, 0.8), 3)
-        steps.append({"at_s": max(started_s, cut_s), "do": "partition", "groups": [[one], ["bus"]]})
-    if chance.random() < 0.3:
-        steps.append({"at_s": round(word_s + chance.uniform(0.5, 6.0), 3), "do": "heal"})
-    if chance.random() < 0.5:
-        steps.append(
-            {"at_s": round(word_s + chance.uniform(0.0, 1.0), 3), "do": "kill_service", **_service(draw)}
-        )
-    return steps
-
-
-def _early(draw: Draw) -> float:
-    """Early in the day, so that there is time for what follows."""
-    return min(draw.at_s, draw.chance.uniform(1.5, 3.0))
-
-
 def _vm(draw: Draw) -> list[Step]:
     if not draw.vms:
         return []
@@ -396,7 +328,9 @@ MAKERS: dict[str, tuple[int, Callable[[Draw], list[Step]]]] = {
     "deaf": (5, _deaf),
     "bus": (6, _bus),
     "room": (4, _room),
-    "storm": (2, _storm),
+    "storm": (2, storm),
+    "released": (2, released),
+    "flapping": (3, flapping),
     "vm": (3, _vm),
     "fail_start": (2, _fail_start),
     "clock": (1, _clock),

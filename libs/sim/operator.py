@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
-from libs.events.facts import HostJoined
+from libs.events.facts import HostJoined, HostQuarantined, HostReadmitted
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
 from libs.operator import Operator, RefusedError
 from libs.poolview import PoolView
@@ -32,12 +32,13 @@ class SimOperator:
         """A command ended with "no": which, and why."""
         self.maintained: set[str] = set()
         self.removed: set[str] = set()
+        self.quarantined: set[str] = set()
         world.broker.on_fact.append(self._fact)
 
     @property
     def closed(self) -> set[str]:
-        """Hosts that are to take no VMs, by an operator's word."""
-        return self.maintained | self.removed
+        """Hosts that are to take no VMs: by an operator's word, or for having failed too often."""
+        return self.maintained | self.removed | self.quarantined
 
     def confirm_failed(self, host: str) -> None:
         async def work(operator: Operator) -> None:
@@ -53,6 +54,9 @@ class SimOperator:
 
     def remove(self, host: str) -> None:
         self._command(f"remove-host {host}", lambda operator: operator.remove(host))
+
+    def readmit(self, host: str) -> None:
+        self._command(f"readmit {host}", lambda operator: operator.readmit(host))
 
     def release_storm(self) -> None:
         async def work(operator: Operator) -> None:
@@ -99,8 +103,13 @@ class SimOperator:
                 self.maintained.add(host)
             case HostMaintenanceExited(host=host):
                 self.maintained.discard(host)
+            case HostQuarantined(host=host):
+                self.quarantined.add(host)
+            case HostReadmitted(host=host):
+                self.quarantined.discard(host)
             case HostRemoved(at=at):
                 self.maintained.discard(at.host)
+                self.quarantined.discard(at.host)
                 self.removed.add(at.host)
             case HostJoined(at=at):
                 self.removed.discard(at.host)

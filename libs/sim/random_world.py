@@ -6,7 +6,8 @@ from random import Random
 from typing import Any
 
 from libs.scenario.model import Scenario, StepEntry
-from libs.sim.misfortunes import MAKERS, Draw, Step
+from libs.sim.drawing import Draw, Step
+from libs.sim.misfortunes import MAKERS
 
 FAULTS_S = (1.5, 11.0)
 """When faults happen, after the pool is ready."""
@@ -25,7 +26,12 @@ SETTINGS: dict[str, Any] = {
     # shorter than production's where nothing but the length of a run depends on it
     "fencing": {"retry_first_s": 0.5, "retry_max_s": 4.0},
     "restart": {"retry_first_s": 0.5, "retry_max_s": 4.0},
-    "detection": {"quiet_after_start_s": 8.0, "confirm_silence_s": 5.0},
+    "detection": {
+        "quiet_after_start_s": 8.0,
+        "confirm_silence_s": 5.0,
+        "failures_max": 2,
+        "quarantine_s": 15.0,
+    },
 }
 SLOTTED = 0.75
 """Share of pools whose hosts keep slots on a shared datastore."""

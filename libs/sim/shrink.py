@@ -7,7 +7,7 @@ from typing import Any
 
 from libs.scenario.model import Scenario
 from libs.scenario.outcome import Violation
-from libs.sim.misfortunes import Step
+from libs.sim.drawing import Step
 from libs.sim.random_world import compose, parts
 
 TRIES_MOST = 300

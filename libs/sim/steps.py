@@ -148,6 +148,9 @@ class Stage:
     def remove_host(self, step: StepEntry) -> None:
         self._world.operator.remove(str(step.host))
 
+    def readmit(self, step: StepEntry) -> None:
+        self._world.operator.readmit(str(step.host))
+
     def release_storm(self, step: StepEntry) -> None:
         self._world.operator.release_storm()
 
@@ -311,6 +314,7 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "enter_maintenance": Stage.enter_maintenance,
     "exit_maintenance": Stage.exit_maintenance,
     "confirm_failed": Stage.confirm_failed,
+    "readmit": Stage.readmit,
     "release_storm": Stage.release_storm,
     "stall_storage": Stage.stall_storage,
     "restore_storage": Stage.restore_storage,

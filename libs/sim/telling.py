@@ -13,6 +13,7 @@ from libs.events.facts import (
     HostFailed,
     HostFenced,
     HostFenceFailed,
+    HostQuarantined,
     HostSuspected,
     StormHeld,
     VmRestartFailed,
@@ -69,6 +70,8 @@ def gist(fact: Fact, names: dict[str, str]) -> str:
             return f"{subject}: silent for {fact.silent_s:.1f} s"
         case StormHeld():
             return f"{', '.join(fact.suspects)} at once, {fact.limit} believable"
+        case HostQuarantined():
+            return f"{fact.host}: failed {', '.join(f'{ago:.1f}' for ago in fact.failed_ago_s)} s ago"
         case StormReleaseOrdered():
             return ", ".join(fact.suspects)
         case VmRestartFailed() | VmStartUncertain():

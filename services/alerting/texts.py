@@ -38,6 +38,12 @@ TEXTS: dict[str, tuple[Severity, str]] = {
     "host.maintenance_entered": (Severity.INFO, "host {host} is in maintenance and takes no new VMs ({by})"),
     "host.maintenance_exited": (Severity.INFO, "host {host} takes VMs again ({by})"),
     "host.removed": (Severity.INFO, "host {host} is out of the pool ({by})"),
+    "host.quarantined": (
+        Severity.WARNING,
+        "host {host} failed {failed_ago_s} s ago: it gets no new VMs until `rekindle readmit {host}`, or {quiet_s} s without a failure",
+    ),
+    "host.readmit_ordered": (Severity.INFO, "{by} lets host {host} out of its quarantine"),
+    "host.readmitted": (Severity.INFO, "host {host} gets new VMs again ({rule})"),
     "host.fence_refuted": (
         Severity.CRITICAL,
         "host {host} speaks although it is fenced: its fence device lies, its VMs may run twice; switch it off",
@@ -76,9 +82,9 @@ def tell(fact: AnyFact) -> tuple[Severity, str]:
     fields: dict[str, Any] = {}
     for name, value in fact:
         if isinstance(value, tuple):
-            words = all(isinstance(part, str) for part in value)
+            words = all(isinstance(part, str | float) for part in value)
             counted = name in ("vms", "starts", "waiting", "restarted")
-            fields[name] = ", ".join(value) if words and not counted else len(value)
+            fields[name] = ", ".join(str(part) for part in value) if words and not counted else len(value)
         else:
             fields[name] = value
     at = getattr(fact, "at", None)

@@ -134,8 +134,8 @@ def hosts(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"schema": "rekindle.hosts.v1", "hosts": found})
         return
-    columns = ("host", "state", "maintenance", "epoch", "vms", "memory_used_mib", "memory_mib", "fencing")
-    tables.rows("", columns, [{**row, "maintenance": "yes" if row["maintenance"] else ""} for row in found])
+    columns = ("host", "state", "no new VMs", "epoch", "vms", "memory_used_mib", "memory_mib", "fencing")
+    tables.rows("", columns, [{**row, "no new VMs": tables.closed(row)} for row in found])
 
 
 @app.command()
@@ -255,6 +255,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             "hosts": len(hosts),
             "hosts_not_healthy": unwell,
             "hosts_in_maintenance": [host["host"] for host in hosts if host["maintenance"]],
+            "hosts_quarantined": [host["host"] for host in hosts if host["quarantined"]],
             "storm": storm,
             "vms": len(vms),
             "vms_running": sum(1 for vm in vms if vm["state"] == "running"),
@@ -278,7 +279,7 @@ def main() -> int:
     """Entry point. Translates our errors into a message and an exit status."""
     if sys.argv[1:2] != ["service"]:  # a service's own process is lean: see __main__
         from infra.lab.commands import demo, lab
-        from services.cli.operator import confirm_failed, maintenance, remove_host, storm
+        from services.cli.operator import confirm_failed, maintenance, readmit, remove_host, storm
         from services.cli.simulate import simulate
 
         app.add_typer(lab, name="lab")
@@ -287,6 +288,7 @@ def main() -> int:
         app.command("confirm-failed")(confirm_failed)
         app.command()(maintenance)
         app.command()(storm)
+        app.command()(readmit)
         app.command("remove-host")(remove_host)
     try:
         left = app(standalone_mode=False)

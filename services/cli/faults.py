@@ -17,7 +17,7 @@ from services.heartbeat.act import Hands as AgentHands
 from services.heartbeat.decide import Agent
 from services.heartbeat.orders import Tell, Told
 from services.placement import incidents, pool
-from services.placement.state import PlacementState
+from services.placement.state import HostWords, PlacementState
 
 Patch = tuple[Any, str, Any]
 _FENCE, _DETECTOR_STEP, _AGENT_STEP = FencerHands.perform, Detector.step, Agent.step
@@ -172,3 +172,8 @@ def release_forgets_its_names() -> list[Patch]:
         return not released and _HOLDS(state, hosts, judged, settle_s, now)
 
     return [(storms, "holds", holds)]
+
+
+def quarantine_ignored() -> list[Patch]:
+    """Placement hears of a quarantine, keeps it in mind, and plans as if there were none."""
+    return [(HostWords, "closed", property(lambda self: self.maintenance))]

@@ -369,6 +369,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "an operator's release of a storm is one for all hosts",
         faults.release_forgets_its_names,
     ),
+    Mutation("quarantine ignored", "a quarantined host gets new VMs", faults.quarantine_ignored),
     Mutation("deaf observer believed", "evidence is kept over a pause or a lost connection", _deaf_believed),
     Mutation("silence is proof", "silence alone is a verdict", _silence_is_proof),
     Mutation("new boot is the old", "a reboot goes unnoticed", _new_boot_is_old),

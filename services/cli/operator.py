@@ -109,6 +109,12 @@ def maintenance(
     _done(as_json, "maintenance", {"host": host, "maintenance": entering}, text)
 
 
+def readmit(host: HostArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Let a host out of quarantine: it failed too often and gets new VMs again. Its failures are forgotten."""
+    _said(settings_of(config), as_json, lambda operator: operator.readmit(host))
+    _done(as_json, "readmitted", {"host": host}, f"{host} takes VMs again")
+
+
 def remove_host(host: HostArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Take a host out of the pool for good: nobody minds its silence. Refused while protected VMs run there."""
     _said(settings_of(config), as_json, lambda operator: operator.remove(host))

@@ -52,6 +52,11 @@ def _cell(column: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def closed(host: dict[str, Any]) -> str:
+    """Why a host takes no new VMs; "" where it does."""
+    return ", ".join(why for why in ("maintenance", "quarantined") if host[why])
+
+
 def told(value: Any) -> str:
     """One value of a status, in a line."""
     if value is None or isinstance(value, list):

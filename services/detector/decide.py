@@ -40,7 +40,7 @@ from libs.events.facts import (
     HostSuspected,
 )
 from libs.events.signals import Goodbye, Heartbeat, InventorySeen
-from libs.events.words import HostRemoved, StormReleaseOrdered
+from libs.events.words import HostReadmitOrdered, HostRemoved, StormReleaseOrdered
 from libs.lifecycle import allowed
 from libs.model import (
     FenceProof,
@@ -52,7 +52,7 @@ from libs.model import (
     VmReport,
 )
 from services.detector import evidence as gather
-from services.detector import storms
+from services.detector import flapping, storms
 from services.detector.asks import Answered, Disconnected, Panicked
 from services.detector.state import (
     FORMER_KEPT,
@@ -102,6 +102,7 @@ class Detector:
         views: HashTrieMap[str, HostView] = HashTrieMap(
             {host: replace(view, suspicion=None) for host, view in state.views.items()}
         )
+        records = flapping.resumed(records, now)
         state = replace(state, records=records, views=views, tick_at=now + TICK_S)
         # what a follower saw and could not say: said again under the same keys
         said = [
@@ -119,6 +120,10 @@ class Detector:
         return state.tick_at
 
     def step(self, state: State, event: Input | None, now: float) -> Step[State]:
+        found = self._step(state, event, now)
+        return flapping.counted(found, self.settings, now) if found.effects else found
+
+    def _step(self, state: State, event: Input | None, now: float) -> Step[State]:
         match event:
             case None:
                 return self._tick(state, now)
@@ -138,6 +143,8 @@ class Detector:
                 return self._fenced(state, event, now)
             case HostRemoved():
                 return self._removed(state, event)
+            case HostReadmitOrdered():
+                return flapping.ordered(state, event)
             case StormReleaseOrdered():
                 return storms.ordered(state, self.hosts, event)
             case Paused():
@@ -307,7 +314,11 @@ class Detector:
             state = step.state
             effects += step.effects
         step = storms.watch(state, self.hosts, now)
-        return Step(step.state, (*effects, *step.effects))
+        effects += step.effects
+        if now // flapping.LOOK_S != (now - TICK_S) // flapping.LOOK_S:
+            step = flapping.quiet(step.state, self.hosts, self.settings, now)
+            effects += step.effects
+        return Step(step.state, tuple(effects))
 
     def _well(self, state: State, host: str, now: float) -> bool:
         """Nothing to look at. True of nearly every host at nearly every tick: with thousands this is the tick."""

@@ -31,6 +31,11 @@ class HostRecord(Value):
     removed: str = ""
     """The life of its agent that was taken out of the pool and is not listened to; the next one joins anew."""
 
+    failures: tuple[float, ...] = ()
+    """Monotonic times (s) of its latest verdicts; `failures_max` at most. See flapping.py on their clock."""
+    quarantine: int = 0
+    """Epoch of the verdict that put it into quarantine; 0: it is in none."""
+
     def removes(self, agent: str) -> bool:
         """True where this is the life of its agent that was taken out of the pool."""
         return bool(agent) and agent == self.removed

@@ -38,7 +38,7 @@ def shell(
         store=ports.store("state"),
         lease=ports.lease(),
         signals=("heartbeat.*", "inventory.*", "goodbye.*"),
-        kinds=("host.fenced", "host.removed", "storm.release_ordered"),
+        kinds=("host.fenced", "host.removed", "host.readmit_ordered", "storm.release_ordered"),
         tables=(Table("inventory", ports.store("inventory"), "", Inventory, every_s=30.0),),
         perform=Hands(power, hypervisors, ports.bus, settings.detection.ask_timeout_s).perform,
         requests=REQUESTS,

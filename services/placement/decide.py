@@ -20,6 +20,8 @@ from libs.events.facts import (
     HostIsolated,
     HostJoined,
     HostObeyed,
+    HostQuarantined,
+    HostReadmitted,
     HostRecovered,
     HostRefuted,
     HostSuspected,
@@ -98,6 +100,8 @@ class Placement:
                 return Step(self._due(pool.cleared(state, event), now))
             case HostMaintenanceEntered() | HostMaintenanceExited():
                 return Step(self._due(pool.maintained(state, event), now))
+            case HostQuarantined() | HostReadmitted():
+                return Step(self._due(pool.quarantined(state, event), now))
             case HostRemoved():
                 return Step(pool.removed(state, event))
             case HostFenced():

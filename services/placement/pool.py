@@ -9,6 +9,8 @@ from libs.events.facts import (
     HostFailed,
     HostIsolated,
     HostJoined,
+    HostQuarantined,
+    HostReadmitted,
     HostRecovered,
     HostRefuted,
     HostSuspected,
@@ -68,6 +70,21 @@ def maintained(state: PlacementState, fact: HostMaintenanceEntered | HostMainten
     return _said(state, fact.host, words.model_copy(update={"number": fact.number, "maintenance": entered}))
 
 
+def quarantined(state: PlacementState, fact: HostQuarantined | HostReadmitted) -> PlacementState:
+    """A host that failed too often takes no new VMs, or takes them again; they may be heard in any order."""
+    words = state.words_on(fact.host)
+    if fact.number <= words.readmitted:
+        return state
+    if isinstance(fact, HostReadmitted):
+        left = words.quarantined if words.quarantined > fact.number else 0
+        return _said(
+            state, fact.host, words.model_copy(update={"readmitted": fact.number, "quarantined": left})
+        )
+    return _said(
+        state, fact.host, words.model_copy(update={"quarantined": max(fact.number, words.quarantined)})
+    )
+
+
 def removed(state: PlacementState, fact: HostRemoved) -> PlacementState:
     """Forget the host; what this life of its agent still says is not listened to."""
     host = fact.at.host
@@ -80,7 +97,7 @@ def removed(state: PlacementState, fact: HostRemoved) -> PlacementState:
         beats=state.beats.discard(host),
         down=state.down.discard(host),
     )
-    return _said(state, host, words.model_copy(update={"maintenance": False, "removed": fact.agent}))
+    return _said(state, host, words.without(fact.agent))
 
 
 def _said(state: PlacementState, host: str, words: HostWords) -> PlacementState:
@@ -145,7 +162,7 @@ def usable(state: PlacementState, now: float) -> list[str]:
 
 def taking(state: PlacementState, now: float) -> list[str]:
     """Usable hosts that take new VMs."""
-    return [host for host in usable(state, now) if not state.words_on(host).maintenance]
+    return [host for host in usable(state, now) if not state.words_on(host).closed]
 
 
 def snapshot(
@@ -167,9 +184,7 @@ def snapshot(
             memory_reserved_mib=inventory.memory_reserved_mib,
             cpus=inventory.cpus,
             labels=labels.get(name, {}),
-            state=SnapshotHostState.MAINTENANCE
-            if state.words_on(name).maintenance
-            else SnapshotHostState.ONLINE,
+            state=SnapshotHostState.MAINTENANCE if state.words_on(name).closed else SnapshotHostState.ONLINE,
         )
         for name in usable(state, now)
         for inventory in [state.heard[name]]

@@ -50,15 +50,27 @@ class Incident(Value):
 
 
 class HostWords(Value):
-    """What operators said of a host."""
+    """What operators said of a host, and the detector of its place in the pool."""
 
     number: int = Field(0, description="of the latest word on its maintenance; an older one is void")
     maintenance: bool = Field(False, description="it takes no new VMs")
     removed: str = Field("", description="the life of its agent that was taken out of the pool")
+    quarantined: int = Field(0, description="number of the quarantine that it is in, by the detector's word")
+    readmitted: int = Field(0, description="of the latest quarantine that is over")
+
+    @property
+    def closed(self) -> bool:
+        """It takes no new VMs."""
+        return self.maintenance or self.quarantined > 0
 
     def removes(self, agent: str) -> bool:
         """True where this is the life of its agent that was taken out of the pool."""
         return bool(agent) and agent == self.removed
+
+    def without(self, agent: str) -> HostWords:
+        """What is left of a host that was removed: whom not to listen to, and which words are old."""
+        over = max(self.quarantined, self.readmitted)
+        return HostWords(number=self.number, removed=agent, readmitted=over)
 
 
 NO_WORDS = HostWords()
@@ -66,7 +78,7 @@ NO_WORDS = HostWords()
 
 class PlacementRecord(Value):
     """Records of six kinds share one ledger: an incident, the boot of a host that joined last, a host's latest
-    proof, what operators said of a host, a VM's crashes, where a VM may run that could not be stopped."""
+    proof, whether a host is closed to new VMs, a VM's crashes, where a VM may run that could not be stopped."""
 
     incident: Incident | None = None
     joined: Incarnation | None = None

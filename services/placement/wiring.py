@@ -20,6 +20,8 @@ KINDS = (
     "host.obeyed",
     "host.maintenance_entered",
     "host.maintenance_exited",
+    "host.quarantined",
+    "host.readmitted",
     "host.removed",
     "vm.failed",
     "vm.stop_failed",

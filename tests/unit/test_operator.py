@@ -197,6 +197,24 @@ async def test_suspects_that_changed_since_the_operator_looked_must_be_looked_at
     assert pool.told == []
 
 
+# -- quarantine
+
+
+async def test_a_host_is_readmitted_by_the_number_of_its_quarantine() -> None:
+    pool = Pool(records={"h1": known("healthy", quarantine=4)})
+
+    def hears(fact: Any) -> None:
+        pool.records["h1"] = known("healthy")
+
+    pool.hears = hears
+    assert [row["quarantined"] for row in await at_work(pool).view.hosts()] == [True, False, False]
+    await at_work(pool).readmit("h1")
+    (fact,) = pool.told
+    assert (fact.kind, fact.host, fact.number, fact.by) == ("host.readmit_ordered", "h1", 4, "ann@desk")
+    with pytest.raises(RefusedError, match="h1 is not in quarantine"):
+        await at_work(pool).readmit("h1")
+
+
 # -- maintenance and removal
 
 

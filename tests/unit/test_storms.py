@@ -191,6 +191,7 @@ def test_a_verdict_waits_while_others_fall_silent(later_s: float, takes_s: float
 def test_who_was_suspected_for_a_moment_delays_nobody() -> None:
     watch = pool(*SIX).gone("h1")
     first = watch.state.silent_since["h1"]
+    watch.nobody_sees("h1", "h5", "h6")
     watch.until(first + 0.4)
     watch.silent.add("h2")
     watch.until(first + 2.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from libs.model import Protection
@@ -29,6 +30,7 @@ def owed(world: World, truth: Truth, book: Book, *, soon: bool = False) -> list[
         *_vms(world, book),
         *_lies(world, truth, book, alerted_s),
         *_records(world, book),
+        *_quarantines(world),
     ]
 
 
@@ -90,6 +92,16 @@ def _lies(world: World, truth: Truth, book: Book, late_s: float) -> Iterator[tup
         host = world.machines.hosts[at.host]
         if host.at == at and truth.well_for(at.host) > late_s:
             yield "2", f"{at} is fenced and speaks, and nobody is told"
+
+
+def _quarantines(world: World) -> Iterator[tuple[str, str]]:
+    """What the detector said of a host's quarantine stands in placement's records."""
+    for host in world.machines.hosts:
+        key = f"placement.host.{host}"
+        said = [json.loads(row.value)["record"] for row in world.broker.scan("state", key) if row.key == key]
+        closed = any(record and record["words"]["quarantined"] for record in said)
+        if closed is not (host in world.operator.quarantined):
+            yield "quarantine", f"{host} is {'not ' * closed}in quarantine, and placement holds the opposite"
 
 
 def _records(world: World, book: Book) -> Iterator[tuple[str, str]]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from libs.events.facts import FailoverCompleted, FailoverPlanned, VmGivenUp, VmRestarted, VmRestartFailed
 from libs.sim.broker import Stored
 from libs.sim.invariants.book import Book
+from libs.sim.loop import Process
 from libs.sim.truth import Truth
 from libs.sim.world import World
 
@@ -15,7 +19,35 @@ class Plans:
     def __init__(self, world: World, truth: Truth, book: Book) -> None:
         self._world, self._book = world, book
         self._start_failed: set[str] = set()
+        self._closed: set[str] = set()
+        """Hosts in quarantine by placement's own stored word."""
+        self._targets: dict[tuple[str, str], str] = {}
+        """By incident and VM the start that placement last stored."""
         world.broker.on_fact.append(self._fact)
+        world.broker.on_row.append(self._row)
+
+    def _row(self, bucket: str, key: str, value: bytes | None, process: Process | None) -> None:
+        if bucket != "state" or not key.startswith("placement.") or value is None:
+            return
+        record = json.loads(value)["record"] or {}
+        words, incident = record.get("words"), record.get("incident")
+        if words is not None:
+            host = key.removeprefix("placement.host.")
+            (self._closed.add if words["quarantined"] else self._closed.discard)(host)
+        if incident is not None:
+            for item in incident["items"]:
+                self._item(incident["id"], item)
+
+    def _item(self, incident: str, item: dict[str, Any]) -> None:
+        """A quarantined host gets no new VM; one that crashes there is restarted there."""
+        start = f"{item['to']}/{item['attempt']}" if item["phase"] == "planned" else ""
+        if start and self._targets.get((incident, item["vm"])) != start:
+            host = item["to"]["host"]
+            if host in self._closed and item["to"] != item["origin"]:
+                self._book.broken(
+                    "quarantine", f"VM {item['name']} is planned to {host}, which is in quarantine"
+                )
+        self._targets[incident, item["vm"]] = start
 
     def _fact(self, stored: Stored) -> None:
         fact = stored.fact
