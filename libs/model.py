@@ -84,6 +84,29 @@ class Isolation(StrEnum):
     SHUTDOWN = "shutdown"  # stopped there by an order through its storage slot, and started elsewhere
 
 
+class Health(StrEnum):
+    """How a guest is, as far as it can be told from its host. `unknown` is never bad."""
+
+    UNKNOWN = "unknown"  # it has no agent that can be asked, or has not answered in this run
+    OK = "ok"
+    SILENT = "silent"  # its agent answered in this run, and does so no more
+    PANICKED = "panicked"
+    WATCHDOG = "watchdog"  # its own watchdog fired, and nothing has healed it
+    IO_ERROR = "io_error"  # paused by QEMU, since a disk failed
+
+    @property
+    def bad(self) -> bool:
+        """True where the guest does not do its work, though its QEMU is there."""
+        return self not in (Health.UNKNOWN, Health.OK)
+
+
+class GuestFailure(StrEnum):
+    """What is done about a guest that fails while its QEMU lives."""
+
+    RESTART = "restart"
+    ALERT = "alert"
+
+
 class VmPolicy(Value):
     """The policy of one VM, from its own libvirt metadata over the pool's defaults."""
 
@@ -91,6 +114,9 @@ class VmPolicy(Value):
     priority: Priority = Priority.MEDIUM
     order: int = Field(0, ge=0, le=9999, description="start order inside a priority; lower starts first")
     isolation: Isolation = Isolation.LEAVE
+    on_guest_failure: GuestFailure = Field(
+        GuestFailure.RESTART, description="when its guest fails though its QEMU lives"
+    )
 
 
 class VmReport(Value):
@@ -100,6 +126,11 @@ class VmReport(Value):
     name: str
     state: VmState
     stop_reason: StopReason = StopReason.NONE
+    health: Health = Health.UNKNOWN
+    agent: bool = Field(False, description="its guest agent is connected: it can be asked")
+    destroyed: bool = Field(
+        False, description="of one that stopped: by a command of libvirt's, not by the guest itself"
+    )
     run: int = Field(
         0, description="libvirt's id of the current or last seen run on this host; 0 = none seen"
     )

@@ -100,7 +100,11 @@ def _partition_problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] |
     return None
 
 
+NO_AGENT = "the lab's guests have no agent, and cannot be made to fail so, yet"
 WHY_NOT = {
+    "guest_io_error": NO_AGENT,
+    "guest_panic": NO_AGENT,
+    "guest_silent": NO_AGENT,
     "step_clock": "the hosts of one machine share its clock",
 }
 """Why the lab cannot do a step that a scenario may have."""

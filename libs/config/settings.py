@@ -176,6 +176,19 @@ class Detection(Section):
     )
 
 
+class Guests(Section):
+    """How guests are watched, and what it means when all of a host fail at once."""
+
+    ping_every_s: PositiveFloat = Field(
+        5.0, description="each guest agent that is connected is asked so often"
+    )
+    silent_after_s: PositiveFloat = Field(30.0, description="without an answer, after it has answered once")
+    grey: Literal["alert", "drain"] = Field(
+        "alert", description="what is done about a host of failing guests"
+    )
+    grey_min: int = Field(2, ge=2, description="guests of known health that must all be failing")
+
+
 class FencingSettings(Section):
     status_spacing_s: float = Field(0.5, gt=0, description="between the two readings of off")
     retry_first_s: PositiveFloat = 1.0
@@ -244,6 +257,7 @@ class Settings(Section):
     bus: BusSettings = BusSettings()
     heartbeats: Heartbeats = Heartbeats()
     detection: Detection = Detection()
+    guests: Guests = Guests()
     fencing: FencingSettings = FencingSettings()
     restart: Restart = Restart()
     vm_defaults: VmPolicy = VmPolicy()
@@ -289,6 +303,12 @@ class Settings(Section):
             raise ValueError(
                 f"detection.confirm_witnessed_s ({detect.confirm_witnessed_s} s) is shorter than two writes of a "
                 f"storage slot (2 x heartbeats.slot_interval_s = {2 * slot} s): none could be seen to stand still"
+            )
+        if self.guests.silent_after_s < 3 * self.guests.ping_every_s:
+            raise ValueError(
+                f"guests.silent_after_s ({self.guests.silent_after_s} s) is shorter than three pings "
+                f"(3 x guests.ping_every_s = {3 * self.guests.ping_every_s} s): a guest that is busy for a "
+                "moment would be restarted"
             )
         return self
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from libs.config.settings import Name
 from libs.config.yamlfile import BadInputError, line_of, load, read
-from libs.model import Isolation, Priority, Protection, VmPolicy
+from libs.model import GuestFailure, Isolation, Priority, Protection, VmPolicy
 from libs.planning.snapshot import PoolPolicy
 
 HOST_STEPS = frozenset(
@@ -50,6 +50,9 @@ VM_STEPS = frozenset(
         "save_vm",
         "fail_start",
         "fail_stop",
+        "guest_silent",
+        "guest_panic",
+        "guest_io_error",
         "protect",
         "unprotect",
     ]
@@ -92,13 +95,19 @@ class ScenarioVm(Part):
     priority: Priority = Priority.MEDIUM
     order: int = Field(0, ge=0)
     isolation: Isolation = Isolation.LEAVE
+    on_guest_failure: GuestFailure = GuestFailure.RESTART
+    agent: bool = Field(False, description="its guest runs a guest agent (in the simulator only, so far)")
     autostart: bool = Field(False, description="its host starts it at boot, as libvirt's autostart does")
 
     @property
     def policy(self) -> VmPolicy:
         """As it stands in the VM's own metadata."""
         return VmPolicy(
-            protection=self.protection, priority=self.priority, order=self.order, isolation=self.isolation
+            protection=self.protection,
+            priority=self.priority,
+            order=self.order,
+            isolation=self.isolation,
+            on_guest_failure=self.on_guest_failure,
         )
 
 

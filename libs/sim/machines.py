@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from random import Random
 
-from libs.model import Incarnation, StopReason, VmPolicy, VmState
+from libs.model import Health, Incarnation, StopReason, VmPolicy, VmState
 from libs.sim.loop import SimLoop
 from libs.sim.storage import Datastore
 
@@ -36,6 +36,8 @@ class VmSpec:
     memory_mib: int
     vcpus: int
     policy: VmPolicy
+    agent: bool = False
+    """Its guest runs an agent that can be asked."""
 
 
 @dataclass(slots=True)
@@ -53,6 +55,13 @@ class Domain:
     """The token in the definition that this libvirt keeps: the next start by anybody else bears it, too."""
     autostart: bool = False
     since: float = 0.0
+    destroyed: bool = False
+    """It ended by a command of libvirt's."""
+    up: bool = False
+    """Its guest has booted, and opened its agent's channel if it has one."""
+    health: Health = Health.OK
+    """The truth about its guest in this run; SILENT also of one without an agent, of which nobody can know."""
+    ill_since: float = 0.0
 
 
 @dataclass(slots=True)
@@ -159,6 +168,7 @@ class Machines:
         host.runs += 1
         domain.state, domain.stop_reason = VmState.RUNNING, StopReason.NONE
         domain.run, domain.token, domain.since = host.runs, token, self._loop.time()
+        domain.health, domain.up, domain.destroyed = Health.OK, False, False
         spell = Spell(spec.uuid, host.at, token, self._loop.time(), autostarted=autostarted)
         self.spells.setdefault(spec.uuid, []).append(spell)
         self._loop.world_later(GUEST_BOOT_S, self._guest_up, spell)
@@ -171,6 +181,11 @@ class Machines:
             self.datastore.when_back(spell.at.host, lambda: self._guest_up(spell))
         elif spell.ended is None:
             spell.guest_up = self._loop.time()
+            host = self.hosts[spell.at.host]
+            domain = host.domains[spell.vm]
+            domain.up = True
+            if domain.spec.agent:
+                self._stir(host)
 
     def set_policy(self, host: SimHost, uuid: str, policy: VmPolicy) -> None:
         """As `virsh metadata --live --config` on this host; without effect where its libvirt does not answer."""
@@ -181,12 +196,13 @@ class Machines:
         self.policy_at[uuid] = self._loop.time()
         self._stir(host)
 
-    def end(self, host: SimHost, uuid: str, reason: StopReason) -> None:
+    def end(self, host: SimHost, uuid: str, reason: StopReason, *, destroyed: bool = False) -> None:
         """The QEMU process ends. No error where none runs."""
         domain = host.domains.get(uuid)
         if domain is None or not domain.state.active:
             return
-        domain.state, domain.stop_reason = VmState.STOPPED, reason
+        domain.state, domain.stop_reason, domain.destroyed = VmState.STOPPED, reason, destroyed
+        domain.health, domain.up = Health.OK, False
         domain.since = self._loop.time()
         host.stop_failed.discard(uuid)
         for spell in self.spells.get(uuid, []):
@@ -205,6 +221,17 @@ class Machines:
         """The guest stands still; its process stays, and counts."""
         domain = host.domains[uuid]
         if domain.state is VmState.RUNNING:
+            domain.state = VmState.PAUSED
+            self._stir(host)
+
+    def fail_guest(self, host: SimHost, uuid: str, health: Health) -> None:
+        """The guest fails and its process stays: it hangs, or panics under on_crash=preserve, or is paused by QEMU
+        over a disk that failed."""
+        domain = host.domains[uuid]
+        if domain.state is not VmState.RUNNING:
+            return
+        domain.health, domain.ill_since = health, self._loop.time()
+        if health is not Health.SILENT:
             domain.state = VmState.PAUSED
             self._stir(host)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from libs.model import Protection, StopReason
+from libs.model import Health, Protection, StopReason
 from libs.scenario.model import Scenario, ScenarioHost, StepEntry
 from libs.sim.loop import Process
 from libs.sim.machines import SimHost
@@ -178,6 +178,23 @@ class Stage:
         for host in self._where(step):
             self._world.shut_down(host, vm_uuid(str(step.vm)))
 
+    def destroy_vm(self, step: StepEntry) -> None:
+        for host in self._where(step):
+            self._world.shut_down(host, vm_uuid(str(step.vm)), destroyed=True)
+
+    def guest_silent(self, step: StepEntry) -> None:
+        self._fail_guest(step, Health.SILENT)
+
+    def guest_panic(self, step: StepEntry) -> None:
+        self._fail_guest(step, Health.PANICKED)
+
+    def guest_io_error(self, step: StepEntry) -> None:
+        self._fail_guest(step, Health.IO_ERROR)
+
+    def _fail_guest(self, step: StepEntry, health: Health) -> None:
+        for host in self._where(step):
+            self._world.machines.fail_guest(host, vm_uuid(str(step.vm)), health)
+
     def save_vm(self, step: StepEntry) -> None:
         for host in self._where(step):
             self._world.shut_down(host, vm_uuid(str(step.vm)), saved=True)
@@ -322,7 +339,10 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "unprotect": Stage.unprotect,
     "crash_vm": Stage.crash_vm,
     "shutdown_guest": Stage.shutdown_guest,
-    "destroy_vm": Stage.shutdown_guest,
+    "destroy_vm": Stage.destroy_vm,
+    "guest_silent": Stage.guest_silent,
+    "guest_panic": Stage.guest_panic,
+    "guest_io_error": Stage.guest_io_error,
     "save_vm": Stage.save_vm,
     "hang_guest": Stage.hang_guest,
     "fail_start": Stage.fail_start,

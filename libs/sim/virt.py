@@ -12,7 +12,7 @@ from random import Random
 from typing import TypeVar
 
 from libs.core.ports import StartRefusedError, UnavailableError
-from libs.model import Answer, Incarnation, StopReason, VmDefinition, VmPolicy, VmReport, VmState
+from libs.model import Answer, Health, Incarnation, StopReason, VmDefinition, VmPolicy, VmReport, VmState
 from libs.sim.loop import Process, SimLoop
 from libs.sim.machines import Machines, Os, SimHost, VmSpec
 from libs.sim.network import Network
@@ -115,17 +115,37 @@ class SimHypervisor:
         nonsense = trouble.garbage > 0 and self._virt.chance.random() < trouble.garbage
         if domain.state.active and not nonsense:
             self._runs[uuid] = domain.run
+        paused = domain.state is VmState.PAUSED and domain.health.bad and not nonsense
         return VmReport(
             uuid=uuid,
             name=domain.spec.name,
             state=VmState.UNKNOWN if nonsense else domain.state,
             stop_reason=StopReason.NONE if domain.state.active else domain.stop_reason,
+            health=domain.health if paused else Health.UNKNOWN,
+            agent=domain.state.active and domain.up and domain.spec.agent and not nonsense,
+            destroyed=domain.destroyed and not domain.state.active,
             run=self._runs.get(uuid, 0),
             token=domain.token if domain.state.active else domain.defined,
             memory_mib=domain.spec.memory_mib,
             vcpus=domain.spec.vcpus,
             policy=domain.spec.policy,
         )
+
+    async def ping_guest(self, uuid: str, timeout_s: float) -> bool:
+        """See services.heartbeat.act.LocalHypervisor."""
+
+        def ask(host: SimHost) -> bool:
+            domain = host.domains.get(uuid)
+            if domain is None or domain.state is not VmState.RUNNING or not (domain.up and domain.spec.agent):
+                raise UnavailableError(f"{host.name}: guest ping: QEMU guest agent is not connected")
+            return domain.health is Health.OK
+
+        began = self._virt.loop.time()
+        if await self.call("guest ping", ask):
+            return True
+        await asyncio.sleep(max(0.0, began + timeout_s - self._virt.loop.time()))
+        self._process.enter()
+        return False
 
     def remember_runs(self, runs: dict[str, int]) -> None:
         """See services.heartbeat.act.LocalHypervisor."""
@@ -220,7 +240,7 @@ class SimHypervisor:
         """On the host: a process that hangs in its disks dies when they are back."""
         host = self._virt.machines.present(at)
         if host is not None and uuid in host.domains and host.domains[uuid].run == run:
-            self._virt.machines.end(host, uuid, StopReason.ON_PURPOSE)
+            self._virt.machines.end(host, uuid, StopReason.ON_PURPOSE, destroyed=True)
         if not killed.done():
             killed.set_result("")
 

@@ -99,7 +99,7 @@ class World:
         for host in scenario.hosts:
             self._build(host)
         for vm in scenario.vms:
-            spec = VmSpec(vm_uuid(vm.name), vm.name, vm.memory_mib, vm.vcpus, vm.policy)
+            spec = VmSpec(vm_uuid(vm.name), vm.name, vm.memory_mib, vm.vcpus, vm.policy, vm.agent)
             self.machines.specs[spec.uuid] = spec
             domain = Domain(spec, autostart=vm.autostart)
             self.machines.hosts[vm.host].domains[spec.uuid] = domain
@@ -343,14 +343,15 @@ class World:
             for told in self.on_announce:
                 told(host)
 
-    def shut_down(self, host: SimHost, vm: str, *, saved: bool = False) -> None:
-        """Somebody means this VM to be down from now on. `saved`: as it is, until that host boots."""
+    def shut_down(self, host: SimHost, vm: str, *, saved: bool = False, destroyed: bool = False) -> None:
+        """Somebody means this VM to be down from now on. `saved`: as it is, until that host boots. `destroyed`: by
+        virsh destroy, not in the guest."""
         seen = self.loop.time() - host.domains[vm].since > SEEN_S
         self.stopped_on_purpose[vm] = Stop(host.name, self.loop.time(), seen)
         if saved:
             self.machines.save(host, vm)
         else:
-            self.machines.end(host, vm, StopReason.ON_PURPOSE)
+            self.machines.end(host, vm, StopReason.ON_PURPOSE, destroyed=destroyed)
 
     def add_host(self, host: ScenarioHost) -> None:
         """A person adds a host to the pool file and restarts the plane."""

@@ -14,27 +14,47 @@ import libvirtaio
 
 from libs.virt.host import LibvirtHost
 
+ACTIONS = {
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_NONE: "none",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_PAUSE: "pause",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_RESET: "reset",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_POWEROFF: "poweroff",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_SHUTDOWN: "shutdown",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_DEBUG: "debug",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_INJECTNMI: "inject-nmi",
+}
+"""What QEMU does about a guest whose watchdog fired."""
+
 
 def register(loop: asyncio.AbstractEventLoop) -> None:
     """Let libvirt use this loop. Before the first connection of the process, and once."""
     libvirtaio.virEventRegisterAsyncIOImpl(loop=loop)
 
 
-def watch(host: LibvirtHost, stirred: Callable[[], None]) -> None:
-    """Call `stirred` on the loop whenever a VM of this host changes, and after each new connection."""
+def watch(
+    host: LibvirtHost, stirred: Callable[[], None], fired: Callable[[str, int, str], None] | None = None
+) -> None:
+    """Call `stirred` on the loop whenever a VM of this host changes, and after each new connection; `fired` with
+    uuid, run and action where a guest's watchdog fired, which shows in no state."""
     loop = asyncio.get_running_loop()
 
     def on_event(*_: Any) -> None:
         stirred()
 
+    def on_watchdog(_: Any, domain: Any, action: int, __: Any) -> None:
+        if fired is not None:
+            fired(domain.UUIDString(), domain.ID(), ACTIONS.get(action, "none"))
+        stirred()
+
     def opened(connection: Any) -> None:
         for event in (
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-            libvirt.VIR_DOMAIN_EVENT_ID_WATCHDOG,
+            libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
             libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR,
             libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE,
         ):
             connection.domainEventRegisterAny(None, event, on_event, None)
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_WATCHDOG, on_watchdog, None)
         connection.registerCloseCallback(lambda *_: loop.call_soon_threadsafe(stirred), None)
         loop.call_soon_threadsafe(stirred)
 

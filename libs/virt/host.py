@@ -16,7 +16,7 @@ import libvirt
 import structlog
 
 from libs.core.ports import StartRefusedError, UnavailableError
-from libs.model import Answer, StopReason, VmDefinition, VmPolicy, VmReport, VmState
+from libs.model import Answer, Health, StopReason, VmDefinition, VmPolicy, VmReport, VmState
 from libs.threads import HostThreads
 from libs.virt.definition import (
     BadPolicyError,
@@ -26,6 +26,7 @@ from libs.virt.definition import (
     token_of,
     with_token,
 )
+from libs.virt.guests import SYNC_S, agent_connected, answers, health_of
 
 T = TypeVar("T")
 CALL_S = 5.0
@@ -41,7 +42,7 @@ STATES = {
     libvirt.VIR_DOMAIN_PAUSED: VmState.PAUSED,
     libvirt.VIR_DOMAIN_PMSUSPENDED: VmState.PAUSED,
     libvirt.VIR_DOMAIN_SHUTOFF: VmState.STOPPED,
-    libvirt.VIR_DOMAIN_CRASHED: VmState.STOPPED,
+    libvirt.VIR_DOMAIN_CRASHED: VmState.STOPPED,  # without a process; see _report
 }
 STOPS = {
     libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: StopReason.ON_PURPOSE,
@@ -84,6 +85,7 @@ class LibvirtHost:
         self._on_open: list[Callable[[Any], None]] = []
         self._runs: dict[str, int] = {}
         self._bad_policy: dict[str, str] = {}
+        self._guests: LibvirtHost | None = None
         self.opened_at = 0.0
 
     def on_open(self, opened: Callable[[Any], None]) -> None:
@@ -199,6 +201,10 @@ class LibvirtHost:
         if run > 0:
             self._runs[uuid] = run
         seen = STATES.get(state, VmState.UNKNOWN)
+        if state == libvirt.VIR_DOMAIN_CRASHED and run > 0:
+            seen = (
+                VmState.PAUSED
+            )  # it panicked, and on_crash=preserve keeps its QEMU, with all that it holds open
         stop = StopReason.NONE
         if seen is VmState.STOPPED:
             crashed = state == libvirt.VIR_DOMAIN_CRASHED
@@ -209,6 +215,9 @@ class LibvirtHost:
             name=name,
             state=seen,
             stop_reason=stop,
+            health=health_of(state, reason) if seen.active else Health.UNKNOWN,
+            agent=seen.active and agent_connected(root),
+            destroyed=(state, reason) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED),
             run=self._runs.get(uuid, 0),
             token=token_of(root),
             memory_mib=memory_mib,
@@ -226,6 +235,15 @@ class LibvirtHost:
             return self._defaults
         self._bad_policy.pop(name, None)
         return policy
+
+    async def ping_guest(self, uuid: str, timeout_s: float) -> bool:
+        """See services.heartbeat.act.LocalHypervisor. Over a connection of its own: libvirt takes few calls at a time
+        from one client, and a guest that hangs must not hold up the reading of states."""
+        if self._guests is None:
+            self._guests = LibvirtHost(self.name, self.uri, self._defaults, self._clock, threads=4)
+        return await self._guests.call(
+            "guest ping", lambda connection: answers(connection, uuid, timeout_s), timeout_s + SYNC_S
+        )
 
     def remember_runs(self, runs: dict[str, int]) -> None:
         """What an earlier life of this agent saw on the same boot: a crash seen late keeps its number."""

@@ -23,7 +23,7 @@ from libs.virt.events import register, watch
 from libs.virt.host import LibvirtHost
 from libs.virt.hosts import LibvirtHosts
 from services.heartbeat.agentless import Watched
-from services.heartbeat.orders import Stirred
+from services.heartbeat.orders import Fired, Stirred
 from services.heartbeat.wiring import agent
 
 ASK_MANAGER_S = 1.0
@@ -96,7 +96,11 @@ class Agents:
         probes = DirectProbes({one.name: one for one in settings.hosts}.get)
         shell, hands = agent(context, entry, at, life, host, neighbours, slots, probes)
         serving = await _serve_probes(entry, at) if own and entry.probe is not None else None
-        watch(host, lambda: shell.hear(Stirred(key="libvirt")))
+        watch(
+            host,
+            lambda: shell.hear(Stirred(key="libvirt")),
+            lambda vm, run, action: shell.hear(Fired(key="watchdog", vm=vm, run=run, action=action)),
+        )
         answering = await context.bus.answer(f"ask.{entry.name}", hands.answer)
         self._announced.append((at, life))
 

@@ -42,6 +42,8 @@ from services.heartbeat.orders import (
     Obeyed,
     Order,
     PassGate,
+    Pinged,
+    PingGuests,
     Put,
     PutDefinition,
     PutInventory,
@@ -58,6 +60,9 @@ from services.heartbeat.orders import (
 PROBE_S = 0.7
 GRACE_S = 10.0
 """For a guest to shut down by itself when its isolated host is told to stop it."""
+GUEST_S = 2.0
+GUESTS_AT_ONCE = 4
+"""Fewer than libvirt takes from one client at a time."""
 STOP_S = 35.0
 """More than libvirt takes to give up killing a process that does not die."""
 
@@ -71,6 +76,10 @@ class LocalHypervisor(Hypervisor, Protocol):
 
     async def shut_down(self, uuid: str, grace_s: float) -> None:
         """Ask the guest to, and end it where it has not after so long. Raises UnavailableError."""
+
+    async def ping_guest(self, uuid: str, timeout_s: float) -> bool:
+        """Whether its agent answers. Raises UnavailableError where it could not be asked; never holds up, nor is
+        held up by, any other call."""
 
     def remember_runs(self, runs: dict[str, int]) -> None:
         """What an earlier life of this agent saw on this boot: a crash seen late keeps its number."""
@@ -115,6 +124,8 @@ class Hands:
                     reports=found,
                     definitions=definitions,
                 )
+            case PingGuests():
+                return await self._ping(request)
             case PutInventory():
                 payload = request.inventory.model_dump_json().encode()
                 await self.inventory.put(request.inventory.at.host, payload, None)
@@ -142,8 +153,29 @@ class Hands:
         left = {one.report.uuid for one in condemned}
         settled = [one for one in earlier.vms if one.uuid in earlier.condemned and one.uuid not in left]
         return GatePassed(
-            key=request.key, stopped=tuple(stopped), condemned=tuple(condemned), settled=tuple(settled)
+            key=request.key,
+            stopped=tuple(stopped),
+            condemned=tuple(condemned),
+            earlier=earlier.vms,
+            settled=tuple(settled),
         )
+
+    async def _ping(self, request: PingGuests) -> Pinged:
+        """Side by side, bounded: one that hangs costs its time, and the others theirs no later than by that."""
+        answered: list[tuple[str, int]] = []
+        silent: list[tuple[str, int]] = []
+        free = asyncio.Semaphore(GUESTS_AT_ONCE)
+
+        async def ask(vm: str, run: int) -> None:
+            async with free:
+                with contextlib.suppress(UnavailableError):  # it could not be asked: that is no silence
+                    said = await self.hypervisor.ping_guest(vm, GUEST_S)
+                    (answered if said else silent).append((vm, run))
+
+        with contextlib.suppress(TimeoutError):  # whoever was not asked by then was not asked
+            async with asyncio.timeout(request.within_s):
+                await asyncio.gather(*(ask(vm, run) for vm, run in request.vms))
+        return Pinged(key=request.key, answered=tuple(sorted(answered)), silent=tuple(sorted(silent)))
 
     async def _stop(
         self, at: Incarnation, reports: Sequence[VmReport]

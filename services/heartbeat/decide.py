@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 from rpds import HashTrieMap
 
-from libs.config.settings import Heartbeats
+from libs.config.settings import Guests, Heartbeats
 from libs.core.decider import Act, Effect, Expired, Input, Publish, Records, Send, Step
 from libs.core.evolve import replace
 from libs.events.facts import VmStopFailed, VmStoppedByGate, VmStopSettled
 from libs.events.signals import Heartbeat, InventorySeen
-from libs.model import Incarnation, Inventory, StopReason, VmReport, VmState
-from services.heartbeat import slots
+from libs.model import Health, Incarnation, Inventory, StopReason, VmReport, VmState
+from services.heartbeat import guests, slots
 from services.heartbeat.orders import (
     AllRead,
+    Fired,
     GatePassed,
     Obeyed,
     PassGate,
+    Pinged,
     Put,
     PutDefinition,
     PutInventory,
@@ -70,6 +72,7 @@ class AgentState:
     """Definitions that are on the bus: VM to hash and whether it was active."""
     buried: HashTrieMap[str, int] = field(default_factory=HashTrieMap)
     """VMs that vanished, and at which reading."""
+    guests: guests.GuestsState = field(default_factory=guests.GuestsState)
 
 
 State = AgentState
@@ -87,6 +90,7 @@ class Agent:
     cpus: int | None = None
     datastores: tuple[str, ...] = ()
     """On which of the pool's datastores this host has a slot."""
+    guests: Guests = field(default_factory=Guests)
 
     @property
     def record_type(self) -> type[BaseModel]:
@@ -106,7 +110,8 @@ class Agent:
         if not state.gated:
             return state.beat_at
         due = (state.beat_at, state.read_at, state.say_at, state.stop_at, slots.due(state.slot_state))
-        return min(at for at in due if at is not None)
+        ask_at = state.guests.ask_at if state.guests.able else None
+        return min(at for at in (*due, ask_at) if at is not None)
 
     def step(self, state: State, event: Input | None, now: float) -> Step[State]:
         match event:
@@ -126,6 +131,12 @@ class Agent:
                 return self._read(state, event, now)
             case Stirred():
                 return self._stirred(state, now)
+            case Pinged():
+                return self._of_guests(replace(state, guests=guests.pinged(state.guests, event, now)), now)
+            case Fired():
+                return self._of_guests(replace(state, guests=guests.fired(state.guests, event)), now)
+            case Expired(request="ping_guests"):
+                return Step(replace(state, guests=replace(state.guests, asking=False)))
             case Expired(request="pass_gate" | "tell"):
                 return Step(replace(state, beat_at=now + RETRY_S))
             case Expired(request="read_all"):
@@ -165,6 +176,7 @@ class Agent:
 
     def _passed(self, state: State, outcome: GatePassed, now: float) -> Step[State]:
         """Announce this boot; where a stop failed, only once that is told: nobody may take the VM for stopped."""
+        state = replace(state, guests=guests.remembered(state.guests, outcome.earlier, now))
         said = (*self._stopped(outcome.stopped), *(self._settled(report) for report in outcome.settled))
         if not outcome.condemned:
             step = self._announce(state, now)
@@ -240,6 +252,11 @@ class Agent:
         )
         state = replace(state, slot_state=mine)
         effects += writes
+        if state.guests.able and now >= state.guests.ask_at:
+            reports = state.inventory.vms if state.inventory else ()
+            asked, pings = guests.asked(state.guests, reports, self.guests, now)
+            state = replace(state, guests=asked)
+            effects += pings
         if state.stop_at is not None and now >= state.stop_at:
             again = StopAgain(
                 key=f"stop/{state.seq}",
@@ -266,6 +283,12 @@ class Agent:
             return Step(replace(state, again=True))
         return Step(replace(state, read_at=min(state.read_at, now + SETTLE_S)))
 
+    def _of_guests(self, state: State, now: float) -> Step[State]:
+        """What is known by now of a guest's health is told with a fresh reading of its state."""
+        told = state.inventory.vms if state.inventory else ()
+        news = guests.changed(state.guests, told, self.guests, now)
+        return self._stirred(state, now) if news else Step(state)
+
     def _read(self, state: State, outcome: AllRead, now: float) -> Step[State]:
         state = (
             replace(state, reading=False, again=False, read_at=now + SETTLE_S)
@@ -274,7 +297,9 @@ class Agent:
         )
         active = {report.uuid for report in outcome.reports if report.state.active}
         state = replace(state, slot_state=slots.run_again(state.slot_state, active))
-        state, vms = self._with_vanished(state, self._with_ordered(state, outcome.reports))
+        state = replace(state, guests=guests.read(state.guests, outcome.reports))
+        reports = guests.judged(state.guests, outcome.reports, self.guests, now)
+        state, vms = self._with_vanished(state, self._with_ordered(state, reports))
         before = state.inventory
         body = {
             "memory_mib": self.memory_mib or outcome.memory_mib,
@@ -324,7 +349,12 @@ class Agent:
             if report.state.active:
                 buried = buried.insert(report.uuid, state.reads)
             if report.uuid in buried:
-                update = {"state": VmState.STOPPED, "stop_reason": StopReason.UNKNOWN}
+                update = {
+                    "state": VmState.STOPPED,
+                    "stop_reason": StopReason.UNKNOWN,
+                    "health": Health.UNKNOWN,
+                    "agent": False,
+                }
                 vanished.append(report.model_copy(update=update))
         both = sorted((*reports, *vanished), key=lambda report: report.uuid)
         return replace(state, buried=buried), tuple(both)

@@ -50,6 +50,15 @@ class ReadAll(Request):
     kind: Literal["read_all"] = "read_all"
 
 
+class PingGuests(Request):
+    """Ask the agents of these guests, side by side, for no longer than this in all."""
+
+    kind: Literal["ping_guests"] = "ping_guests"
+    vms: tuple[tuple[str, int], ...]
+    """Each with the run that is meant."""
+    within_s: float
+
+
 class PutInventory(Request):
     """Store the inventory for late readers."""
 
@@ -99,6 +108,8 @@ class Condemned(Stopped):
 class GatePassed(Outcome):
     stopped: tuple[Stopped, ...] = ()
     condemned: tuple[Condemned, ...] = ()
+    earlier: tuple[VmReport, ...] = ()
+    """What an earlier life of this agent told of this boot."""
     settled: tuple[VmReport, ...] = ()
     """What an earlier life of this agent, on this boot, could not stop, and now is stopped or may run."""
 
@@ -119,6 +130,13 @@ class AllRead(Outcome):
     cpus: int
     reports: tuple[VmReport, ...]
     definitions: tuple[VmDefinition, ...]
+
+
+class Pinged(Outcome):
+    """Who answered, and who did not although it was asked. Of the others nothing is known."""
+
+    answered: tuple[tuple[str, int], ...] = ()
+    silent: tuple[tuple[str, int], ...] = ()
 
 
 class Put(Outcome):
@@ -145,5 +163,13 @@ class Obeyed(Outcome):
     left: tuple[str, ...] = ()
 
 
-Order = PassGate | StopAgain | Tell | ReadAll | PutInventory | PutDefinition | WriteSlot | Obey
+class Fired(Outcome):
+    """libvirt said that a guest's watchdog fired, and what QEMU does about it."""
+
+    vm: str
+    run: int
+    action: str
+
+
+Order = PassGate | StopAgain | Tell | ReadAll | PingGuests | PutInventory | PutDefinition | WriteSlot | Obey
 REQUESTS: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])

@@ -45,6 +45,7 @@ def agent(
         memory_reserved_mib=entry.memory_reserved_mib,
         cpus=entry.cpus,
         datastores=tuple(sorted(slots)),
+        guests=ports.settings.guests,
     )
     wiring = Wiring(
         service=f"heartbeat-{entry.name}",

@@ -11,6 +11,7 @@ import pytest
 from libs.core.ports import FenceError, Hypervisors, Power, StartRefusedError, UnavailableError
 from libs.model import (
     Answer,
+    Health,
     Incarnation,
     PowerState,
     ProofMethod,
@@ -83,6 +84,9 @@ async def what_runs_is_told_with_its_size_and_run(ground: Ground) -> None:
     assert set(found) == set(VMS)
     assert {one.state for one in found.values()} == {VmState.RUNNING}
     assert {one.stop_reason for one in found.values()} == {StopReason.NONE}
+    assert {(one.health, one.agent) for one in found.values()} == {(Health.UNKNOWN, False)}, (
+        "nobody can be asked"
+    )
     assert {(one.memory_mib, one.vcpus, one.token) for one in found.values()} == {(MEMORY_MIB, VCPUS, 0)}
     assert len({one.run for one in found.values()}) == len(VMS), "a run is one VM's"
     assert min(one.run for one in found.values()) > 0
@@ -114,6 +118,8 @@ async def an_end_has_its_reason_and_keeps_its_run(ground: Ground) -> None:
         await ground.do(step, vm)
         ended = await _until(ground, vm, VmState.STOPPED)
         assert ended.stop_reason is reason, vm
+        assert ended.destroyed is (step == "destroy_vm"), vm
+        assert ended.health is Health.UNKNOWN, vm
         seen = await hypervisor.report(ground.uuid(vm))
         assert seen is not None
         assert seen.run == runs[vm], "who saw it run knows which run ended"
@@ -122,7 +128,8 @@ async def an_end_has_its_reason_and_keeps_its_run(ground: Ground) -> None:
 
 async def a_stop_is_on_purpose_and_a_second_one_no_error(ground: Ground) -> None:
     await ground.local("h1").destroy(ground.uuid("moved"))
-    assert (await _report(ground, "moved")).stop_reason is StopReason.ON_PURPOSE
+    stopped = await _report(ground, "moved")
+    assert (stopped.stop_reason, stopped.destroyed) == (StopReason.ON_PURPOSE, True)
     await ground.local("h1").destroy(ground.uuid("moved"))
 
 
@@ -157,6 +164,11 @@ async def a_start_is_afresh_and_not_from_a_saved_image(ground: Ground) -> None:
     await target.start(definition, 4)
     assert (await _report(ground, "saved")).state is VmState.RUNNING
     assert await ground.boots("saved") == before + 1
+
+
+async def a_guest_that_has_no_agent_cannot_be_asked(ground: Ground) -> None:
+    with pytest.raises(UnavailableError):
+        await ground.local("h1").ping_guest(ground.uuid("refused"), 1.0)
 
 
 async def only_the_present_boot_answers_as_itself(ground: Ground) -> None:
@@ -238,6 +250,7 @@ PROMISES: tuple[Callable[[Ground], Awaitable[None]], ...] = (
     a_start_elsewhere_bears_its_token_and_a_second_one_is_refused,
     a_start_that_is_refused_leaves_nothing_running,
     a_start_is_afresh_and_not_from_a_saved_image,
+    a_guest_that_has_no_agent_cannot_be_asked,
     only_the_present_boot_answers_as_itself,
     a_device_reads_what_is_and_a_broken_one_nothing,
     a_device_that_lies_says_off_of_what_runs,

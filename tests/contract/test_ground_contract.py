@@ -59,7 +59,7 @@ class SimGround:
     async def _do(self, **step: object) -> None:
         body = {**SCENARIO.model_dump(mode="json", by_alias=True), "steps": [{"at_s": 0, **step}]}
         for one in Scenario.model_validate(body).steps:
-            getattr(self.stage, "shutdown_guest" if one.do == "destroy_vm" else one.do)(one)
+            getattr(self.stage, one.do)(one)
 
     async def do(self, step: str, vm: str) -> None:
         await self._do(do=step, vm=vm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from libs.core.ports import Hypervisors, UnavailableError
 from libs.events.signals import Heartbeat, InventorySeen, Question, Reply
 from libs.model import (
     Answer,
+    Health,
     Incarnation,
     Inventory,
     Protection,
@@ -28,6 +30,8 @@ from services.heartbeat.orders import (
     Condemned,
     GatePassed,
     PassGate,
+    Pinged,
+    PingGuests,
     PutDefinition,
     Stirred,
     StopAgain,
@@ -35,7 +39,7 @@ from services.heartbeat.orders import (
     StopsTried,
     Told,
 )
-from tests.unit.made import boot, facts, kinds, lease, requests, sent, vm
+from tests.unit.made import boot, facts, inventory, kinds, lease, requests, sent, vm
 from tests.unit.world import Process, World
 
 pytestmark = pytest.mark.fast
@@ -318,6 +322,10 @@ class Libvirt:
     def __init__(self, *vms: VmReport, away: bool = False) -> None:
         self.vms, self.away, self.destroyed = list(vms), away, list[str]()
         self.runs: dict[str, int] = {}
+        self.pinged: list[str] = []
+        self.mute: set[str] = set()
+        self.hung: set[str] = set()
+        self.deaf: set[str] = set()
         self.clings: set[str] = set()
         """VMs that do not let themselves be stopped."""
 
@@ -345,6 +353,14 @@ class Libvirt:
 
     async def definitions(self) -> list[VmDefinition]:
         return []
+
+    async def ping_guest(self, uuid: str, timeout_s: float) -> bool:
+        self.pinged.append(uuid)
+        if uuid in self.deaf:
+            raise UnavailableError(f"{uuid}: its agent is not connected")
+        if uuid in self.hung:
+            await asyncio.Event().wait()
+        return uuid not in self.mute
 
     def remember_runs(self, runs: dict[str, int]) -> None:
         self.runs = runs
@@ -500,3 +516,24 @@ async def test_it_answers_for_a_neighbour_by_its_own_look() -> None:
     nonsense = await hand.answer(Heartbeat(at=H1, agent="x", seq=1))
     assert isinstance(nonsense, Reply)
     assert nonsense.answer is Answer.UNKNOWN
+
+
+async def test_guests_are_asked_side_by_side_and_one_that_hangs_costs_the_others_nothing() -> None:
+    libvirt = Libvirt()
+    libvirt.hung, libvirt.mute, libvirt.deaf = {"a"}, {"b"}, {"c"}
+    hand, _ = hands(libvirt)
+    vms = tuple((uuid, 1) for uuid in "abcdefgh")
+    done = await hand.perform(PingGuests(key="ping/0", deadline_s=1.0, vms=vms, within_s=0.05))
+    assert isinstance(done, Pinged)
+    assert done.answered == tuple((uuid, 1) for uuid in "defgh")
+    assert done.silent == (("b", 1),), "what hangs or cannot be asked was not heard to be silent"
+
+
+async def test_an_agent_started_anew_knows_what_the_one_before_it_told() -> None:
+    libvirt = Libvirt(vm("a"))
+    hand, world = hands(libvirt)
+    told = inventory(H1, vm("a", health=Health.OK, agent=True))
+    world.rows["h1"] = (told.model_dump_json().encode(), 1)
+    done = await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
+    assert isinstance(done, GatePassed)
+    assert done.earlier == told.vms

@@ -77,6 +77,8 @@ def test_a_good_file_is_read(pool: Path) -> None:
             "detection.suspect_after_s",
             "shorter than three heartbeats",
         ),
+        ("pool: rack-a", "guests: {silent_after_s: 14}", None, "", "shorter than three pings"),
+        ("pool: rack-a", "guests: {grey_min: 1}", 1, "guests.grey_min", "greater than or equal to 2"),
         ("pool: rack-a", "heartbeats: {interval_s: 0.6}", None, "", "shorter than three heartbeats"),
         ("pool: rack-a", "detection: {confirm_silence_s: 2}", None, "", "less evidence must wait longer"),
         ("pool: rack-a", "detection: {confirm_witnessed_s: 0.5}", None, "", "nobody could answer in time"),
