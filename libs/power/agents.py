@@ -80,19 +80,31 @@ class AgentDevice:
         call = await self._call("off", self.timeout_s)
         return call.code == 0, f"{self.name}: off: {call.gist()}"
 
+    async def _start(self) -> asyncio.subprocess.Process:
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                self._path,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # cancelled while it starts, it would be forgotten with all its children, or waited for in vain
+            with contextlib.suppress(OSError):
+                await _end(await starting)
+            raise
+
     async def _call(self, action: str, timeout_s: float) -> Call:
         # a missing action would mean reboot, so it is always sent, and last: agents take the last duplicate
         lines = [f"{key}={value}" for key, value in sorted(self._options.items())]
         stdin = "\n".join([*lines, f"action={action}", ""]).encode()
         async with self._turn:
             try:
-                process = await asyncio.create_subprocess_exec(
-                    self._path,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    start_new_session=True,
-                )
+                process = await self._start()
             except OSError as error:
                 return Call(1, "", f"cannot be started: {error.strerror}")
             try:
@@ -101,17 +113,17 @@ class AgentDevice:
             except TimeoutError:
                 return Call(None, "", "")
             finally:
-                # whole group: killing only the agent leaves its ipmitool behind
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-                await _closed(process)
+                await _end(process)
             return Call(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
-async def _closed(process: asyncio.subprocess.Process) -> None:
-    """An agent may end before it has read its parameters. Python 3.11.2 prints that error with its traceback
-    unless somebody asks for it. A child that escaped the kill may hold the other end for ever: no longer than that."""
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """The whole group: killing only the agent leaves its ipmitool behind. An agent may end before it has read its
+    parameters: Python 3.11.2 prints that error with its traceback unless somebody asks for it. A child that escaped
+    the kill may hold the other end of its input for ever: that is not waited for."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
     assert process.stdin is not None
     process.stdin.close()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
