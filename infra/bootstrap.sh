@@ -20,6 +20,7 @@ fi
 # Looked for by what is used, not by package names: another way of having it is as good.
 missing=$("$python" - <<'PYTHON'
 import importlib.util
+import os
 import pathlib
 import shutil
 import subprocess
@@ -27,9 +28,11 @@ import sys
 import sysconfig
 
 sys.path.insert(0, ".")
-from infra.lab.needs import missing_packages
+from infra.lab.needs import missing_packages, missing_store_packages
 
 packages = list(missing_packages())
+if os.getuid() == 0:  # only root's labs can have datastores
+    packages += missing_store_packages()
 debian = sys.executable.startswith("/usr/bin/")
 version = "3" if debian else f"{sys.version_info[0]}.{sys.version_info[1]}"
 if importlib.util.find_spec("ensurepip") is None:

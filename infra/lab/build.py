@@ -17,7 +17,7 @@ from typing import Any
 
 import libvirt
 
-from infra.lab import libvirtconf, network, procs
+from infra.lab import libvirtconf, network, procs, stores
 from infra.lab.accel import probe_accel
 from infra.lab.guest import ensure_guest
 from infra.lab.line import make_secret
@@ -25,7 +25,7 @@ from infra.lab.needs import program
 from infra.lab.observations import Summary, read_observations
 from infra.lab.paths import MARKER, HostPaths, LabPaths
 from infra.lab.powerclient import ask
-from infra.lab.spec import LabError, LabHost, LabSpec
+from infra.lab.spec import LabError, LabHost, LabSpec, LabStore
 from infra.lab.weather import has_netem
 
 Progress = Callable[[str], None]
@@ -75,8 +75,17 @@ def _write_etc(etc: Path, addresses: dict[str, str]) -> None:
         (etc / name).write_text(text if "\nlibvirt-qemu:" in text else text.rstrip("\n") + "\n" + line)
 
 
-def lay_out(root: Path, hosts: list[LabHost], cache_dir: Path, with_network: bool | None) -> LabSpec:
+def lay_out(
+    root: Path,
+    hosts: list[LabHost],
+    cache_dir: Path,
+    with_network: bool | None,
+    datastores: tuple[LabStore, ...] = (),
+) -> LabSpec:
     """Make the directories of a new lab; what an ended one left (logs) goes. Raises LabError when `root` is in use."""
+    lacking = stores.why_not() if datastores else None
+    if lacking is not None:
+        raise LabError(f"datastores {lacking}")
     if LabPaths(root).spec.exists():
         if procs.of_lab(root):
             raise LabError(f"a lab is up at {root}; take it down first")
@@ -89,11 +98,12 @@ def lay_out(root: Path, hosts: list[LabHost], cache_dir: Path, with_network: boo
     if with_network is None:
         with_network = privileged and network.works()
     paths = LabPaths(root)
-    for folder in (root, paths.shared, paths.consoles, paths.line):
+    places = [place for one in datastores for place in (paths.store(one.name), paths.backing(one.name))]
+    for folder in (root, paths.shared, paths.consoles, paths.line, *places):
         folder.mkdir(parents=True, exist_ok=True)
     make_secret(paths.line_secret)
     plan = network.plan(root, hosts) if with_network else None
-    spec = LabSpec(root, privileged, tuple(hosts), cache_dir.absolute(), plan)
+    spec = LabSpec(root, privileged, tuple(hosts), cache_dir.absolute(), plan, datastores=datastores)
     if privileged:
         addresses = plan.addresses if plan else {host.name: "127.0.1.1" for host in hosts}
         _write_etc(paths.etc, addresses)

@@ -1,7 +1,7 @@
 """First process of a host: starts libvirtd and the agent, reaps orphans. When it is killed the host is gone.
 
 Run by powerd as `python -m infra.lab.hostinit ROOT HOST FD`; FD is a socket on which powerd sends one JSON
-request a line (boot, start_agent, kill_agent) and gets one JSON answer a line.
+request a line (mount, boot, start_agent, kill_agent) and gets one JSON answer a line.
 """
 
 import json
@@ -15,12 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from infra.lab import line, namespaces
+from infra.lab import line, namespaces, procs, stores
 from infra.lab.needs import program
 from infra.lab.paths import MARKER
 from infra.lab.spec import LabSpec, load
 
 AGENT_AGAIN_S = 0.5
+_AGENT_ENDS_S = 5.0
 
 
 class Init:
@@ -58,6 +59,10 @@ class Init:
         argv += ["--pid-file", str(self.host.run / "libvirtd.pid")]
         self._spawn("libvirtd", argv, self.host.session_env(), self.host.libvirtd_log)
 
+    def mount(self) -> None:
+        """Have the host's datastores."""
+        stores.mount(self.spec, self.host.host)
+
     def start_agent(self) -> None:
         """Start the agent, unless it runs. Its argv and env are read anew each time."""
         self.agent_due = None
@@ -72,11 +77,21 @@ class Init:
         self._spawn("agent", config["argv"], {**own, **config["env"]}, self.host.agent_log)
 
     def kill_agent(self) -> None:
-        """Kill the agent's process group at once and wait until the agent is gone; it stays so."""
+        """Kill the agent's process group at once and wait until the agent is gone; it stays so. Raises TimeoutError
+        when it hangs in the kernel, as what waits for a datastore that stalls may."""
         agent = self.children.get("agent")
-        if agent is not None:
-            os.killpg(agent.pid, signal.SIGKILL)
-            self._ended(*os.waitpid(agent.pid, 0))
+        self.agent_due = None
+        if agent is None:
+            return
+        os.killpg(agent.pid, signal.SIGKILL)
+
+        def gone() -> bool:
+            pid, status = os.waitpid(agent.pid, os.WNOHANG)
+            if pid:
+                self._ended(pid, status)
+            return pid != 0
+
+        procs.wait_for(gone, _AGENT_ENDS_S, "end of the agent", 0.002)
         self.agent_due = None
 
     def reap(self) -> None:
@@ -109,7 +124,12 @@ class Init:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request. What went wrong is told in the answer: the host lives on."""
-        actions = {"boot": self.boot, "start_agent": self.start_agent, "kill_agent": self.kill_agent}
+        actions = {
+            "mount": self.mount,
+            "boot": self.boot,
+            "start_agent": self.start_agent,
+            "kill_agent": self.kill_agent,
+        }
         try:
             actions[request["do"]]()
         except (OSError, KeyError, ValueError, subprocess.CalledProcessError) as error:

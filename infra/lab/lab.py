@@ -16,15 +16,15 @@ from infra.lab import build, procs
 from infra.lab.build import Progress
 from infra.lab.cuts import links_of
 from infra.lab.guest import UP_LINE, Guest, ensure_guest
+from infra.lab.handle import StorageHandle
 from infra.lab.needs import program
 from infra.lab.observations import Observations, Summary, read_observations
-from infra.lab.paths import HostPaths, default_cache, default_root
-from infra.lab.powerclient import ask
-from infra.lab.spec import LabError, LabHost, LabSpec, check_hosts, check_root, load
+from infra.lab.paths import default_cache, default_root
+from infra.lab.spec import LabError, LabHost, LabStore, check_hosts, check_root, check_stores, load
 from infra.lab.vm import LabVm, VmGround, domain_xml, vm_uuid
 from infra.lab.weather import Weather
 
-__all__ = ["Lab", "LabError", "LabHost", "LabVm"]
+__all__ = ["Lab", "LabError", "LabHost", "LabStore", "LabVm"]
 
 # A session URI would otherwise start a libvirtd of the caller's own when the host is off; and libvirt prints each
 # error to standard error besides raising it.
@@ -35,13 +35,8 @@ PROBE_PORT = 7946
 FENCE_AGENT = Path(__file__).parent / "fence_lab"
 
 
-class Lab:
+class Lab(StorageHandle):
     """A handle on a lab. Any number of them, in any process, may be open; all methods may be called from threads."""
-
-    def __init__(self, spec: LabSpec) -> None:
-        self.spec = spec
-        self.paths = spec.paths
-        self.root = spec.root
 
     # -- life -------------------------------------------------------------------------------------------------
 
@@ -57,17 +52,20 @@ class Lab:
         network: bool | None = None,
         kvm: bool | None = False,
         hooks: bool = False,
+        datastores: Iterable[str | LabStore] = (),
     ) -> "Lab":
         """Lay out a lab; nothing runs yet. The directory must be new, empty, or a lab's that is down.
 
         `agent_argv` and `agent_env`: each host's agent, see `set_agent`. `network`: hosts get a network of their
         own (root only; None: if this machine can), see `bus_address`. `kvm`: False TCG, True KVM, None whatever boots.
-        `hooks`: `fail_start` works (root only).
+        `hooks`: `fail_start` works (root only). `datastores`: what `stall_storage` can stall, by name or with the
+        hosts that have it (root only).
         Raises LabError.
         """
         check_hosts(hosts)
         absolute = check_root(root or default_root())
-        spec = build.lay_out(absolute, hosts, cache_dir or default_cache(), network)
+        named = check_stores(datastores, hosts)
+        spec = build.lay_out(absolute, hosts, cache_dir or default_cache(), network, named)
         lab = cls(replace(spec, hooks=hooks, created=datetime.now(UTC).isoformat(timespec="seconds")))
         lab.spec = build.settle(lab.spec, kvm)
         lab.spec.save()
@@ -106,10 +104,6 @@ class Lab:
     # -- hosts ------------------------------------------------------------------------------------------------
 
     @property
-    def hosts(self) -> list[str]:
-        return [host.name for host in self.spec.hosts]
-
-    @property
     def shared(self) -> Path:
         """The directory that all hosts share: disks, and whatever else is to be shared storage."""
         return self.paths.shared
@@ -128,10 +122,6 @@ class Lab:
         spread = int.from_bytes(hashlib.sha256(str(self.root).encode()).digest()[:2])
         return f"127.0.0.1:{20000 + (spread * 16 + index) % 12000}"
 
-    def host(self, name: str) -> HostPaths:
-        """Paths of a host's files. Raises LabError for an unknown name."""
-        return self.spec.host(name)
-
     def uri(self, host: str) -> str:
         """libvirt URI, the same inside the host and outside."""
         return self.host(host).uri
@@ -146,9 +136,6 @@ class Lab:
     def power_socket(self, host: str) -> Path:
         """What the fence agent's parameter `socket` wants."""
         return self.host(host).power_socket
-
-    def _control(self, host: str, what: str, timeout_s: float = 60.0, **fields: Any) -> dict[str, Any]:
-        return ask(self.host(host).control_socket, {"do": what, **fields}, timeout_s)
 
     def power_on(self, host: str) -> None:
         """Power on; returns when libvirtd listens and the agent was started. Nothing happens when it is on."""
@@ -243,11 +230,13 @@ class Lab:
         """The VM's definition in this lab."""
         emulator = program("qemu-system-x86_64")
         ground = VmGround(self.guest, emulator, self.spec.domain_type, self.spec.disk_cache)
-        return domain_xml(vm, ground, vm.disk or self.paths.disk(vm.name), self.console_log(vm.name))
+        disk = self.store_path(vm.datastore) / f"{vm.name}.raw" if vm.datastore else self.paths.disk(vm.name)
+        return domain_xml(vm, ground, vm.disk or disk, self.console_log(vm.name))
 
     def define_vm(self, vm: LabVm, host: str, *, start: bool = True, autostart: bool = False) -> None:
         """Make the VM's disk unless it exists, define the VM on a host, and start it. Raises libvirt.libvirtError."""
-        disk = vm.disk or self.paths.disk(vm.name)
+        folder = self.backing(vm.datastore) if vm.datastore else self.shared
+        disk = vm.disk or folder / f"{vm.name}.raw"
         if not disk.exists():
             with open(disk, "wb") as file:
                 file.truncate(1 << 20)
@@ -343,12 +332,6 @@ class Lab:
     def wait_guest_up(self, vm: str, count: int = 1, timeout_s: float = 30.0) -> None:
         """Wait until `count` boots of the VM came up in all. Raises TimeoutError."""
         procs.wait_for(lambda: self.guest_up_count(vm) >= count, timeout_s, f"boot {count} of {vm}", 0.02)
-
-    def disk_count(self, vm: str) -> int:
-        """The counter that the guest writes to its disk each second; 0 before the first."""
-        with open(self.paths.disk(vm), "rb") as file:
-            words = file.read(512).split()
-        return int(words[1]) if len(words) > 1 and words[0] == b"REKINDLE-COUNTER" else 0
 
     @staticmethod
     def vm_uuid(name: str) -> str:

@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from infra.lab import cuts, libvirtconf, namespaces, network, procs, weather
+from infra.lab import cuts, libvirtconf, namespaces, network, procs, stores, weather
 from infra.lab.needs import program
 from infra.lab.spec import LabError, LabSpec
 
@@ -34,6 +34,7 @@ class Machine:
         self.cuts = self._cuts = cuts.NONE
         """What is to be cut off, and what is in the present boot."""
         self.weather = weather.FAIR
+        self.stalls = stores.Stalls(spec, name)
 
     # -- power ------------------------------------------------------------------------------------------------
 
@@ -70,6 +71,9 @@ class Machine:
             raise LabError(f"{self.host.host}: its first process did not start, see {self.host.power_log}")
         procs.write_pid_file(self.host.init_pid, self._init)
         self._plug_network(self._init.pid)
+        if self.spec.datastores:
+            self._ask("mount")
+            self.stalls.hold(self.processes())
         self._ask("boot")
         procs.wait_for(self._libvirtd_listens, _START_TIMEOUT_S, f"libvirtd of {self.host.host}", 0.005)
         if self.host.agent_config.exists():
@@ -270,7 +274,15 @@ class Machine:
             seen |= fresh
 
     def thaw(self) -> None:
-        """Let a host that was frozen by `crash` go on."""
+        """Let a host that was frozen by `crash` go on, but not what its datastores' stalls hold."""
         with self._lock:
-            for proc in self.processes():
-                procs.send(proc, signal.SIGCONT)
+            processes = self.processes()
+            held = self.stalls.stopped(processes)
+            for proc in processes:
+                if proc not in held:
+                    procs.send(proc, signal.SIGCONT)
+
+    def stall(self, datastore: str, stalled: bool) -> None:
+        """From now on, over every boot, the host's I/O on a datastore hangs, or no more. Raises LabError."""
+        with self._lock:
+            self.stalls.change(datastore, stalled, self.processes())

@@ -20,6 +20,8 @@ _PROGRAMS = {
     "apt-cache": "apt",
 }
 
+_STORE_PROGRAMS = {"bindfs": "bindfs"}
+
 _QEMU_DRIVER = "libvirt/connection-driver/libvirt_driver_qemu.so"
 
 
@@ -52,6 +54,13 @@ def static_busybox() -> Path | None:
 def _has_qemu_driver() -> bool:
     folders = [Path("/usr/lib64"), Path("/usr/lib"), *Path("/usr/lib").glob("*-linux-gnu")]
     return any((folder / _QEMU_DRIVER).exists() for folder in folders)
+
+
+def missing_store_packages() -> list[str]:
+    """Names of the packages that datastores need besides; a lab without datastores does without."""
+    return sorted(
+        {package for name, package in _STORE_PROGRAMS.items() if shutil.which(name, path=_SEARCH) is None}
+    )
 
 
 def missing_packages() -> list[str]:

@@ -137,6 +137,14 @@ class LabPaths:
         """Storage that all hosts see: the disks of the VMs."""
         return self.root / "shared"
 
+    def store(self, name: str) -> Path:
+        """Where each host has a datastore; outside the hosts it is empty."""
+        return self.root / "store" / name
+
+    def backing(self, name: str) -> Path:
+        """What lies in a datastore, for who looks from outside."""
+        return self.root / "backing" / name
+
     @property
     def consoles(self) -> Path:
         return self.root / "console"

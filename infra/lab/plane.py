@@ -65,13 +65,25 @@ class Plane:
             "data_dir": str(self.data),
             "bus": {"listen": self.lab.bus_address},
             "hosts": [self._entry(host) for host in self.hosts],
-            "datastores": [{"name": "shared", "path": str(self.lab.shared)}],
+            "datastores": self._datastores(),
             **self.overlay,
         }
         self.config.write_text(yaml.safe_dump(pool, sort_keys=False))
         if self.agents:
             for host in self.hosts:
                 self.lab.set_agent(host.name, self._agent(host.name))
+
+    def _datastores(self) -> list[dict[str, Any]]:
+        """Those that the lab was asked for; else the directory that all its hosts share."""
+        stores = [
+            {
+                "name": one.name,
+                "path": str(self.lab.store_path(one.name)),
+                "hosts": one.hosts and list(one.hosts),
+            }
+            for one in self.lab.spec.datastores
+        ]
+        return stores or [{"name": "shared", "path": str(self.lab.shared)}]
 
     def _entry(self, host: ScenarioHost) -> dict[str, Any]:
         entry: dict[str, Any] = {

@@ -2,7 +2,8 @@
 
 `python -m infra.lab.powerd ROOT HOST` puts itself into the background and returns when it listens. It answers one
 JSON line a request on two unix sockets: `power.sock` is the BMC (fence agents, faults), `control.sock` the lab's
-own, which also knows `fault`, `crash`, `thaw`, `reboot`, `cut`, `weather` and `exit` and always does the true thing.
+own, which also knows `fault`, `crash`, `thaw`, `reboot`, `cut`, `weather`, `stall`, `restore` and `exit` and always
+does the true thing.
 """
 
 import json
@@ -89,6 +90,8 @@ class Device:
             self.machine.change_weather(
                 Weather(request["loss_percent"], request["delay_s"], request["jitter_s"])
             )
+        elif what in ("stall", "restore"):
+            self.machine.stall(str(request["datastore"]), what == "stall")
         elif what == "exit":
             self.machine.off()
         else:

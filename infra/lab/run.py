@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from infra.lab.lab import Lab, LabHost, LabVm
+from infra.lab.lab import Lab, LabHost, LabStore, LabVm
 from infra.lab.observations import Observations
 from infra.lab.plane import Plane, policy_metadata
 from infra.lab.procs import wait_for
@@ -98,7 +98,8 @@ class LabRun:
         self.say("preparing the guest; the first time, trying for up to 8 s whether KVM boots it")
         # KVM only where a guest really boots under it: /dev/kvm alone says nothing
         refusing = any(step.do == "fail_start" for step in self.scenario.steps)
-        self.lab = Lab.create(claims, self.root, kvm=None, hooks=refusing)
+        datastores = [LabStore(one.name, one.hosts) for one in self.scenario.datastores]
+        self.lab = Lab.create(claims, self.root, kvm=None, hooks=refusing, datastores=datastores)
         self.plane = Plane(self.lab, self.scenario.hosts, self.scenario.settings, self.agents)
         self.plane.write()
         self.lab.up(progress=self.say)
@@ -111,7 +112,9 @@ class LabRun:
             self.say(f"starting VM {vm.name} on {vm.host}")
             # what a VM occupies, as the scenario says it, includes its hypervisor's overhead
             guest_mib = vm.memory_mib - OVERHEAD_MIB
-            spec = LabVm(vm.name, guest_mib, vm.vcpus, metadata=policy_metadata(vm))
+            spec = LabVm(
+                vm.name, guest_mib, vm.vcpus, metadata=policy_metadata(vm), datastore=vm.datastore or ""
+            )
             self.lab.define_vm(spec, vm.host, autostart=vm.autostart)
         for vm in self.scenario.vms:
             wait_for(partial(self._is_up, vm.name), GUEST_S, f"guest of {vm.name}", LOOK_S)

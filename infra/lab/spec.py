@@ -3,6 +3,7 @@
 import json
 import re
 import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -12,6 +13,7 @@ from infra.lab.paths import MAX_ROOT, HostPaths, LabPaths
 
 SCHEMA = "rekindle.lab.v1"
 _NAMESPACE = uuid.UUID("6b1f1c2e-9c58-5d0b-9b0e-5b7a8f7d3c11")
+_TAKEN = ("shared", "console", "etc", "line", "store", "backing")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,14}[a-z0-9])?")
 
 
@@ -26,6 +28,14 @@ class LabHost:
     name: str
     memory_mib: int = 4096
     cpus: int = 4
+
+
+@dataclass(frozen=True)
+class LabStore:
+    """A datastore, of these hosts or (None) of all."""
+
+    name: str
+    hosts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,7 @@ class LabSpec:
     disk_cache: str = "writethrough"
     hooks: bool = False
     """Starts of VMs can be refused (root only); a hook costs every start some milliseconds."""
+    datastores: tuple[LabStore, ...] = ()
     created: str = ""
     env: dict[str, str] = field(default_factory=dict)
 
@@ -96,13 +107,29 @@ def check_hosts(hosts: list[LabHost]) -> None:
         raise LabError("a lab needs at least one host")
     seen = set()
     for host in hosts:
-        if not _NAME.fullmatch(host.name) or host.name in ("shared", "console", "etc"):
+        if not _NAME.fullmatch(host.name) or host.name in _TAKEN:
             raise LabError(
-                f"host name {host.name!r}: up to 16 of a-z, 0-9 and -; shared, console, etc are taken"
+                f"host name {host.name!r}: up to 16 of a-z, 0-9 and -; {', '.join(_TAKEN)} are taken"
             )
         if host.name in seen:
             raise LabError(f"host name {host.name!r}: given twice")
         seen.add(host.name)
+
+
+def check_stores(stores: Iterable[str | LabStore], hosts: list[LabHost]) -> tuple[LabStore, ...]:
+    """Datastores as the lab keeps them. Raises LabError naming the first that cannot be."""
+    found: list[LabStore] = []
+    for store in stores:
+        one = LabStore(store) if isinstance(store, str) else store
+        if not _NAME.fullmatch(one.name):
+            raise LabError(f"datastore name {one.name!r}: up to 16 of a-z, 0-9 and -")
+        if one.name in (other.name for other in found):
+            raise LabError(f"datastore name {one.name!r}: given twice")
+        unknown = sorted(set(one.hosts or ()) - {host.name for host in hosts})
+        if unknown:
+            raise LabError(f"datastore {one.name!r}: there is no host {unknown[0]!r}")
+        found.append(one)
+    return tuple(found)
 
 
 def check_root(root: Path) -> Path:
@@ -125,10 +152,12 @@ def load(root: Path) -> LabSpec:
     if document.pop("schema", None) != SCHEMA:
         raise LabError(f"{path}: not a {SCHEMA} document")
     network = document.pop("network")
+    stores = document.pop("datastores", [])
     return LabSpec(
         root=Path(document.pop("root")),
         hosts=tuple(LabHost(**host) for host in document.pop("hosts")),
         cache_dir=Path(document.pop("cache_dir")),
         network=LabNetwork(**network) if network else None,
+        datastores=tuple(LabStore(one["name"], one["hosts"] and tuple(one["hosts"])) for one in stores),
         **document,
     )

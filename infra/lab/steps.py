@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from infra.lab import network, weather
+from infra.lab import network, stores, weather
 from infra.lab.cuts import BUS
 from infra.lab.lab import Lab
 from infra.lab.plane import Plane, policy_element
@@ -17,7 +17,7 @@ from infra.lab.weather import FAIR, LONGEST_S, Weather
 from libs.config.yamlfile import BadInputError, line_of, read
 from libs.model import Protection
 from libs.scenario.model import STEPS as MODEL_STEPS
-from libs.scenario.model import Scenario, ScenarioHost, ScenarioVm, StepEntry, load_scenario
+from libs.scenario.model import STORAGE_STEPS, Scenario, ScenarioHost, ScenarioVm, StepEntry, load_scenario
 from libs.virt.definition import OVERHEAD_MIB, POLICY_NS
 
 MANAGEMENT = "management"
@@ -36,6 +36,10 @@ def load(path: Path) -> Scenario:
                 f"{path}: {where}: {vm.memory_mib} MiB; a VM of the lab occupies {least} at least, its "
                 f"hypervisor's {OVERHEAD_MIB} included"
             )
+    lacking = stores.why_not() if scenario.datastores else None
+    if lacking is not None:
+        line = line_of(read(path)[1], ("datastores",))
+        raise BadInputError(f"{path}: " + (f"line {line}: " if line else "") + f"datastores: they {lacking}")
     return scenario
 
 
@@ -61,6 +65,8 @@ def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
         return _partition_problem(scenario, step)
     if step.do in ("loss", "delay"):
         return _weather_problem(scenario, step)
+    if step.do in STORAGE_STEPS and not scenario.datastores:
+        return "do", f"{step.do} needs datastores, and the file names none"
     return None
 
 
@@ -131,7 +137,9 @@ NOTES = {
     "partition": "root only, whole or one_way; libvirt's lines are cut too, fence devices stand apart",
     "power_on": "a boot takes 1 s in the lab, 3 to 9 s in the simulator",
     "reboot": "a boot takes 1 s in the lab, 3 to 9 s in the simulator; `how: fast` in the simulator only",
+    "restore_storage": "root only",
     "save_vm": "as `virsh managedsave`; the simulator's hosts resume it at boot as libvirt-guests does, the lab's with autostart only",
+    "stall_storage": "of the `datastores` that the file names, root only; a restored one is as before",
     "start_bus": "nothing in the lab: the supervisor did it",
 }
 """What one should know of a step where the worlds differ, or how the lab does it."""
@@ -236,6 +244,21 @@ class Stage:
         text = policy_element(found.model_copy(update={"protection": protection}))
         self.lab.set_metadata(found.name, POLICY_NS, "rekindle", text)
 
+    # -- datastores
+
+    def stall_storage(self, step: StepEntry) -> None:
+        self._each_store(step, self.lab.stall_storage)
+
+    def restore_storage(self, step: StepEntry) -> None:
+        self._each_store(step, self.lab.restore_storage)
+
+    def _each_store(self, step: StepEntry, change: Callable[[str, str], None]) -> None:
+        """What a step names of hosts and datastores, as far as one has the other."""
+        for host in [str(step.host)] if step.host is not None else self.lab.hosts:
+            for name in stores.of_host(self.lab.spec, host):
+                if step.datastore in (None, name):
+                    change(host, name)
+
     # -- the network and the bus
 
     def partition(self, step: StepEntry) -> None:
@@ -309,6 +332,8 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "save_vm": Stage.save_vm,
     "hang_guest": Stage.hang_guest,
     "fail_start": Stage.fail_start,
+    "stall_storage": Stage.stall_storage,
+    "restore_storage": Stage.restore_storage,
     "partition": Stage.partition,
     "loss": Stage.loss,
     "delay": Stage.delay,

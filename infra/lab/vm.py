@@ -53,7 +53,8 @@ _TEMPLATE = """<domain type={type}>
 class LabVm:
     """A VM of the lab. Without a uuid it has one that follows from its name, the same in every lab.
 
-    `disk` defaults to a file on the lab's shared directory; `metadata` is the XML inside libvirt's <metadata>.
+    `disk` defaults to a file on the lab's shared directory, or in the `datastore`; `metadata` is the XML inside
+    libvirt's <metadata>.
     """
 
     name: str
@@ -62,8 +63,11 @@ class LabVm:
     uuid: str = ""
     disk: Path | None = None
     metadata: str = ""
+    datastore: str = ""
 
     def __post_init__(self) -> None:
+        if self.disk is not None and self.datastore:
+            raise ValueError(f"VM {self.name}: a disk of its own or a datastore, not both")
         if self.memory_mib < MIN_MEMORY_MIB:
             raise ValueError(
                 f"VM {self.name}: memory_mib {self.memory_mib}, the guest needs {MIN_MEMORY_MIB}"

@@ -86,9 +86,17 @@ class ScenarioHost(Part):
     fencing: tuple[FencingEntry, ...] = (FencingEntry(method="power", level=1),)
 
 
+class ScenarioDatastore(Part):
+    name: Name
+    hosts: tuple[str, ...] | None = Field(None, description="the hosts that have it; all where none is named")
+
+
 class ScenarioVm(Part):
     name: Name
     host: str
+    datastore: str | None = Field(
+        None, description="where its disk lies; on storage that never stalls where absent"
+    )
     memory_mib: int = Field(128, ge=1)
     vcpus: PositiveInt = 1
     protection: Protection = Protection.RESTART
@@ -137,6 +145,7 @@ class StepEntry(Part):
     do: Annotated[str, AfterValidator(_known_step)]
     host: Any = None
     vm: str | None = None
+    datastore: str | None = Field(None, description="of stall_storage and restore_storage; all where absent")
     service: (
         Literal["heartbeat", "detector", "fencer", "placement", "executor", "alerting", "plane"] | None
     ) = None
@@ -215,6 +224,7 @@ class Scenario(Part):
     settings: dict[str, Any] = Field({}, description="parts of the pool file, for this run")
     management: Management = Management()
     hosts: tuple[ScenarioHost, ...] = Field(min_length=1)
+    datastores: tuple[ScenarioDatastore, ...] = ()
     vms: tuple[ScenarioVm, ...] = ()
     steps: tuple[StepEntry, ...] = ()
     expect: tuple[Expectation, ...] = ()
@@ -224,7 +234,8 @@ class Scenario(Part):
         hosts = [host.name for host in self.hosts]
         added = [step.host["name"] for step in self.steps if step.do == "add_host"]
         vms = [vm.name for vm in self.vms]
-        for kind, names in (("hosts", hosts + added), ("vms", vms)):
+        datastores = [one.name for one in self.datastores]
+        for kind, names in (("hosts", hosts + added), ("vms", vms), ("datastores", datastores)):
             twice = [name for name in names if names.count(name) > 1]
             if twice:
                 raise ValueError(f"{kind}: {twice[0]} is given twice")
@@ -232,6 +243,26 @@ class Scenario(Part):
             if vm.host not in hosts:
                 raise ValueError(f"vms: {vm.name}: there is no host {vm.host}")
         return self
+
+
+def _wrong_datastore(scenario: Scenario) -> tuple[tuple[int | str, ...], str] | None:
+    """The first place that names a datastore, or a host of one, that there is not: its field, and why."""
+    hosts = {host.name for host in scenario.hosts}
+    hosts |= {str(step.host["name"]) for step in scenario.steps if step.do == "add_host"}
+    hosts_of: dict[str, set[str]] = {}
+    for index, store in enumerate(scenario.datastores):
+        unknown = sorted(set(store.hosts or ()) - hosts)
+        if unknown:
+            return ("datastores", index, "hosts"), f"there is no host {unknown[0]}"
+        hosts_of[store.name] = hosts if store.hosts is None else set(store.hosts)
+    places = [(("vms", index), vm.datastore, vm.host) for index, vm in enumerate(scenario.vms)]
+    places += [(("steps", index), step.datastore, step.host) for index, step in enumerate(scenario.steps)]
+    for at, name, host in places:
+        if name is not None and name not in hosts_of:
+            return (*at, "datastore"), f"there is no datastore {name}"
+        if name is not None and isinstance(host, str) and host in hosts and host not in hosts_of[name]:
+            return (*at, "datastore"), f"host {host} has no datastore {name}"
+    return None
 
 
 Problem = Callable[["Scenario", StepEntry], tuple[str, str] | None]
@@ -251,6 +282,9 @@ def load_scenario(
         where = ".".join(str(part) for part in field)
         return BadInputError(f"{path}: " + (f"line {line}: " if line else "") + f"{where}: {reason}")
 
+    misnamed = _wrong_datastore(scenario)
+    if misnamed is not None:
+        raise refuse(*misnamed)
     hosts = {host.name for host in scenario.hosts}
     vms = {vm.name for vm in scenario.vms}
     last = 0.0

@@ -11,7 +11,7 @@ from random import Random
 
 from libs.model import Health, Incarnation, StopReason, VmPolicy, VmState
 from libs.sim.loop import SimLoop
-from libs.sim.storage import Datastore
+from libs.sim.storage import SHARED, Datastore
 
 GUEST_BOOT_S = 2.0
 BOOT_S = (3.0, 9.0)
@@ -38,6 +38,8 @@ class VmSpec:
     policy: VmPolicy
     agent: bool = False
     """Its guest runs an agent that can be asked."""
+    datastore: str = ""
+    """On which its disk lies; the world's first where nothing is said."""
 
 
 @dataclass(slots=True)
@@ -126,7 +128,8 @@ class Machines:
 
     def __init__(self, loop: SimLoop, chance: Random) -> None:
         self._loop, self._chance = loop, chance
-        self.datastore = Datastore(loop)
+        self.datastores = {SHARED: Datastore(loop)}
+        """By name; VMs of which nothing is said are on the first."""
         self.hosts: dict[str, SimHost] = {}
         self.specs: dict[str, VmSpec] = {}
         """Each VM by the definition of its latest run."""
@@ -146,6 +149,10 @@ class Machines:
             for host in self.hosts.values()
             if (domain := host.domains.get(vm)) is not None and domain.state.active
         ]
+
+    def store_of(self, vm: str) -> Datastore:
+        """On which the VM's disk lies."""
+        return self.datastores[self.specs[vm].datastore or next(iter(self.datastores))]
 
     def present(self, at: Incarnation) -> SimHost | None:
         """The host, if this very boot of it is going on."""
@@ -177,8 +184,9 @@ class Machines:
         self._stir(host)
 
     def _guest_up(self, spell: Spell) -> None:
-        if self.datastore.stalled(spell.at.host):
-            self.datastore.when_back(spell.at.host, lambda: self._guest_up(spell))
+        datastore = self.store_of(spell.vm)
+        if datastore.stalled(spell.at.host):
+            datastore.when_back(spell.at.host, lambda: self._guest_up(spell))
         elif spell.ended is None:
             spell.guest_up = self._loop.time()
             host = self.hosts[spell.at.host]

@@ -10,6 +10,7 @@ from libs.sim.loop import Process
 from libs.sim.machines import SimHost
 from libs.sim.network import BUS
 from libs.sim.power import HOWS
+from libs.sim.storage import Datastore
 from libs.sim.world import Slot, World, vm_uuid
 
 MANAGEMENT = "management"
@@ -126,13 +127,20 @@ class Stage:
         """The step's host, or all where it names none."""
         return [str(step.host)] if step.host is not None else list(self._world.machines.hosts)
 
+    def _stores(self, step: StepEntry) -> list[Datastore]:
+        """The step's datastore, or all where it names none."""
+        stores = self._world.machines.datastores
+        return [stores[step.datastore]] if step.datastore is not None else list(stores.values())
+
     def stall_storage(self, step: StepEntry) -> None:
         for name in self._named(step):
-            self._world.machines.datastore.stall(name)
+            for store in self._stores(step):
+                store.stall(name)
 
     def restore_storage(self, step: StepEntry) -> None:
         for name in self._named(step):
-            self._world.machines.datastore.restore(name)
+            for store in self._stores(step):
+                store.restore(name)
 
     # -- what an operator says
 

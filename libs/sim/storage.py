@@ -10,6 +10,9 @@ from libs.core.ports import UnavailableError
 from libs.model import SlotBeat, SlotOrder
 from libs.sim.loop import Process, SimLoop
 
+SHARED = "shared"
+"""The datastore of a pool of which nothing is said."""
+
 
 @dataclass(slots=True)
 class Stall:

@@ -151,7 +151,7 @@ def _vm(world: World, name: str, zero: float, end: float, waiting: bool) -> tupl
     for index, spell in enumerate(spells):
         if spell.guest_up is not None:  # a guest whose disks hang is no better than one that is down
             ended = end if spell.ended is None else spell.ended
-            down_s += world.machines.datastore.stalled_s(spell.at.host, spell.guest_up, ended)
+            down_s += world.machines.store_of(spell.vm).stalled_s(spell.at.host, spell.guest_up, ended)
         if spell.ended is None:
             up_since = spell.guest_up
         elif spell.ended >= zero:

@@ -42,9 +42,9 @@ class Truth:
             _since(self.sound_since, host.name, now, calm and not cut_off and well)
             _since(self.answering_since, host.name, now, calm and up)
             _since(self.up_since, host.name, now, calm and up and self._alive(host))
-            writes = (
-                host.os is Os.UP and self._spoken(host) and not world.machines.datastore.stalled(host.name)
-            )
+            stores = world.machines.datastores.values()
+            reached = any(not one.stalled(host.name) for one in stores)
+            writes = host.os is Os.UP and self._spoken(host) and reached
             _since(self.writing_since, host.name, now, writes)
             clear = not world.network.delay_s and not world.network.loss and not world.broker.disturbed
             linked = world.network.both_ways(host.name, BUS)

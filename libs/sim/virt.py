@@ -195,9 +195,10 @@ class SimHypervisor:
     def _started(self, at: Incarnation, copy: VmDefinition, token: int, answer: asyncio.Future[str]) -> None:
         """On the host, whoever asked: QEMU begins, or does not, or hangs as long as its disks do."""
         machines, trouble = self._virt.machines, self._virt.trouble
-        if machines.datastore.stalled(at.host):
+        datastore = machines.store_of(copy.uuid)
+        if datastore.stalled(at.host):
             again = functools.partial(self._started, at, copy, token, answer)
-            machines.datastore.when_back(at.host, again)
+            datastore.when_back(at.host, again)
             return
         host, uuid = machines.present(at), copy.uuid
         spec = defined(machines.specs[uuid], copy)
@@ -228,7 +229,7 @@ class SimHypervisor:
             host.stop_failed.discard(uuid)
             domain = host.domains.get(uuid)
             ends = functools.partial(self._killed, host.at, uuid, domain.run if domain else 0, killed)
-            self._virt.machines.datastore.when_back(host.name, ends)
+            self._virt.machines.store_of(uuid).when_back(host.name, ends)
             return True
 
         began, killed = self._virt.loop.time(), self._virt.loop.create_future()

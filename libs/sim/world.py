@@ -26,7 +26,7 @@ from libs.sim.network import BUS, Network
 from libs.sim.operator import SimOperator
 from libs.sim.plane import AgentLife, Plane, SimPorts, Work
 from libs.sim.power import Outlet, SimDevice
-from libs.sim.storage import SimSlots
+from libs.sim.storage import SHARED, Datastore, SimSlots
 from libs.sim.virt import SimHypervisor, SimHypervisors, SimProbes, Virt
 
 START_S = (0.3, 1.2)
@@ -79,6 +79,8 @@ class World:
         self.network = Network(self.chance("network"))
         self.broker = Broker(loop, self.network, self.chance("broker"), BUS_NODES)
         self.machines = Machines(loop, self.chance("machines"))
+        if scenario.datastores:
+            self.machines.datastores = {one.name: Datastore(loop) for one in scenario.datastores}
         self.virt = Virt(loop, self.network, self.machines, self.chance("virt"))
         self.members = list(scenario.hosts)
         self.settings = settings_of(self.members, scenario)
@@ -99,7 +101,9 @@ class World:
         for host in scenario.hosts:
             self._build(host)
         for vm in scenario.vms:
-            spec = VmSpec(vm_uuid(vm.name), vm.name, vm.memory_mib, vm.vcpus, vm.policy, vm.agent)
+            spec = VmSpec(
+                vm_uuid(vm.name), vm.name, vm.memory_mib, vm.vcpus, vm.policy, vm.agent, vm.datastore or ""
+            )
             self.machines.specs[spec.uuid] = spec
             domain = Domain(spec, autostart=vm.autostart)
             self.machines.hosts[vm.host].domains[spec.uuid] = domain
@@ -257,7 +261,9 @@ class World:
     def _slots(self, host: str, process: Process) -> dict[str, SimSlots]:
         timeout_s = self.settings.heartbeats.slot_timeout_s
         return {
-            store.name: SimSlots(self.machines.datastore, store.name, process, self.loop, timeout_s)
+            store.name: SimSlots(
+                self.machines.datastores[store.name], store.name, process, self.loop, timeout_s
+            )
             for store in self.settings.datastores
             if store.hosts is None or host in store.hosts
         }
@@ -389,7 +395,8 @@ def settings_of(hosts: Sequence[ScenarioHost], scenario: Scenario) -> Settings:
                 "fencing": fencing,
             }
         )
-    shared = {"datastores": [{"name": "shared", "path": "/shared"}]}
+    stores = [{"name": one.name, "path": f"/{one.name}", "hosts": one.hosts} for one in scenario.datastores]
+    shared = {"datastores": stores or [{"name": SHARED, "path": f"/{SHARED}"}]}
     try:
         return Settings.model_validate({"pool": "sim", **shared, **scenario.settings, "hosts": entries})
     except ValidationError as error:

@@ -60,6 +60,7 @@ def test_notes_are_about_steps_that_there_are() -> None:
             "{at_s: 6, do: step_clock, host: h1}",
             "line 6: steps.0.do: step_clock is not possible here: the hosts of one machine share its clock",
         ),
+        ("{at_s: 6, do: stall_storage}", "line 6: steps.0.do: stall_storage needs datastores, and the file"),
         ("{at_s: 6, do: delay}", "line 6: steps.0.seconds: delay needs seconds"),
         ("{at_s: 6, do: delay, seconds: 61}", "line 6: steps.0.seconds: a delay in the lab is from 0 to 60"),
         ("{at_s: 6, do: loss, seconds: 1}", "line 6: steps.0.percent: loss needs percent"),

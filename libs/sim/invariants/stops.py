@@ -29,8 +29,8 @@ class Stops:
             return
         if known and known[-1][1].holder != host.at:
             return  # its lease is elsewhere: rule 5 wants it stopped
-        order = self._world.machines.datastore.orders.get(host.name)
-        if order is not None and order.boot == host.at.boot and vm in order.vms:
+        orders = [one.orders.get(host.name) for one in self._world.machines.datastores.values()]
+        if any(one is not None and one.boot == host.at.boot and vm in one.vms for one in orders):
             self._ordered(host, vm)
             return
         away = self._world.plane_away or self._world.broker.disturbed
