@@ -47,6 +47,7 @@ TABLE: tuple[Row, ...] = (
     Row(S.AGENT_DOWN, S.FAILED, "no channel answers any more", "host.failed", "detector"),
     Row(S.FAILED, S.FENCED, "proven harmless", "host.fenced", "fencer"),
     Row(S.HEALTHY, S.FENCED, "spoke after the verdict, and is proven harmless", "host.fenced", "fencer"),
+    Row(S.UNKNOWN, S.FENCED, "spoke after the verdict, and is proven harmless", "host.fenced", "fencer"),
     Row(S.SUSPECT, S.FENCED, "spoke after the verdict, and is proven harmless", "host.fenced", "fencer"),
     Row(S.AGENT_DOWN, S.FENCED, "spoke after the verdict, and is proven harmless", "host.fenced", "fencer"),
     Row(S.FAILED, S.HEALTHY, "heard before any proof, same incarnation", "host.recovered", "detector"),

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,8 @@ class Context:
     bus: NatsBus
     clock: SystemClock
     leases: list[JetStreamLease] = field(default_factory=list)
+    me: str = field(default_factory=lambda: os.environ.get("REKINDLE_HOLDER") or uuid.uuid4().hex)
+    """Names this process among all that ever run the service."""
 
     def store(self, bucket: str) -> JetStreamStore:
         return JetStreamStore(self.bus.client, Names(self.settings.pool), bucket)
@@ -51,7 +54,7 @@ class Context:
             self.store("leaders"),
             self.service,
             self.clock,
-            me=os.environ.get("REKINDLE_HOLDER"),
+            me=self.me,
             predecessor=os.environ.get("REKINDLE_PREDECESSOR"),
         )
         self.leases.append(lease)

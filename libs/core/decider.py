@@ -41,6 +41,13 @@ class Send:
     signal: Signal
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Not owed: one line in the log, where there is no fact yet that could say it."""
+
+    text: str
+
+
 class Request(Value):
     """Base of what an act is asked to do. Concrete requests carry a `kind`; equal keys mean the same act."""
 
@@ -61,7 +68,7 @@ class Act:
         return self.request.key
 
 
-Effect = Publish | Send | Act
+Effect = Publish | Send | Note | Act
 
 
 class Outcome(Value):

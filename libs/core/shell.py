@@ -25,6 +25,7 @@ from libs.core.decider import (
     Effect,
     Expired,
     Input,
+    Note,
     Outcome,
     Paused,
     Publish,
@@ -36,7 +37,7 @@ from libs.core.decider import (
 from libs.core.ledger import DeposedError, Ledger
 from libs.core.ports import Bus, Clock, Delivery, Lease, Row, Store, Subscription, UnavailableError
 from libs.events.base import Fact
-from libs.events.signals import Heartbeat, InventorySeen
+from libs.events.signals import Canary, Heartbeat, InventorySeen
 
 S = TypeVar("S")
 Perform = Callable[[Any], Awaitable[Outcome]]
@@ -286,7 +287,7 @@ class Shell(Generic[S]):
                 self._token = None
                 self._state = self._decider.step(self._state, item.event, item.at).state
             return
-        if not isinstance(item.event, (Heartbeat, InventorySeen, TableRead)):
+        if not isinstance(item.event, (Heartbeat, InventorySeen, Canary, TableRead)):
             self._log.debug("heard", what=_name(item.event))
         step = self._decider.step(self._state, item.event, item.at)
         publishing = await self._commit(step, item.settles)
@@ -311,7 +312,7 @@ class Shell(Generic[S]):
         """Write the step down, then begin its effects. Returns the publications that it began; None where the
         step is void, since another leads now."""
         self._state = step.state
-        owed = [e for e in step.effects if not isinstance(e, Send) and e.record is not None]
+        owed = [e for e in step.effects if not isinstance(e, Send | Note) and e.record is not None]
         if self._ledger is not None:
             records = self._decider.records(step.state)
             if owed or settles or records is not self._ledger.records:
@@ -348,6 +349,8 @@ class Shell(Generic[S]):
         for effect in effects:
             if isinstance(effect, Send):
                 self._spawn("send", self._w.bus.send(effect.topic, effect.signal))
+            elif isinstance(effect, Note):
+                self._log.warning(effect.text)
             elif effect.key not in self._tasks:
                 if isinstance(effect, Publish):
                     # facts of one record leave in the order in which they were decided

@@ -18,6 +18,10 @@ class Ports(Protocol):
     def service(self) -> str: ...
 
     @property
+    def me(self) -> str:
+        """Names this process among all that ever run the service."""
+
+    @property
     def bus(self) -> Bus: ...
 
     @property

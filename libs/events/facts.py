@@ -171,6 +171,19 @@ class StormReleased(PoolFact):
         return f"{self.kind}/{self.number}"
 
 
+class DetectorDegraded(PoolFact):
+    """The detector that leads did not hear itself on the bus, and judged nobody meanwhile. Told when it hears again."""
+
+    kind: Literal["detector.degraded"] = "detector.degraded"
+    replica: str = Field(description="one process of the detector")
+    number: int
+    deaf_s: float
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.replica}/{self.number}"
+
+
 class PlannedStart(Value):
     """One VM that is to start. `key` is the same for every delivery of this order, another for each attempt."""
 
@@ -379,6 +392,7 @@ AnyFact = Annotated[
     | StormHeld
     | StormReleased
     | StormReleaseOrdered
+    | DetectorDegraded
     | FailoverPlanned
     | FailoverCompleted
     | VmFailed

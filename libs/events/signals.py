@@ -37,6 +37,17 @@ class Goodbye(Value):
     for_good: bool = False
 
 
+class Canary(Value):
+    """An observer's word to itself over the bus: heard, it can hear. An onlooker learns that it leads and is well."""
+
+    kind: Literal["canary"] = "canary"
+    replica: str = Field(description="one process of the service")
+    seq: int
+    sent_at: float = Field(description="by the sender's own monotonic clock, in seconds")
+    deaf: bool = Field(False, description="it has not heard itself for too long")
+    round_trip_s: float | None = Field(None, description="of the one that it heard last")
+
+
 class InventorySeen(Value):
     """A host's full inventory: on every change, and repeated."""
 
@@ -83,6 +94,7 @@ class Reply(Value):
 
 
 Signal = Annotated[
-    Heartbeat | Goodbye | InventorySeen | LeaseWritten | Question | Reply, Field(discriminator="kind")
+    Heartbeat | Canary | Goodbye | InventorySeen | LeaseWritten | Question | Reply,
+    Field(discriminator="kind"),
 ]
 SIGNAL: TypeAdapter[Signal] = TypeAdapter(Signal)

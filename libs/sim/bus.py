@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from libs.core.ports import Delivery, Row, Subscription, UnavailableError
 from libs.events.facts import AnyFact
-from libs.events.signals import Signal
+from libs.events.signals import Canary, Signal
 from libs.sim.broker import STALE_READS_S, Broker, Consumer, Puller
 from libs.sim.loop import Process
 from libs.sim.network import BUS
@@ -60,7 +60,7 @@ class SimBus:
         self.connected = self.linked = True
         self.minority_since: float | None = None
         """Attached to a server that its peers have lost, since then."""
-        self._latest = 0.0
+        self._latest = self._own_latest = 0.0
         process.unread = [self._hear, self.take]
         broker.clients.append(self)
         if not self._attached():
@@ -221,7 +221,11 @@ class SimBus:
         network, loop = self.broker.network, self.broker.loop
         for told in self.broker.on_send:
             told(self, signal)
-        if not self.connected or not self.reaches_server or network.lost():
+        own = isinstance(signal, Canary)
+        if not self.connected or not self.reaches_server or network.lost(own=own):
+            return
+        if own:
+            self._send_to_itself(topic, signal)
             return
         for client in self.broker.clients:
             if not client.listeners or client.minority_since != self.minority_since:
@@ -235,6 +239,18 @@ class SimBus:
                     loop.call_at(
                         client._latest, client._hear, listener, signal, context=client.process.context
                     )
+
+    def _send_to_itself(self, topic: str, signal: Signal) -> None:
+        """As to others, behind what is under way; with luck of its own, and nothing waits behind it."""
+        network, loop = self.broker.network, self.broker.loop
+        if not self.hears_server or network.lost(own=True):
+            return
+        at = self._own_latest = max(
+            self._latest, self._own_latest, loop.now + network.latency(own=True) + network.latency(own=True)
+        )
+        for listener in self.listeners:
+            if listener.matches(topic):
+                loop.call_at(at, self._hear, listener, signal, context=self.process.context)
 
     def _hear(self, listener: _Listener, signal: Signal) -> None:
         if self.process.alive and listener in self.listeners:

@@ -12,8 +12,9 @@ SHORTEST_S, LONGEST_S = 0.0005, 0.008
 class Network:
     """Machines by name. `management` machines and the bus share a name only where the world says so."""
 
-    def __init__(self, chance: Random) -> None:
-        self._chance = chance
+    def __init__(self, chance: Random, own: Random) -> None:
+        """`own`: the luck of what a process says to itself, which is nobody else's."""
+        self._chance, self._own = chance, own
         self._cuts: set[tuple[str, str]] = set()
         self.delay_s = 0.0
         self.loss = 0.0
@@ -29,14 +30,15 @@ class Network:
     def both_ways(self, one: str, other: str) -> bool:
         return self.reaches(one, other) and self.reaches(other, one)
 
-    def latency(self) -> float:
+    def latency(self, *, own: bool = False) -> float:
         """Seconds for one way."""
-        late = self._chance.random()
+        chance = self._own if own else self._chance
+        late = chance.random()
         base = SHORTEST_S + (LONGEST_S - SHORTEST_S) * late * late
-        return base if not self.delay_s else base + self.delay_s * self._chance.random()
+        return base if not self.delay_s else base + self.delay_s * chance.random()
 
-    def lost(self) -> bool:
-        return self.loss > 0 and self._chance.random() < self.loss
+    def lost(self, *, own: bool = False) -> bool:
+        return self.loss > 0 and (self._own if own else self._chance).random() < self.loss
 
     def cut(self, groups: Iterable[Iterable[str]], *, one_way: bool = False) -> None:
         """No member of one group reaches a member of another; with `one_way` the first group is not heard by

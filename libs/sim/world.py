@@ -76,7 +76,7 @@ class World:
 
     def __init__(self, scenario: Scenario, seed: int, plane: Plane, loop: SimLoop) -> None:
         self.scenario, self.seed, self.plane, self.loop = scenario, seed, plane, loop
-        self.network = Network(self.chance("network"))
+        self.network = Network(self.chance("network"), self.chance("canary"))
         self.broker = Broker(loop, self.network, self.chance("broker"), BUS_NODES)
         self.machines = Machines(loop, self.chance("machines"))
         if scenario.datastores:

@@ -48,6 +48,10 @@ TEXTS: dict[str, tuple[Severity, str]] = {
         Severity.CRITICAL,
         "host {host} speaks although it is fenced: its fence device lies, its VMs may run twice; switch it off",
     ),
+    "detector.degraded": (
+        Severity.WARNING,
+        "the detector did not hear itself on the bus for {deaf_s} s: nobody was judged meanwhile",
+    ),
     "storm.held": (
         Severity.CRITICAL,
         "{suspects} are silent at once (believable: {limit}): nobody is fenced without proof",

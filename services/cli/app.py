@@ -238,24 +238,27 @@ def show(
 
 @app.command()
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """One look at everything. Exit 1 if any host is not healthy, a VM waits, a role is vacant or a storm is held."""
+    """One look at everything. Exit 1 if any host is not healthy, a VM waits, a role is vacant, a storm is held or the detector is degraded."""
     from libs import readmodel
     from services.cli import tables
 
     async def read() -> dict[str, Any]:
         async with readmodel.reader(settings_of(config)) as reader:
             hosts, vms, held = await reader.hosts(), await reader.vms(), await reader.leaders()
-            stories, storm = await reader.failovers(), await reader.storm()
+            stories, storm, detector = await asyncio.gather(
+                reader.failovers(), reader.storm(), reader.detector()
+            )
         vacant = [role for role in SERVICES if role not in held and role != "heartbeat"]
         unwell = [host["host"] for host in hosts if host["state"] != "healthy"]
         waiting = [vm["vm"] for vm in vms if vm["state"] == "waiting"]
         return {
             "schema": "rekindle.status.v1",
-            "ok": not (vacant or unwell or waiting or storm),
+            "ok": not (vacant or unwell or waiting or storm or detector["state"] != "ok"),
             "hosts": len(hosts),
             "hosts_not_healthy": unwell,
             "hosts_in_maintenance": [host["host"] for host in hosts if host["maintenance"]],
             "hosts_quarantined": [host["host"] for host in hosts if host["quarantined"]],
+            "detector": detector,
             "storm": storm,
             "vms": len(vms),
             "vms_running": sum(1 for vm in vms if vm["state"] == "running"),

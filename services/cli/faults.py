@@ -8,7 +8,7 @@ from typing import Any
 from libs.core.decider import Expired, Step
 from libs.core.ports import UnavailableError
 from libs.model import Answer, VmState
-from services.detector import storms
+from services.detector import canary, storms
 from services.detector.decide import Detector
 from services.detector.state import HostView
 from services.executor.act import Hands as ExecutorHands
@@ -21,6 +21,7 @@ from services.placement.state import HostWords, PlacementState
 
 Patch = tuple[Any, str, Any]
 _FENCE, _DETECTOR_STEP, _AGENT_STEP = FencerHands.perform, Detector.step, Agent.step
+_FLOWN = canary.flown
 _GATE, _AGENT_ACT, _RECLAIMED = AgentHands._gate, AgentHands.perform, incidents.reclaimed
 _INITIAL, _HEARD, _HOLDS = Detector.initial, Detector._heard, storms.holds
 
@@ -177,3 +178,13 @@ def release_forgets_its_names() -> list[Patch]:
 def quarantine_ignored() -> list[Patch]:
     """Placement hears of a quarantine, keeps it in mind, and plans as if there were none."""
     return [(HostWords, "closed", property(lambda self: self.maintenance))]
+
+
+def canary_ignored() -> list[Patch]:
+    """The detector does not mind that it does not hear itself."""
+
+    def flown(bird: Any, replica: str, now: float) -> Any:
+        after, effects = _FLOWN(replace(bird, heard_at=now), replica, now)
+        return replace(after, deaf_since=None), effects
+
+    return [(canary, "flown", flown), (canary, "overdue", lambda bird, now: False)]

@@ -24,8 +24,7 @@ from libs.model import FenceProof, LeaseState, PowerState, ProofMethod, StopReas
 from libs.planning import plan as planning
 from libs.power.devices import FenceDevices
 from services.cli import faults
-from services.detector import decide as detector_decide
-from services.detector import storms
+from services.detector import hearing, inventories, storms
 from services.detector.decide import Detector
 from services.detector.verdict import RULES, Rule
 from services.executor import act as executor_act
@@ -89,7 +88,7 @@ def _gate_off() -> list[Patch]:
 
 
 def _deaf_believed() -> list[Patch]:
-    return [(Detector, "_deaf", lambda self, state, now: state)]
+    return [(hearing, "deaf", lambda state, until, period_s: state)]
 
 
 def _ack_first() -> list[Patch]:
@@ -221,7 +220,7 @@ def _on_purpose_ignored() -> list[Patch]:
 
     return [
         (leases, "adopted", never),
-        (detector_decide, "crashes", crashes),
+        (inventories, "crashes", crashes),
         (placement_decide, "crashes", crashes),
     ]
 
@@ -369,6 +368,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "an operator's release of a storm is one for all hosts",
         faults.release_forgets_its_names,
     ),
+    Mutation("canary ignored", "who does not hear itself goes on suspecting", faults.canary_ignored),
     Mutation("quarantine ignored", "a quarantined host gets new VMs", faults.quarantine_ignored),
     Mutation("deaf observer believed", "evidence is kept over a pause or a lost connection", _deaf_believed),
     Mutation("silence is proof", "silence alone is a verdict", _silence_is_proof),

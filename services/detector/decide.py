@@ -6,7 +6,6 @@ A follower hears like the leader and never judges, so it takes over with warm vi
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +25,6 @@ from libs.core.decider import (
     TableRead,
 )
 from libs.core.evolve import replace
-from libs.crashes import crashes
 from libs.events.facts import (
     AnyFact,
     HostAgentDown,
@@ -39,23 +37,23 @@ from libs.events.facts import (
     HostRefuted,
     HostSuspected,
 )
-from libs.events.signals import Goodbye, Heartbeat, InventorySeen
+from libs.events.signals import Canary, Goodbye, Heartbeat, InventorySeen
 from libs.events.words import HostReadmitOrdered, HostRemoved, StormReleaseOrdered
 from libs.lifecycle import allowed
 from libs.model import (
     FenceProof,
     HostState,
     Incarnation,
-    Inventory,
     PowerState,
     ProofMethod,
     VmReport,
 )
+from services.detector import canary, flapping, hearing, inventories, storms
 from services.detector import evidence as gather
-from services.detector import flapping, storms
 from services.detector.asks import Answered, Disconnected, Panicked
 from services.detector.state import (
     FORMER_KEPT,
+    CanaryState,
     DetectorState,
     HostRecord,
     HostView,
@@ -77,6 +75,8 @@ class Detector:
 
     hosts: tuple[str, ...]
     settings: Detection
+    replica: str = "detector"
+    """This process among all of the detector: [A-Za-z0-9_-] only."""
     plane_started: float | None = None
     """When the management plane started, by the same clock; None: with this process."""
     slot_interval_s: float = 0.5
@@ -96,6 +96,7 @@ class Detector:
             quiet_until=started + self.settings.quiet_after_start_s,
             judge_from=now,
             tick_at=now + TICK_S,
+            canary=canary.begun(CanaryState(), now),
         )
 
     def resume(self, state: State, records: Records, now: float) -> Step[State]:
@@ -103,15 +104,9 @@ class Detector:
             {host: replace(view, suspicion=None) for host, view in state.views.items()}
         )
         records = flapping.resumed(records, now)
-        state = replace(state, records=records, views=views, tick_at=now + TICK_S)
-        # what a follower saw and could not say: said again under the same keys
-        said = [
-            Publish(host, fact)
-            for host, view in sorted(views.items())
-            if view.inventory is not None and not state.record(host).removes(view.inventory.agent)
-            for fact in crashes(view.inventory, None)
-        ]
-        return Step(state, tuple(said))
+        bird = canary.cut(state.canary) if state.cut else canary.begun(state.canary, now)
+        state = replace(state, records=records, views=views, tick_at=now + TICK_S, canary=bird)
+        return Step(state, inventories.told_again(state))
 
     def records(self, state: State) -> Records:
         return state.records
@@ -124,13 +119,14 @@ class Detector:
         return flapping.counted(found, self.settings, now) if found.effects else found
 
     def _step(self, state: State, event: Input | None, now: float) -> Step[State]:
+        deaf_s = self.settings.deaf_period_s
         match event:
             case None:
                 return self._tick(state, now)
             case Heartbeat(at=at, agent=agent) if at.host in self.hosts:
                 return self._heard(state, at, agent, now)
             case InventorySeen(inventory=inventory) if inventory.at.host in self.hosts:
-                return self._inventory(state, inventory)
+                return inventories.heard(state, inventory)
             case Goodbye() if event.at.host in self.hosts:
                 return self._goodbye(state, event, now)
             case Panicked(host=host) if host in self.hosts:
@@ -147,13 +143,15 @@ class Detector:
                 return flapping.ordered(state, event)
             case StormReleaseOrdered():
                 return storms.ordered(state, self.hosts, event)
+            case Canary():
+                return hearing.canary_back(state, event, self.replica, deaf_s, now)
             case Paused():
-                return Step(self._deaf(state, now))
+                return hearing.again(state, self.replica, deaf_s, now, anew=False)
             case BusChanged(connected=connected):
-                # cut off we hear nobody: until the bus is back nobody is silent
-                return Step(self._deaf(state, now if connected else math.inf))
+                state = replace(state, cut=not connected)
+                return hearing.again(state, self.replica, deaf_s, now, anew=True)
             case TableRead(table="inventory", rows=rows):
-                return self._late_reading(state, rows)
+                return inventories.read(state, self.hosts, rows)
             case Expired():
                 return Step(state)  # a question without an answer: the next round asks again
             case _:
@@ -247,39 +245,6 @@ class Detector:
             replace(state, views=state.views.insert(host, view), tick_at=min(state.tick_at, now + HINT_S))
         )
 
-    def _inventory(self, state: State, inventory: Inventory) -> Step[State]:
-        host = inventory.at.host
-        view, record = state.view(host), state.record(host)
-        if inventory.at.boot in record.former or record.removes(inventory.agent):
-            return Step(state)
-        before = view.inventory
-        if before is not None and before.agent == inventory.agent and before.rev > inventory.rev:
-            return Step(state)
-        state = replace(state, views=state.views.insert(host, replace(view, inventory=inventory)))
-        effects = tuple(Publish(host, fact) for fact in crashes(inventory, before))
-        return Step(state, effects)
-
-    def _late_reading(self, state: State, rows: tuple[object, ...]) -> Step[State]:
-        """Stored inventories tell a late reader what ran where, and what crashed while nobody listened; what
-        was heard since is newer."""
-        effects: list[Effect] = []
-        for row in rows:
-            if not isinstance(row, Inventory) or row.at.host not in self.hosts:
-                continue
-            if state.view(row.at.host).inventory is None:
-                step = self._inventory(state, row)
-                state = step.state
-                effects += step.effects
-        return Step(state, tuple(effects))
-
-    def _deaf(self, state: State, until: float) -> State:
-        """Discard our own evidence and listen for a full period before suspecting anyone (rule 6)."""
-        views: HashTrieMap[str, HostView] = HashTrieMap(
-            {host: replace(view, suspicion=None) for host, view in state.views.items()}
-        )
-        judge_from = until + self.settings.deaf_period_s
-        return replace(state, views=views, listening_since=until, judge_from=judge_from)
-
     def _fenced(self, state: State, fact: HostFenced, now: float) -> Step[State]:
         record = state.record(fact.at.host)
         # the same incident: it may have spoken for a last time since the verdict, and be fenced all the same
@@ -305,10 +270,12 @@ class Detector:
     # -- judging
 
     def _tick(self, state: State, now: float) -> Step[State]:
-        state = replace(state, tick_at=now + TICK_S)
-        effects: list[Effect] = []
+        step = hearing.canary_flown(state, self.replica, self.settings.deaf_period_s, now)
+        state = replace(step.state, tick_at=now + TICK_S)
+        effects: list[Effect] = list(step.effects)
+        doubtful = canary.overdue(state.canary, now)
         for host in self.hosts:
-            if self._well(state, host, now):
+            if self._well(state, host, now) or (doubtful and self._in_no_doubt(state, host)):
                 continue
             step = self._look(state, host, now)
             state = step.state
@@ -327,6 +294,9 @@ class Detector:
             return False
         healthy = record.state is HostState.HEALTHY and view.seen == record.at and not view.doubted
         return healthy and now - view.heard_at < self.settings.suspect_after_s
+
+    def _in_no_doubt(self, state: State, host: str) -> bool:
+        return state.record(host).state in (HostState.HEALTHY, HostState.UNKNOWN)
 
     def _look(self, state: State, host: str, now: float) -> Step[State]:
         record, view = state.record(host), state.view(host)

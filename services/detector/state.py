@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from rpds import HashTrieMap
@@ -130,6 +131,23 @@ class HostView:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryState:
+    """Whether this process hears itself. It flies its canary while it leads; see canary.py."""
+
+    send_at: float = math.inf
+    seq: int = 0
+    heard_at: float = 0.0
+    """When the latest came back, or we began to fly them."""
+    clear_at: float = math.inf
+    """Before it we may not have heard who is well; inf until one comes back."""
+    deaf_since: float | None = None
+    round_trip_s: float | None = None
+    """How long the latest took from us to us."""
+    number: int = 0
+    """How often this process was deaf by it."""
+
+
+@dataclass(frozen=True, slots=True)
 class DetectorState:
     records: Records
     views: HashTrieMap[str, HostView]
@@ -139,6 +157,9 @@ class DetectorState:
     judge_from: float
     """No verdict before: we were deaf a moment ago."""
     tick_at: float
+    canary: CanaryState = CanaryState()
+    cut: bool = False
+    """The connection to the bus is lost."""
     silent_since: HashTrieMap[str, float] = field(default_factory=HashTrieMap)
     """Who is suspected or held failed, and since when this process has known it."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from libs.config.settings import Settings
 from libs.core.ports import Hypervisors, Power
 from libs.core.shell import Shell, Table, Wiring
@@ -24,9 +26,11 @@ def shell(
 ) -> Shell[DetectorState]:
     """`plane_started`: when the management plane started, by `ports.clock`; None: with this process."""
     settings = ports.settings
+    replica = re.sub(r"[^A-Za-z0-9_-]", "-", ports.me)
     decider = Detector(
         hosts=tuple(host.name for host in settings.hosts),
         settings=settings.detection,
+        replica=replica,
         plane_started=plane_started,
         slot_interval_s=settings.heartbeats.slot_interval_s,
         domains=failure_domains(settings),
@@ -37,7 +41,7 @@ def shell(
         clock=ports.clock,
         store=ports.store("state"),
         lease=ports.lease(),
-        signals=("heartbeat.*", "inventory.*", "goodbye.*"),
+        signals=("heartbeat.*", "inventory.*", "goodbye.*", f"canary.{replica}"),
         kinds=("host.fenced", "host.removed", "host.readmit_ordered", "storm.release_ordered"),
         tables=(Table("inventory", ports.store("inventory"), "", Inventory, every_s=30.0),),
         perform=Hands(power, hypervisors, ports.bus, settings.detection.ask_timeout_s).perform,

@@ -62,7 +62,7 @@ class SimBench:
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
         self.clock = SimClock(loop)
-        self.broker = Broker(loop, Network(Random(1)), Random(2), nodes=3)
+        self.broker = Broker(loop, Network(Random(1), Random(3)), Random(2), nodes=3)
 
     async def bus(self, service: str) -> SimBus:
         return SimBus(self.broker, Process(self._loop, service, f"machine-of-{service}"), service)

@@ -9,7 +9,7 @@ import pytest
 
 from libs.core.ports import Delivery, UnavailableError
 from libs.events.facts import HostFailed, HostSuspected
-from libs.events.signals import Heartbeat, Question, Reply, Signal
+from libs.events.signals import Canary, Heartbeat, Question, Reply, Signal
 from libs.model import Answer, Incarnation
 from tests.contract.conftest import Bench, Play
 
@@ -150,6 +150,21 @@ def test_signals_reach_who_listens_and_nobody_later(play: Play) -> None:
         await until(lambda: beats[4] in witnessed)
         await asyncio.sleep(0.2)
         assert heard == beats[1:3]
+
+    play(body)
+
+
+def test_who_sends_what_he_listens_to_hears_himself(play: Play) -> None:
+    async def body(bench: Bench) -> None:
+        one, other = await bench.bus("detector"), await bench.bus("detector")
+        heard, elsewhere = list[Signal](), list[Signal]()
+        await one.listen(["heartbeat.*", "canary.one"], heard.append)
+        await other.listen(["heartbeat.*", "canary.other"], elsewhere.append)
+        sent = [Canary(replica="one", seq=number, sent_at=1.0) for number in range(3)]
+        for signal in sent:
+            await one.send("canary.one", signal)
+        await until(lambda: sent[-1] in heard)
+        assert (heard, elsewhere) == (sent, [])
 
     play(body)
 

@@ -22,7 +22,20 @@ from services.detector.decide import ECHO_S, Detector
 from services.detector.evidence import order
 from services.detector.state import DetectorState, HostRecord
 from services.detector.verdict import RULES, Evidence, judge, storm_limit
-from tests.unit.made import beat, boot, crashed, facts, fenced, inventory, kinds, requests, seen, stored, vm
+from tests.unit.made import (
+    beat,
+    boot,
+    crashed,
+    facts,
+    fenced,
+    inventory,
+    kinds,
+    requests,
+    seen,
+    sent,
+    stored,
+    vm,
+)
 
 pytestmark = pytest.mark.fast
 S = HostState
@@ -39,12 +52,17 @@ class Watch:
         self.told: list[Any] = []
         self.asked: list[Any] = []
         self.silent: set[str] = set()
+        self.deafened = False
+        """The detector's own canaries do not come back to it."""
 
     def take(self, step: Step[DetectorState]) -> list[str]:
         self.state = step.state
         self.told += facts(step.effects)
         self.asked += requests(step.effects)
-        return kinds(step.effects)
+        told = kinds(step.effects)
+        for signal in [] if self.deafened else sent(step.effects):
+            told += self.hear(signal)
+        return told
 
     def hear(self, event: Input) -> list[str]:
         return self.take(self.decider.step(self.state, event, self.now))

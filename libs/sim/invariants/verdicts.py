@@ -21,6 +21,9 @@ WELL_S = 6.0
 """A host that was well for so long is not to be held failed."""
 NEW_BOOT_S = 45.0
 """A fence attempt that began against the former boot may still reach a host so young."""
+BEATS_S, STEADY_S = 1.0, 8.0
+"""A host beats without a break where none of its beats is so late; after so long nobody may hold it silent: what was
+decided before that is written by then, or never."""
 SUSPECT_OLD_S = 0.3
 STORM = "pool.storm"
 PROVEN_RULES = ("power-off", "rebooted")
@@ -45,6 +48,8 @@ class Verdicts:
         """Suspects whom an operator has named in this storm, and who have been silent since."""
         self._beat_at: dict[str, float] = {}
         """When a host's heartbeat last reached the bus."""
+        self._steady_since: dict[str, float] = {}
+        """Since when a host's heartbeats have reached the bus without a break."""
         self._doubts: set[str] = set()
         """Hosts whose stored record is in any doubt at this moment."""
         self._doubted: set[str] = set()
@@ -61,7 +66,18 @@ class Verdicts:
 
     def _sent(self, client: SimBus, signal: Signal) -> None:
         if isinstance(signal, Heartbeat) and client.connected and client.reaches_server:
-            self._beat_at[signal.at.host] = self._world.loop.time()
+            host, now = signal.at.host, self._world.loop.time()
+            if now - self._beat_at.get(host, -BEATS_S) > BEATS_S:
+                self._steady_since[host] = now
+            self._beat_at[host] = now
+
+    def _steady_for(self, host: str) -> float:
+        """For how long this host's heartbeats have reached the bus one after another, with nothing that could lose
+        them behind it but the observer's own link; seconds, 0 where one is missing."""
+        now = self._world.loop.time()
+        if now - self._beat_at.get(host, -BEATS_S) > BEATS_S:
+            return 0.0
+        return now - max(self._steady_since[host], self._truth.rough_at)
 
     def _plane_lost(self) -> None:
         self._doubted = set(self._doubts)
@@ -102,6 +118,11 @@ class Verdicts:
             self._storms.setdefault(record["incident"], ", ".join([host, *others]))
         self._suspects.setdefault(host, now)
         truth = self._truth
+        if (host, record["number"]) not in self._written and record["state"] == "suspect":
+            steady_s = self._steady_for(host)
+            if steady_s > STEADY_S:
+                said = f"{host} is suspected; its heartbeats have reached the bus for {steady_s:.1f} s"
+                self._book.broken("6", said)
         self._written.setdefault((host, record["number"]), truth.well_for(host))
         if record["state"] == "failed":
             seen = (truth.well_for(host), truth.sound_for(host), truth.answering_for(host))
