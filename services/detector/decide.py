@@ -270,6 +270,7 @@ class Detector:
     # -- judging
 
     def _tick(self, state: State, now: float) -> Step[State]:
+        before = state.tick_at - TICK_S
         step = hearing.canary_flown(state, self.replica, self.settings.deaf_period_s, now)
         state = replace(step.state, tick_at=now + TICK_S)
         effects: list[Effect] = list(step.effects)
@@ -282,7 +283,7 @@ class Detector:
             effects += step.effects
         step = storms.watch(state, self.hosts, now)
         effects += step.effects
-        if now // flapping.LOOK_S != (now - TICK_S) // flapping.LOOK_S:
+        if now // flapping.LOOK_S != before // flapping.LOOK_S:
             step = flapping.quiet(step.state, self.hosts, self.settings, now)
             effects += step.effects
         return Step(step.state, tuple(effects))

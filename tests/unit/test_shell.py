@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import structlog
 from pydantic import BaseModel
 from rpds import HashTrieMap
 
 from libs.config.settings import FencingSettings
+from libs.core import decider
 from libs.core.clock import SystemClock
 from libs.core.decider import Act, Input, Outcome, Paused, Publish, Records, Request, Step, TableRead
 from libs.core.ports import Clock, UnavailableError
@@ -471,3 +473,37 @@ async def test_a_row_that_nobody_can_read_is_passed_over_and_the_others_are_read
     async with noting(notes, world, tables=(Table("t", Process(world), "t.", Note),)):
         await eventually(lambda: notes.of(TableRead), "a reading")
     assert notes.of(TableRead)[0].rows == (Note(count=1), Note(count=3))
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Notes something at each deadline, once."""
+
+    record_type = BaseModel
+
+    def initial(self, now: float) -> float | None:
+        return now
+
+    def resume(self, state: float | None, records: Records, now: float) -> Step[float | None]:
+        return Step(now)
+
+    def records(self, state: float | None) -> Records:
+        return HashTrieMap()
+
+    def step(self, state: float | None, event: Input | None, now: float) -> Step[float | None]:
+        return Step(None, (decider.Note("nobody is suspected"),)) if event is None else Step(state)
+
+    def wake_at(self, state: float | None) -> float | None:
+        return state
+
+
+async def test_a_note_is_a_line_in_the_log_and_is_not_owed() -> None:
+    world = World()
+    process = Process(world)
+    with structlog.testing.capture_logs() as lines:
+        wiring = Wiring(service="teller", bus=process, clock=SystemClock(), store=process)
+        task = asyncio.create_task(Shell(Telling(), wiring).run())
+        await eventually(lambda: "nobody is suspected" in [line["event"] for line in lines], "it is noted")
+        await end(task)
+    assert [line["log_level"] for line in lines if line["event"] == "nobody is suspected"] == ["warning"]
+    assert world.rows == {}
