@@ -30,14 +30,16 @@ class Truth:
         self.reading_since: dict[str, float] = {}
         """The same of one that the bus reaches without loss or delay: it can be asked what it reads in slots."""
         self.rough_at = -1.0
-        """When messages were last lost or delayed, or somebody was attached to a server that its peers had lost."""
+        """When messages were last lost or delayed, or somebody was attached to a server that its peers had lost, or
+        nothing could be written."""
         self._look()
 
     def _look(self) -> None:
         world, now = self._world, self._world.loop.time()
         cut_off = any(client.minority_since is not None for client in world.broker.clients)
         calm = world.network.calm
-        if cut_off or world.network.loss or world.network.delay_s:
+        # what was decided while the bus took no writes is written, and looked at, only after that
+        if cut_off or world.network.loss or world.network.delay_s or world.broker.disturbed:
             self.rough_at = now
         quiet = calm and not world.broker.disturbed and not cut_off
         for host in world.machines.hosts.values():

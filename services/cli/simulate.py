@@ -173,6 +173,7 @@ def _keep(seed: int, violation: Violation, directory: Path, console: Console) ->
     smallest, tries = shrink(draw(seed), fails)
     found = fails(smallest) or violation
     path = directory / f"seed-{seed}-rule-{violation.rule}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(as_file(smallest, seed, found))
     steps = len(smallest.steps)
     console.print(f"seed {seed}: {steps} steps left after {tries} tries: {path}", highlight=False)

@@ -79,6 +79,7 @@ class Detector:
     """This process among all of the detector: [A-Za-z0-9_-] only."""
     plane_started: float | None = None
     """When the management plane started, by the same clock; None: with this process."""
+    beat_interval_s: float = 0.5
     slot_interval_s: float = 0.5
     domains: dict[str, str] = field(default_factory=dict)
     """The failure domain of each host that names one; any other is one of its own."""
@@ -313,7 +314,9 @@ class Detector:
         if record.state in (HostState.SUSPECT, HostState.AGENT_DOWN, HostState.ISOLATED):
             return self._pursue(state, record, now)
         silent_from = max(state.listening_since, view.heard_at or state.listening_since)
-        silent = now - silent_from >= self.settings.suspect_after_s or view.doubted
+        # a hint may come late, of a life of its agent that is over: the present one would have beaten meanwhile
+        hinted = view.doubted and (bool(view.last_word) or now - silent_from >= 1.2 * self.beat_interval_s)
+        silent = now - silent_from >= self.settings.suspect_after_s or hinted
         if record.at is None or not silent or now < view.mute_until:
             return Step(state)
         if view.heard_at is None and now < state.quiet_until:

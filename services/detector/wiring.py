@@ -32,6 +32,7 @@ def shell(
         settings=settings.detection,
         replica=replica,
         plane_started=plane_started,
+        beat_interval_s=settings.heartbeats.interval_s,
         slot_interval_s=settings.heartbeats.slot_interval_s,
         domains=failure_domains(settings),
     )

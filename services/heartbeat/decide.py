@@ -151,7 +151,7 @@ class Agent:
                 return Step(replace(state, slot_state=mine), acts)
             case Obeyed():
                 # what is stopped is told with its reason once it is read anew
-                mine = slots.obeyed(state.slot_state, event, now)
+                mine = slots.obeyed(state.slot_state, event, state.reads, now)
                 return self._stirred(replace(state, slot_state=mine), now)
             case Expired(request="write_slot", key=key):
                 return Step(replace(state, slot_state=slots.failed(state.slot_state, key)))
@@ -296,7 +296,9 @@ class Agent:
             else replace(state, reading=False)
         )
         active = {report.uuid for report in outcome.reports if report.state.active}
-        state = replace(state, slot_state=slots.run_again(state.slot_state, active))
+        state = replace(
+            state, slot_state=slots.run_again(state.slot_state, active, int(outcome.key.split("/")[1]))
+        )
         state = replace(state, guests=guests.read(state.guests, outcome.reports))
         reports = guests.judged(state.guests, outcome.reports, self.guests, now)
         state, vms = self._with_vanished(state, self._with_ordered(state, reports))

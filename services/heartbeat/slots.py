@@ -38,8 +38,10 @@ class SlotState:
     stopped: tuple[str, ...] = ()
     obeying: int = 0
     """Number of the order that is being carried out, 0 if none."""
+    from_read: int = 0
+    """The first reading of all VMs that began after the latest order was carried out."""
     ordered: frozenset[str] = field(default_factory=frozenset)
-    """VMs that were stopped by order and have not run here since."""
+    """VMs that are stopped by order, or were and have not run here since."""
 
 
 def initial(datastores: tuple[str, ...], now: float) -> SlotState:
@@ -97,7 +99,9 @@ def _obey(state: SlotState, order: SlotOrder | None, at: Incarnation) -> tuple[S
     ):
         return state, ()
     request = Obey(key=f"obey/{order.number}", deadline_s=OBEY_DEADLINE_S, number=order.number, vms=order.vms)
-    return replace(state, obeying=order.number), (Act(None, request),)
+    # from now on: libvirt shows the first of them as stopped on purpose while others are still being stopped
+    ordered = state.ordered | {*order.vms}
+    return replace(state, obeying=order.number, ordered=ordered), (Act(None, request),)
 
 
 def failed(state: SlotState, key: str) -> SlotState:
@@ -107,9 +111,10 @@ def failed(state: SlotState, key: str) -> SlotState:
     return replace(state, slots=slots)
 
 
-def obeyed(state: SlotState, outcome: Obeyed, now: float) -> SlotState:
+def obeyed(state: SlotState, outcome: Obeyed, reads: int, now: float) -> SlotState:
     """All of them do not run: said in the slots at once. Where some do, the order is obeyed again when it is read
-    again."""
+    again. `reads`: number of the next reading of all VMs."""
+    state = replace(state, from_read=reads)
     if outcome.left:
         return replace(state, obeying=0)
     slots = HashTrieMap({name: replace(slot, due=now) for name, slot in state.slots.items()})
@@ -123,9 +128,12 @@ def obeyed(state: SlotState, outcome: Obeyed, now: float) -> SlotState:
     )
 
 
-def run_again(state: SlotState, active: set[str]) -> SlotState:
-    """What was stopped by order and runs here again may be stopped by a person later."""
-    return replace(state, ordered=state.ordered - active) if state.ordered & active else state
+def run_again(state: SlotState, active: set[str], read: int) -> SlotState:
+    """What was stopped by order and runs here again may be stopped by a person later. A reading that began before
+    they were stopped shows them running, too."""
+    if state.obeying or read < state.from_read or not state.ordered & active:
+        return state
+    return replace(state, ordered=state.ordered - active)
 
 
 def ages(state: SlotState, now: float) -> dict[str, float]:

@@ -219,11 +219,14 @@ class Placement:
         state = replace(state, records=state.records.insert(key, kept))
         if f"incident.{fact.incident}" in state.records:
             return self._plan(state, now)  # we died between both records
+        # what was heard of the host before it was cut off shows these runs; once it is back, others would be news
+        runs = {report.uuid: max(1, report.run) for report in fact.vms}
         items = [
-            item.model_copy(update={"proofs": (fact.proof,), "avoid": (fact.at.host,)})
+            item.model_copy(update={"proofs": (fact.proof,), "avoid": (fact.at.host,), "run": runs[item.vm]})
             for item in self._orphans(state, fact)
-            if fact.proof.covers(item.vm) and self._to_be_started(state, item, now)
+            if fact.proof.covers(item.vm) and item.vm in runs
         ]
+        items = [item for item in items if self._to_be_started(state, item, now)]
         return self._open(state, Incident(id=fact.incident, cause=fact.key), items, now)
 
     def _to_be_started(self, state: State, item: Item, now: float) -> bool:

@@ -100,7 +100,7 @@ class Desk:
     def reads(self, *vms: VmReport, definitions: tuple[VmDefinition, ...] = ()) -> list[str]:
         """The reading under way ends so."""
         assert self.state.reading
-        return self.hear(AllRead(key="read", memory_mib=1000, cpus=4, reports=vms, definitions=definitions))
+        return self.hear(AllRead(key="read/0", memory_mib=1000, cpus=4, reports=vms, definitions=definitions))
 
     def shown(self) -> list[VmReport]:
         last = next(one for one in reversed(self.said) if isinstance(one, InventorySeen))

@@ -190,7 +190,7 @@ def test_an_order_to_this_boot_is_obeyed_once_and_said_in_the_next_write() -> No
     state, (request,) = write(state, 11.0)
     state, again = wrote(state, request, 11.0, order=SlotOrder(boot=H1.boot, number=4, vms=("a",)))
     assert again == [], "it is being obeyed"
-    state = slots.obeyed(state, Obeyed(key="o", number=4, stopped=("a",)), 11.1)
+    state = slots.obeyed(state, Obeyed(key="o", number=4, stopped=("a",)), 5, 11.1)
     state, (request,) = write(state, 11.1)
     assert (request.beat.obeyed, request.beat.stopped) == (4, ("a",))
     state, again = wrote(state, request, 11.2, order=SlotOrder(boot=H1.boot, number=4, vms=("a",)))
@@ -202,7 +202,7 @@ def test_an_order_to_this_boot_is_obeyed_once_and_said_in_the_next_write() -> No
 def test_an_order_to_another_boot_or_an_old_one_is_not_obeyed(name: str, number: int) -> None:
     state, (request,) = write(begun(), 10.5)
     order = SlotOrder(boot=name, number=max(1, number), vms=("a",))
-    state = slots.obeyed(state, Obeyed(key="o", number=1, stopped=()), 10.5) if number == 0 else state
+    state = slots.obeyed(state, Obeyed(key="o", number=1, stopped=()), 1, 10.5) if number == 0 else state
     assert wrote(state, request, 10.6, order=order)[1] == []
 
 
@@ -210,7 +210,7 @@ def test_an_order_that_left_a_vm_running_is_not_said_to_be_obeyed_and_is_taken_u
     state, (request,) = write(begun(), 10.5)
     order = SlotOrder(boot=H1.boot, number=4, vms=("a", "b"))
     state, _ = wrote(state, request, 10.5, order=order)
-    state = slots.obeyed(state, Obeyed(key="o", number=4, stopped=("a",), left=("b",)), 10.9)
+    state = slots.obeyed(state, Obeyed(key="o", number=4, stopped=("a",), left=("b",)), 3, 10.9)
     state, (request,) = write(state, 11.0)
     assert request.beat.obeyed == 0
     assert len(wrote(state, request, 11.0, order=order)[1]) == 1
@@ -232,3 +232,12 @@ def test_another_boots_slot_teaches_nothing_but_the_number_to_go_on_from() -> No
     former = SlotBeat(host="h1", boot="other", seq=90, obeyed=4, stopped=("a",))
     state, _ = wrote(state, request, 10.0, former=former)
     assert (state.obeyed, state.ordered, state.seq) == (0, frozenset(), 90)
+
+
+def test_a_reading_that_began_before_the_stop_does_not_make_it_anybodys_will() -> None:
+    state, (request,) = write(begun(), 10.5)
+    state, _ = wrote(state, request, 10.5, order=SlotOrder(boot=H1.boot, number=4, vms=("a",)))
+    assert state.ordered == {"a"}, "the first is shown as stopped while others are being stopped"
+    state = slots.obeyed(state, Obeyed(key="o", number=4, stopped=("a",)), 7, 10.9)
+    assert slots.run_again(state, {"a"}, 6).ordered == {"a"}
+    assert slots.run_again(state, {"a"}, 7).ordered == frozenset()

@@ -33,6 +33,8 @@ class Book:
         self.leases: dict[str, list[tuple[float, RunLease]]] = {}
         self.released: set[tuple[str, int]] = set()
         """VM and token of leases that were taken from a holder that lived and did not run the VM any more."""
+        self.obeyed: set[tuple[Incarnation, str]] = set()
+        """Isolated boots, and the VMs that they were told to stop and have stopped."""
         self.orders: dict[str, PlannedStart] = {}
         self.ended: set[str] = set()
         """Keys of starts whose outcome was told."""

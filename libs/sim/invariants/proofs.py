@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from libs.events.facts import HostFenced, HostFenceFailed, HostFenceRefuted
+from libs.events.facts import HostFenced, HostFenceFailed, HostFenceRefuted, HostObeyed
 from libs.events.words import HostConfirmedFailed
 from libs.model import Incarnation, ProofMethod
 from libs.sim.broker import Stored
@@ -34,6 +34,8 @@ class Proofs:
         match stored.fact:
             case HostFenced():
                 self._proof(stored.fact)
+            case HostObeyed():
+                self._obeyed(stored.fact)
             case HostConfirmedFailed():
                 self._vouched.add((stored.fact.at, stored.fact.incident))
             case HostFenceFailed():
@@ -69,6 +71,16 @@ class Proofs:
                 book.broken("2", f"{fact.at} is said to be fenced ({method}) and has power")
         if powered and not self._read_twice(host):
             book.broken("2", f"{fact.at} is said to be off and was not read off twice, spaced")
+
+    def _obeyed(self, fact: HostObeyed) -> None:
+        """An isolated host's word that it has stopped these VMs."""
+        host = self._world.machines.present(fact.at)
+        for vm in fact.proof.vms:
+            self._book.obeyed.add((fact.at, vm))
+            if host is not None and vm in {domain.spec.uuid for domain in host.active()}:
+                self._book.broken(
+                    "1", f"VM {self._book.name(vm)} is said to be stopped on {fact.at} and runs"
+                )
 
     def _undoubted(self, host: SimHost) -> bool:
         """Its device says off and lies, and on no channel was the host to be heard. This case alone is excused:

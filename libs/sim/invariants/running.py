@@ -57,6 +57,7 @@ class Running:
             self._book.broken("on_purpose", f"VM {name} was stopped on purpose and is started on {host.name}")
         former = next((one for one in reversed(history) if one.token < token), None)
         proven = former is None or former.holder in self._book.fenced or (vm, token) in self._book.released
+        proven = proven or (former is not None and (former.holder, vm) in self._book.obeyed)
         if former is not None and former.holder != host.at and not proven:
             there = self._world.machines.present(former.holder)
             active = there is not None and vm in {domain.spec.uuid for domain in there.active()}

@@ -75,8 +75,9 @@ class Verdicts:
         """For how long this host's heartbeats have reached the bus one after another, with nothing that could lose
         them behind it but the observer's own link; seconds, 0 where one is missing."""
         now = self._world.loop.time()
-        if now - self._beat_at.get(host, -BEATS_S) > BEATS_S:
-            return 0.0
+        process = self._world.slots[f"heartbeat@{host}"].process
+        if now - self._beat_at.get(host, -BEATS_S) > BEATS_S or process is None:
+            return 0.0  # whose agent has ended may be asked after at once
         return now - max(self._steady_since[host], self._truth.rough_at)
 
     def _plane_lost(self) -> None:
@@ -101,7 +102,7 @@ class Verdicts:
     def _record(self, host: str, record: dict[str, Any] | None) -> None:
         """A host's state is written before it is told."""
         now = self._world.loop.time()
-        if record is None or record["state"] not in ("suspect", "agent_down", "failed"):
+        if record is None or record["state"] not in ("suspect", "agent_down", "isolated", "failed"):
             self._doubts.discard(host)
         else:
             self._doubts.add(host)
