@@ -2,7 +2,7 @@
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: help demo test check bench format lock clean bootstrap
+.PHONY: help demo test check bench detection format lock clean bootstrap
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ check: bootstrap ## format, lint, types, import contracts, fast tests (under a m
 
 bench: bootstrap ## where the seconds of a failover go: median of five runs, and the floor beside it
 	@$(BIN)/python -m infra.lab.bench
+
+detection: bootstrap ## how soon a crash is found, how often a living host is held failed: 2,000 simulated host-years
+	@$(BIN)/python -m infra.detection
 
 format: bootstrap ## put the code into its form
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
