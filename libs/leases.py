@@ -18,6 +18,7 @@ class Grant(StrEnum):
     TAKE = "take"
     OURS = "ours"  # this very start has taken it already
     DONE = "done"  # this very start has been carried out
+    EVICT = "evict"  # the holder lives and runs it: it must be stopped there, and be seen to be
     ASK_HOLDER = "ask_holder"  # the holder lives: only its own word that the VM is stopped will do
     REFUSE = "refuse"
 
@@ -30,7 +31,11 @@ class Ruling:
 
 def rule(lease: RunLease | None, start: PlannedStart) -> Ruling:
     """May this start have the lease? The order of the questions is the order of their strength."""
+    vm = start.vm
+    fenced = [proof.of for proof in start.proofs if proof.covers(vm)]
     if lease is None:
+        if start.evict and start.origin not in fenced:
+            return Ruling(Grant.REFUSE, f"it runs on {start.origin}, and nobody holds it yet")
         return Ruling(Grant.TAKE, "nobody holds it")
     if lease.start_key == start.key:
         if lease.state is LeaseState.STARTING:
@@ -40,10 +45,14 @@ def rule(lease: RunLease | None, start: PlannedStart) -> Ruling:
         return Ruling(Grant.DONE)
     if lease.state is LeaseState.STOPPED:
         return Ruling(Grant.REFUSE, "it was stopped on purpose")
-    if any(proof.of == lease.holder and proof.covers(lease.vm) for proof in start.proofs):
+    if lease.holder in fenced:
         return Ruling(Grant.TAKE, f"{lease.holder} is proven not to run it")
     if lease.state is LeaseState.FAILED:
         return Ruling(Grant.TAKE, f"{lease.holder} was asked and does not run it")
+    if lease.holder == start.origin and start.run and start.evict:
+        if lease.state is LeaseState.STARTING:
+            return Ruling(Grant.REFUSE, f"{lease.holder} is starting it")
+        return Ruling(Grant.EVICT, f"it runs on {lease.holder}")
     if lease.holder == start.origin and start.run:
         return Ruling(Grant.ASK_HOLDER, f"{lease.holder} must say that it is stopped")
     return Ruling(Grant.REFUSE, f"still held by {lease.holder} with token {lease.token}")
@@ -68,6 +77,12 @@ def taken(lease: RunLease | None, start: PlannedStart) -> RunLease:
 def turned(lease: RunLease, state: LeaseState) -> RunLease:
     """The same holder and token in another state."""
     return lease.model_copy(update={"state": state, "seq": lease.seq + 1})
+
+
+def evicting(lease: RunLease, run: int) -> RunLease:
+    """The lease of a VM whose run is about to be ended by us. Written before that: libvirt will show it as ended on
+    purpose, which then is not taken for a person's will."""
+    return lease.model_copy(update={"state": LeaseState.EVICTING, "run": run, "seq": lease.seq + 1})
 
 
 def _held(lease: RunLease | None, at: Incarnation, report: VmReport) -> RunLease:
@@ -120,6 +135,8 @@ def adopted(
                 return _held(lease, at, report)  # a person started it again
             if lease.state is LeaseState.FAILED:
                 return turned(lease, LeaseState.RUNNING)  # it came up after all, or by a person's hand
+            if lease.state is LeaseState.EVICTING and report.run != lease.run:
+                return _held(lease, at, report)  # a person stopped it and started it again
             grown = (report.memory_mib, report.vcpus, report.policy)
             if grown != (lease.memory_mib, lease.vcpus, lease.policy) and lease.state is LeaseState.RUNNING:
                 changes = {
@@ -135,10 +152,11 @@ def adopted(
             # started elsewhere by a person: of a stopped VM nobody else holds anything; or migrated
             return _held(lease, at, report)
         return None
-    runs = lease is not None and lease.holder == at and lease.state is LeaseState.RUNNING
-    if lease is not None and runs and stopped_on_purpose(report) and over(lease, report):
-        return turned(lease, LeaseState.STOPPED)
-    return None
+    if lease is None or lease.holder != at or not stopped_on_purpose(report) or not over(lease, report):
+        return None
+    by_us = lease.state is LeaseState.EVICTING and report.destroyed
+    meant = lease.state in (LeaseState.RUNNING, LeaseState.EVICTING) and not by_us
+    return turned(lease, LeaseState.STOPPED) if meant else None
 
 
 def may_run(lease: RunLease | None, at: Incarnation, *, boots_known: bool) -> bool:

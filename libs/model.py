@@ -107,6 +107,16 @@ class GuestFailure(StrEnum):
     ALERT = "alert"
 
 
+class Failure(StrEnum):
+    """What is wrong with a VM. All but `crashed` are the guest's: its QEMU is still there."""
+
+    CRASHED = "crashed"
+    PANICKED = "panicked"
+    SILENT = "silent"
+    WATCHDOG = "watchdog"
+    IO_ERROR = "io_error"
+
+
 class VmPolicy(Value):
     """The policy of one VM, from its own libvirt metadata over the pool's defaults."""
 
@@ -210,6 +220,7 @@ class LeaseState(StrEnum):
     RUNNING = "running"
     STOPPED = "stopped"  # on purpose: nobody starts it but a person
     FAILED = "failed"  # the holder was asked and does not run it
+    EVICTING = "evicting"  # it runs there and is to be stopped by us: its end is no person's will
 
 
 class RunLease(Value):
@@ -220,6 +231,7 @@ class RunLease(Value):
     token: int = Field(ge=1)
     holder: Incarnation
     state: LeaseState
+    run: int = Field(0, description="while it is evicted: the run that is to end")
     start_key: str = Field("", description="the start that took it; empty where it was adopted as found")
     seq: int = Field(1, ge=1, description="grows with every write of this lease; the later reading wins")
     memory_mib: int = Field(gt=0)

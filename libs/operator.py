@@ -147,7 +147,8 @@ class Operator:
     async def _maintain(self, host: str, *, enter: bool) -> None:
         await self._record(host)
         words = await self._words(host)
-        if words.get("maintenance", False) is enter:
+        drained = bool(words.get("drain")) and not enter  # by us: that ends by the same word
+        if words.get("maintenance", False) is enter and not drained:
             raise RefusedError(f"{host} is {'already' if enter else 'not'} in maintenance")
         number = words.get("number", 0) + 1
         kind = HostMaintenanceEntered if enter else HostMaintenanceExited
@@ -224,7 +225,7 @@ class Operator:
             lease.name
             for lease in await self.view.leases()
             if lease.holder == at
-            and lease.state in (LeaseState.STARTING, LeaseState.RUNNING)
+            and lease.state in (LeaseState.STARTING, LeaseState.RUNNING, LeaseState.EVICTING)
             and _protected(lease.policy.protection)
         }
         if runs:

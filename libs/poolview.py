@@ -9,7 +9,7 @@ from typing import Any
 
 from libs.config.settings import Settings
 from libs.core.ports import Store
-from libs.model import Inventory, RunLease
+from libs.model import Inventory, RunLease, VmReport
 
 
 @dataclass(slots=True)
@@ -55,6 +55,7 @@ class PoolView:
                     "epoch": record.get("epoch", 0),
                     "maintenance": said.get("maintenance", False),
                     "quarantined": bool(record.get("quarantine")),
+                    "drain": said.get("drain", ""),
                     "vms": len(active),
                     "memory_used_mib": sum(vm.memory_mib for vm in active),
                     "memory_mib": inventory.memory_mib if inventory else None,
@@ -98,8 +99,8 @@ class PoolView:
                     "vcpus": vm.vcpus,
                     "token": lease.token if lease else 0,
                     "lease": f"{lease.state.value} on {lease.holder.host}" if lease else "",
-                    "detail": waiting.get(vm.uuid, "")
-                    or (vm.stop_reason.value if not vm.state.active else ""),
+                    "health": vm.health.value,
+                    "detail": waiting.get(vm.uuid, "") or _detail(vm),
                 }
         return sorted(rows.values(), key=lambda row: str(row["vm"]))
 
@@ -124,6 +125,13 @@ class PoolView:
     async def leaders(self) -> dict[str, bool]:
         """Which roles are held at this moment, as far as the bucket says."""
         return {row.key: True for row in await self.store("leaders").scan("")}
+
+
+def _detail(vm: VmReport) -> str:
+    """Why it stopped, or what is wrong with its guest."""
+    if not vm.state.active:
+        return vm.stop_reason.value
+    return vm.health.value if vm.health.bad else ""
 
 
 def gone(record: dict[str, Any]) -> bool:

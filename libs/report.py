@@ -15,6 +15,7 @@ from libs.events.facts import (
     HostFenced,
     HostSuspected,
     VmFailed,
+    VmHealthRestored,
     VmRestarted,
     VmRestartFailed,
 )
@@ -90,7 +91,7 @@ def failovers(envelopes: Iterable[Envelope]) -> list[FailoverStory]:
             case VmRestarted() | VmRestartFailed() if fact.incident in stories:
                 story = _ended(stories[fact.incident], fact, time)
                 stories[fact.incident] = story
-            case FailoverCompleted() if fact.incident in stories:
+            case FailoverCompleted() | VmHealthRestored() if fact.incident in stories:
                 change(fact.incident, completed=time)
             case _:
                 continue

@@ -6,6 +6,7 @@ fact itself: a repeat has the same key and is dropped by the server and by every
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
@@ -20,6 +21,7 @@ from libs.events.words import (
     StormReleaseOrdered,
 )
 from libs.model import (
+    Failure,
     FenceProof,
     HostState,
     Incarnation,
@@ -198,7 +200,10 @@ class PlannedStart(Value):
     vcpus: int
     policy: VmPolicy = VmPolicy()
     proofs: tuple[FenceProof, ...] = Field((), description="why former holders are harmless")
-    run: int = Field(0, description="for a restart in place: the run that ended")
+    run: int = Field(0, description="of a living origin: the run that ended, or is to end")
+    evict: bool = Field(
+        False, description="its QEMU is still there at the origin and must be proven stopped first"
+    )
 
 
 class WaitingVm(Value):
@@ -231,12 +236,63 @@ class FailoverCompleted(RevisedFact):
     given_up: tuple[str, ...] = ()
 
 
+class HostGrey(HostFact):
+    """A host that speaks and looks healthy, while all its guests whose health is known fail at once: it may be the
+    host. None of them is restarted there."""
+
+    kind: Literal["host.grey"] = "host.grey"
+    guests: tuple[str, ...]
+    mark: str = Field(description="of the runs that fail: told again with the same")
+
+    @property
+    def key(self) -> str:
+        return f"{super().key}/{self.mark}"
+
+
+class HostDraining(HostFact):
+    """The host takes no new VMs, and those of its guests that fail are restarted elsewhere, until an operator says
+    `maintenance exit` or its guests are well."""
+
+    kind: Literal["host.draining"] = "host.draining"
+    reason: str
+    mark: str
+
+    @property
+    def key(self) -> str:
+        return f"{super().key}/{self.mark}"
+
+
+class HostDrainEnded(HostFact):
+    """The guests of a host that was drained are well: it takes VMs again."""
+
+    kind: Literal["host.drain_ended"] = "host.drain_ended"
+    mark: str
+
+    @property
+    def key(self) -> str:
+        return f"{super().key}/{self.mark}"
+
+
+class VmUnhealthy(VmFact):
+    """A guest failed, its QEMU lives, and by the VM's policy nothing is done but to say so."""
+
+    kind: Literal["vm.unhealthy"] = "vm.unhealthy"
+    run: int
+    why: Failure
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.vm}/{self.at.boot}/{self.run}-{self.why.value}"
+
+
 class VmFailed(VmFact):
-    """A VM's own hypervisor says that it stopped, and that nobody meant it to."""
+    """A VM's own hypervisor says that it stopped, and that nobody meant it to; or its guest failed, and its QEMU is
+    still there (`report.state`)."""
 
     kind: Literal["vm.failed"] = "vm.failed"
     run: int
     reason: StopReason
+    why: Failure = Failure.CRASHED
     report: VmReport
 
     @property
@@ -252,7 +308,19 @@ class VmFailed(VmFact):
     def _which(self) -> str:
         """The run that crashed. One that ended before anybody read libvirt has the number of the run before
         it, and another token: by its number alone its crash would be taken for the former one, told again."""
-        return f"{self.run}-{self.report.token}"
+        which = f"{self.run}-{self.report.token}"
+        return which if self.why is Failure.CRASHED else f"{which}-{self.why.value}"
+
+
+class VmHealthRestored(VmFact):
+    """A guest that had failed does its work again, before anything was done about it: nothing will be."""
+
+    kind: Literal["vm.health_restored"] = "vm.health_restored"
+    incident: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}"
 
 
 class VmRestarted(VmFact):
@@ -269,6 +337,14 @@ class VmRestarted(VmFact):
         return f"{self.kind}/{self.start_key}"
 
 
+class Stage(StrEnum):
+    """How far an attempt to start a VM came."""
+
+    START = "start"  # to the start itself, or to the lease
+    ASK = "ask"  # the origin, where the VM still runs, could not be asked
+    EVICT = "evict"  # it could not be stopped there
+
+
 class VmRestartFailed(VmFact):
     """The start at `at` was tried and is known not to run there; placement plans again."""
 
@@ -276,6 +352,7 @@ class VmRestartFailed(VmFact):
     incident: str
     start_key: str
     reason: str
+    stage: Stage = Stage.START
 
     @property
     def key(self) -> str:
@@ -296,8 +373,21 @@ class VmStartUncertain(VmFact):
         return f"{self.kind}/{self.start_key}"
 
 
+class VmEvictFailed(VmFact):
+    """A VM that is to run anew cannot be stopped at `at`, and is started nowhere meanwhile. Tried for ever, told once
+    an incident."""
+
+    kind: Literal["vm.evict_failed"] = "vm.evict_failed"
+    incident: str
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}/{self.vm}"
+
+
 class VmGivenUp(VmFact):
-    """The VM failed more often than its budget allows; it stays down until a person starts it."""
+    """The VM failed more often than its budget allows; it stays as it is until a person starts it."""
 
     kind: Literal["vm.given_up"] = "vm.given_up"
     incident: str
@@ -395,7 +485,13 @@ AnyFact = Annotated[
     | DetectorDegraded
     | FailoverPlanned
     | FailoverCompleted
+    | HostGrey
+    | HostDraining
+    | HostDrainEnded
     | VmFailed
+    | VmUnhealthy
+    | VmHealthRestored
+    | VmEvictFailed
     | VmRestarted
     | VmRestartFailed
     | VmStartUncertain

@@ -63,7 +63,6 @@ class Domain:
     """Its guest has booted, and opened its agent's channel if it has one."""
     health: Health = Health.OK
     """The truth about its guest in this run; SILENT also of one without an agent, of which nobody can know."""
-    ill_since: float = 0.0
 
 
 @dataclass(slots=True)
@@ -135,6 +134,8 @@ class Machines:
         """Each VM by the definition of its latest run."""
         self.policy_at: dict[str, float] = {}
         """When a person last changed a VM's policy."""
+        self.ills: set[tuple[str, Incarnation, int]] = set()
+        """Runs of VMs whose guest has failed."""
         self.spells: dict[str, list[Spell]] = {}
         self.on_change: list[Callable[[SimHost, Domain, bool], None]] = []
         """A QEMU process began (True) or ended."""
@@ -238,7 +239,8 @@ class Machines:
         domain = host.domains[uuid]
         if domain.state is not VmState.RUNNING:
             return
-        domain.health, domain.ill_since = health, self._loop.time()
+        domain.health = health
+        self.ills.add((uuid, host.at, domain.run))
         if health is not Health.SILENT:
             domain.state = VmState.PAUSED
             self._stir(host)

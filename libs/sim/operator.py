@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
-from libs.events.facts import HostJoined, HostQuarantined, HostReadmitted
+from libs.events.facts import HostDrainEnded, HostDraining, HostJoined, HostQuarantined, HostReadmitted
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
 from libs.operator import Operator, RefusedError
 from libs.poolview import PoolView
@@ -33,12 +33,14 @@ class SimOperator:
         self.maintained: set[str] = set()
         self.removed: set[str] = set()
         self.quarantined: set[str] = set()
+        self.drained: set[str] = set()
+        """By placement, until a word of an operator or better news."""
         world.broker.on_fact.append(self._fact)
 
     @property
     def closed(self) -> set[str]:
-        """Hosts that are to take no VMs: by an operator's word, or for having failed too often."""
-        return self.maintained | self.removed | self.quarantined
+        """Hosts that are to take no VMs: by an operator's word, for having failed too often, or being grey."""
+        return self.maintained | self.removed | self.quarantined | self.drained
 
     def confirm_failed(self, host: str) -> None:
         async def work(operator: Operator) -> None:
@@ -107,6 +109,11 @@ class SimOperator:
                 self.quarantined.add(host)
             case HostReadmitted(host=host):
                 self.quarantined.discard(host)
+                self.drained.discard(host)
+            case HostDraining(at=at):
+                self.drained.add(at.host)
+            case HostDrainEnded(at=at):
+                self.drained.discard(at.host)
             case HostRemoved(at=at):
                 self.maintained.discard(at.host)
                 self.quarantined.discard(at.host)

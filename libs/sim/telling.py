@@ -10,16 +10,22 @@ from libs.events.facts import (
     CapacityExhausted,
     FailoverCompleted,
     FailoverPlanned,
+    HostDraining,
     HostFailed,
     HostFenced,
     HostFenceFailed,
+    HostGrey,
     HostQuarantined,
     HostSuspected,
     StormHeld,
+    VmEvictFailed,
+    VmFailed,
     VmRestartFailed,
     VmStartUncertain,
+    VmUnhealthy,
 )
 from libs.events.words import StormReleaseOrdered
+from libs.model import Failure
 from libs.report import failovers
 from libs.scenario.model import Scenario
 from libs.scenario.outcome import (
@@ -74,8 +80,12 @@ def gist(fact: Fact, names: dict[str, str]) -> str:
             return f"{fact.host}: failed {', '.join(f'{ago:.1f}' for ago in fact.failed_ago_s)} s ago"
         case StormReleaseOrdered():
             return ", ".join(fact.suspects)
-        case VmRestartFailed() | VmStartUncertain():
+        case VmRestartFailed() | VmStartUncertain() | VmEvictFailed() | HostDraining():
             return f"{subject}: {fact.reason}"
+        case VmFailed() | VmUnhealthy() if fact.why is not Failure.CRASHED:
+            return f"{subject}: {fact.why.value}"
+        case HostGrey():
+            return f"{subject}: {', '.join(fact.guests)}"
         case _:
             return subject or _short(fact.about, names)
 

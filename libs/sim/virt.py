@@ -115,13 +115,13 @@ class SimHypervisor:
         nonsense = trouble.garbage > 0 and self._virt.chance.random() < trouble.garbage
         if domain.state.active and not nonsense:
             self._runs[uuid] = domain.run
-        paused = domain.state is VmState.PAUSED and domain.health.bad and not nonsense
+        shows = domain.state is VmState.PAUSED and domain.health in (Health.PANICKED, Health.IO_ERROR)
         return VmReport(
             uuid=uuid,
             name=domain.spec.name,
             state=VmState.UNKNOWN if nonsense else domain.state,
             stop_reason=StopReason.NONE if domain.state.active else domain.stop_reason,
-            health=domain.health if paused else Health.UNKNOWN,
+            health=domain.health if shows and not nonsense else Health.UNKNOWN,
             agent=domain.state.active and domain.up and domain.spec.agent and not nonsense,
             destroyed=domain.destroyed and not domain.state.active,
             run=self._runs.get(uuid, 0),

@@ -51,6 +51,8 @@ class Stop:
 
     host: str
     at: float
+    destroyed: bool
+    """By virsh destroy: while we evict it, that cannot be told from our own doing."""
     seen: bool
     """It had run for a while: the end of one that has only just begun looks like a start that failed."""
 
@@ -353,7 +355,7 @@ class World:
         """Somebody means this VM to be down from now on. `saved`: as it is, until that host boots. `destroyed`: by
         virsh destroy, not in the guest."""
         seen = self.loop.time() - host.domains[vm].since > SEEN_S
-        self.stopped_on_purpose[vm] = Stop(host.name, self.loop.time(), seen)
+        self.stopped_on_purpose[vm] = Stop(host.name, self.loop.time(), destroyed, seen)
         if saved:
             self.machines.save(host, vm)
         else:

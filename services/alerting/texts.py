@@ -44,6 +44,15 @@ TEXTS: dict[str, tuple[Severity, str]] = {
     ),
     "host.readmit_ordered": (Severity.INFO, "{by} lets host {host} out of its quarantine"),
     "host.readmitted": (Severity.INFO, "host {host} gets new VMs again ({rule})"),
+    "host.grey": (
+        Severity.CRITICAL,
+        "all guests of host {host} fail at once while it looks healthy: {guests}; none is restarted there",
+    ),
+    "host.draining": (
+        Severity.WARNING,
+        "host {host} takes no new VMs, its failing guests are restarted elsewhere: {reason}",
+    ),
+    "host.drain_ended": (Severity.INFO, "the guests of host {host} are well: it takes VMs again"),
     "host.fence_refuted": (
         Severity.CRITICAL,
         "host {host} speaks although it is fenced: its fence device lies, its VMs may run twice; switch it off",
@@ -63,11 +72,23 @@ TEXTS: dict[str, tuple[Severity, str]] = {
     "storm.released": (Severity.INFO, "the number of silent hosts is believable again"),
     "failover.planned": (Severity.INFO, "{incident}: {starts} VMs to start, {waiting} wait"),
     "failover.completed": (Severity.INFO, "{incident}: {restarted} VMs restarted, {waiting} wait"),
-    "vm.failed": (Severity.WARNING, "VM {name} crashed on {host}"),
+    "vm.failed": (Severity.WARNING, "VM {name} failed on {host}: {why}"),
+    "vm.unhealthy": (
+        Severity.WARNING,
+        "the guest of VM {name} failed on {host} ({why}); by its policy it is left as it is",
+    ),
+    "vm.health_restored": (Severity.INFO, "the guest of VM {name} is well again on {host}: nothing was done"),
+    "vm.evict_failed": (
+        Severity.CRITICAL,
+        "VM {name} is to run anew and cannot be stopped on {host}: {reason}; it is started nowhere meanwhile",
+    ),
     "vm.restarted": (Severity.INFO, "VM {name} runs on {host}"),
     "vm.restart_failed": (Severity.WARNING, "VM {name} did not start on {host}: {reason}"),
     "vm.start_uncertain": (Severity.WARNING, "the start of VM {name} on {host} is uncertain: {reason}"),
-    "vm.given_up": (Severity.CRITICAL, "VM {name} failed {failures} times and stays down"),
+    "vm.given_up": (
+        Severity.CRITICAL,
+        "VM {name} failed {failures} times and is given up: it stays as it is",
+    ),
     "vm.stopped_by_gate": (Severity.WARNING, "VM {name} was stopped on {host}: its lease is elsewhere"),
     "vm.stop_failed": (
         Severity.CRITICAL,

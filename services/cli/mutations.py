@@ -24,7 +24,8 @@ from libs.model import FenceProof, LeaseState, PowerState, ProofMethod, StopReas
 from libs.planning import plan as planning
 from libs.power.devices import FenceDevices
 from services.cli import faults
-from services.detector import hearing, inventories, storms
+from services.detector import guests as detector_guests
+from services.detector import hearing, storms
 from services.detector.decide import Detector
 from services.detector.verdict import RULES, Rule
 from services.executor import act as executor_act
@@ -220,7 +221,7 @@ def _on_purpose_ignored() -> list[Patch]:
 
     return [
         (leases, "adopted", never),
-        (inventories, "crashes", crashes),
+        (detector_guests, "crashes", crashes),
         (placement_decide, "crashes", crashes),
     ]
 

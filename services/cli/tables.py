@@ -54,7 +54,8 @@ def _cell(column: str, value: Any) -> str:
 
 def closed(host: dict[str, Any]) -> str:
     """Why a host takes no new VMs; "" where it does."""
-    return ", ".join(why for why in ("maintenance", "quarantined") if host[why])
+    whys = [why for why in ("maintenance", "quarantined") if host[why]]
+    return ", ".join([*whys, *([host["drain"]] if host["drain"] else [])])
 
 
 def told(value: Any) -> str:

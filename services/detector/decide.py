@@ -83,6 +83,8 @@ class Detector:
     slot_interval_s: float = 0.5
     domains: dict[str, str] = field(default_factory=dict)
     """The failure domain of each host that names one; any other is one of its own."""
+    grey_min: int = 2
+    """Guests of known health that must all fail for their host to be held grey."""
 
     @property
     def record_type(self) -> Any:
@@ -107,7 +109,7 @@ class Detector:
         records = flapping.resumed(records, now)
         bird = canary.cut(state.canary) if state.cut else canary.begun(state.canary, now)
         state = replace(state, records=records, views=views, tick_at=now + TICK_S, canary=bird)
-        return Step(state, inventories.told_again(state))
+        return Step(state, inventories.told_again(state, self.grey_min))
 
     def records(self, state: State) -> Records:
         return state.records
@@ -127,7 +129,7 @@ class Detector:
             case Heartbeat(at=at, agent=agent) if at.host in self.hosts:
                 return self._heard(state, at, agent, now)
             case InventorySeen(inventory=inventory) if inventory.at.host in self.hosts:
-                return inventories.heard(state, inventory)
+                return inventories.heard(state, inventory, self.grey_min)
             case Goodbye() if event.at.host in self.hosts:
                 return self._goodbye(state, event, now)
             case Panicked(host=host) if host in self.hosts:
@@ -152,7 +154,7 @@ class Detector:
                 state = replace(state, cut=not connected)
                 return hearing.again(state, self.replica, deaf_s, now, anew=True)
             case TableRead(table="inventory", rows=rows):
-                return inventories.read(state, self.hosts, rows)
+                return inventories.read(state, self.hosts, rows, self.grey_min)
             case Expired():
                 return Step(state)  # a question without an answer: the next round asks again
             case _:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from libs.core.decider import Effect, Publish, Step
 from libs.core.evolve import replace
-from libs.crashes import crashes
 from libs.model import Inventory
+from services.detector import guests
 from services.detector.state import DetectorState
 
 State = DetectorState
 
 
-def heard(state: State, inventory: Inventory) -> Step[State]:
+def heard(state: State, inventory: Inventory, grey_min: int) -> Step[State]:
     """One inventory, and what it says crashed. An older one of the same agent's life is not believed."""
     host = inventory.at.host
     view, record = state.view(host), state.record(host)
@@ -21,10 +21,10 @@ def heard(state: State, inventory: Inventory) -> Step[State]:
     if before is not None and before.agent == inventory.agent and before.rev > inventory.rev:
         return Step(state)
     state = replace(state, views=state.views.insert(host, replace(view, inventory=inventory)))
-    return Step(state, tuple(Publish(host, fact) for fact in crashes(inventory, before)))
+    return Step(state, tuple(Publish(host, fact) for fact in guests.told(inventory, before, grey_min)))
 
 
-def read(state: State, hosts: tuple[str, ...], rows: tuple[object, ...]) -> Step[State]:
+def read(state: State, hosts: tuple[str, ...], rows: tuple[object, ...], grey_min: int) -> Step[State]:
     """Stored inventories tell a late reader what ran where, and what crashed while nobody listened; what was heard
     since is newer."""
     effects: list[Effect] = []
@@ -32,17 +32,17 @@ def read(state: State, hosts: tuple[str, ...], rows: tuple[object, ...]) -> Step
         if not isinstance(row, Inventory) or row.at.host not in hosts:
             continue
         if state.view(row.at.host).inventory is None:
-            step = heard(state, row)
+            step = heard(state, row, grey_min)
             state = step.state
             effects += step.effects
     return Step(state, tuple(effects))
 
 
-def told_again(state: State) -> tuple[Effect, ...]:
+def told_again(state: State, grey_min: int) -> tuple[Effect, ...]:
     """What a follower saw and could not say: said again under the same keys."""
     return tuple(
         Publish(host, fact)
         for host, view in sorted(state.views.items())
         if view.inventory is not None and not state.record(host).removes(view.inventory.agent)
-        for fact in crashes(view.inventory, None)
+        for fact in guests.told(view.inventory, None, grey_min)
     )

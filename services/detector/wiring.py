@@ -35,6 +35,7 @@ def shell(
         beat_interval_s=settings.heartbeats.interval_s,
         slot_interval_s=settings.heartbeats.slot_interval_s,
         domains=failure_domains(settings),
+        grey_min=settings.guests.grey_min,
     )
     wiring = Wiring(
         service=ports.service,

@@ -19,7 +19,7 @@ from libs.core.ports import (
     Store,
     UnavailableError,
 )
-from libs.events.facts import PlannedStart
+from libs.events.facts import PlannedStart, Stage
 from libs.events.signals import LeaseWritten
 from libs.leases import Grant, Ruling, put_down, rule, stopped_on_purpose, taken, turned
 from libs.model import (
@@ -31,6 +31,7 @@ from libs.model import (
     VmReport,
     VmState,
 )
+from services.executor.evict import Way, evict
 from services.executor.orders import Attempted, LeaseFound, Result, StartVm, WriteLease
 
 TARGET_S = 5.0
@@ -81,6 +82,13 @@ class Hands:
             ruling = rule(lease, start)
             if ruling.grant is Grant.ASK_HOLDER:
                 ruling = await self._ask_holder(start, ruling)
+            if lease is not None and ruling.grant is Grant.EVICT:
+                evicted = await evict(self.hypervisors, self._rewrite, start, lease)
+                if evicted.way is Way.STAYS:
+                    return _ended(request, Result.NOT_STARTED, reason=evicted.reason, stage=evicted.stage)
+                if evicted.way is Way.AGAIN:
+                    continue
+                ruling = Ruling(Grant.TAKE, f"{start.origin} says that it is stopped")
             if ruling.grant is Grant.TAKE and (still := await self._runs_still(start)):
                 ruling = Ruling(Grant.REFUSE, still)
             if ruling.grant is Grant.REFUSE:
@@ -193,7 +201,13 @@ class Hands:
 
 
 def _ended(
-    request: StartVm, result: Result, *, token: int = 0, called_at: str = "", reason: str = ""
+    request: StartVm,
+    result: Result,
+    *,
+    token: int = 0,
+    called_at: str = "",
+    reason: str = "",
+    stage: Stage = Stage.START,
 ) -> Attempted:
     return Attempted(
         key=request.key,
@@ -202,6 +216,7 @@ def _ended(
         token=token,
         called_at=called_at,
         reason=reason,
+        stage=stage,
     )
 
 

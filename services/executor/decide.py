@@ -33,6 +33,8 @@ from services.executor.orders import (
 
 UNCERTAIN_RETRY_S = 1.0
 LEASE_WRITE_S = 5.0
+EVICT_S = 50.0
+"""What an eviction may take before the start itself."""
 FRESH_S = 12.0
 """Two inventories of a host that lives have come in this time. A replica that only followed was not told that a
 host is fenced, and keeps what that one said last."""
@@ -154,7 +156,7 @@ class Executor:
         vm = record.start.vm
         request = StartVm(
             key=f"start/{record.start.key}/{record.tries}",
-            deadline_s=self.settings.start_timeout_s + 5.0,
+            deadline_s=self.settings.start_timeout_s + 5.0 + (EVICT_S if record.start.evict else 0.0),
             start=record.start,
             incident=record.incident,
         )
@@ -188,6 +190,7 @@ class Executor:
                     incident=record.incident,
                     start_key=start.key,
                     reason=outcome.reason[:500],
+                    stage=outcome.stage,
                     cause=record.cause,
                     rule="known not to run there",
                 )

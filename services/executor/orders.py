@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from libs.core.decider import Outcome, Request
-from libs.events.facts import PlannedStart
+from libs.events.facts import PlannedStart, Stage
 from libs.model import RunLease, Value
 
 
@@ -41,6 +41,7 @@ class Attempted(Outcome):
     token: int = 0
     called_at: str = ""
     reason: str = ""
+    stage: Stage = Stage.START
 
 
 class LeaseFound(Outcome):

@@ -59,7 +59,9 @@ def read(state: GuestsState, reports: tuple[VmReport, ...]) -> GuestsState:
             if before.ended:
                 known = known.insert(report.uuid, before)
             continue
-        if not report.agent or report.state is VmState.PAUSED:
+        if report.state is VmState.UNKNOWN:
+            pass  # a reading of which nobody can make sense says nothing of its channel either
+        elif not report.agent or report.state is VmState.PAUSED:
             # what stands still cannot answer; one that rebooted must answer once more before it is judged
             before = replace(before, missed=0, answered_at=before.answered_at if report.agent else None)
         known = known.insert(report.uuid, before)
@@ -132,8 +134,10 @@ def judged(
     """The reports as libvirt gives them, with the health of each guest. Those that fall silent together are told
     together, so that it shows where it is the host: a silent one waits for others that are about to be."""
     reports = tuple(reports)
-    ages = [_age_s(state, one, now) for one in reports]
-    waits = any(settings.silent_after_s / 2 < age < settings.silent_after_s for age in ages)
+    waits = any(
+        _age_s(state, one, now) > settings.silent_after_s / 2 and not _silent(state, one, settings, now)
+        for one in reports
+    )
     return tuple(_judged(state, one, settings, now, waits=waits) for one in reports)
 
 
@@ -156,6 +160,12 @@ def _age_s(state: GuestsState, report: VmReport, now: float) -> float:
     return now - guest.answered_at
 
 
+def _silent(state: GuestsState, report: VmReport, settings: GuestSettings, now: float) -> bool:
+    guest = state.known.get(report.uuid)
+    long = _age_s(state, report, now) >= settings.silent_after_s
+    return long and guest is not None and guest.missed >= MISSED_MIN
+
+
 def _judged(
     state: GuestsState, report: VmReport, settings: GuestSettings, now: float, *, waits: bool
 ) -> VmReport:
@@ -171,8 +181,7 @@ def _judged(
         return report.model_copy(update={"health": Health.WATCHDOG})
     if guest.answered_at is None or report.state is VmState.PAUSED:
         return report
-    age_s = _age_s(state, report, now)
-    silent = age_s >= settings.silent_after_s and guest.missed >= MISSED_MIN
-    if silent and not (waits and age_s < 2 * settings.silent_after_s):
+    long = _age_s(state, report, now) >= 2 * settings.silent_after_s
+    if _silent(state, report, settings, now) and (long or not waits):
         return report.model_copy(update={"health": Health.SILENT})
     return report if guest.missed > 1 else report.model_copy(update={"health": Health.OK})

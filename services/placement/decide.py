@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 from rpds import HashTrieMap
 
-from libs.config.settings import Restart
+from libs.config.settings import Guests, Restart
 from libs.core.decider import Effect, Input, Publish, Records, Step, TableRead
 from libs.core.evolve import replace
 from libs.crashes import crashes
 from libs.events.facts import (
-    AnyFact,
     FailoverCompleted,
     HostAgentDown,
     HostFailed,
     HostFenced,
+    HostGrey,
     HostIsolated,
     HostJoined,
     HostObeyed,
@@ -25,22 +25,22 @@ from libs.events.facts import (
     HostRecovered,
     HostRefuted,
     HostSuspected,
+    Stage,
     VmFailed,
-    VmGivenUp,
     VmRestarted,
     VmRestartFailed,
     VmStopFailed,
 )
 from libs.events.signals import Heartbeat, InventorySeen, LeaseWritten
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
-from libs.model import Incarnation, Inventory, LeaseState, Protection, RunLease
+from libs.model import Incarnation, Inventory, Protection, RunLease
 from libs.planning.plan import Plan, plan
 from libs.planning.snapshot import PoolPolicy
-from services.placement import incidents, pool
+from services.placement import failing, incidents, pool, standing
+from services.placement.keeping import keep, settle
 from services.placement.state import Beat, Incident, Item, Phase, PlacementRecord, PlacementState
 
 DEBOUNCE_S = 0.2
-TOLD_KEPT = 8
 State = PlacementState
 
 
@@ -51,6 +51,7 @@ class Placement:
     settings: Restart
     policy: PoolPolicy = field(default_factory=PoolPolicy)
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    guests: Guests = field(default_factory=Guests)
 
     @property
     def record_type(self) -> type[PlacementRecord]:
@@ -112,6 +113,8 @@ class Placement:
                 return Step(pool.held(state, vm, at))
             case VmFailed():
                 return self._crashed(state, event, now)
+            case HostGrey():
+                return self._grey(state, event, now)
             case VmRestarted():
                 return self._restarted(state, event)
             case VmRestartFailed():
@@ -182,7 +185,9 @@ class Placement:
                 state = step.state
                 effects += step.effects
         step = self._missed_crashes(state, now)
-        return Step(step.state, (*effects, *step.effects))
+        well = failing.reopened(step.state)
+        state = self._due(well.state, now) if well.effects else well.state
+        return Step(state, (*effects, *step.effects, *well.effects))
 
     # -- what happened
 
@@ -196,7 +201,7 @@ class Placement:
             record = PlacementRecord(proof=fact.proof, epoch=fact.epoch)
             state = replace(state, records=state.records.insert(f"fenced.{at.host}", record))
         for incident in state.incidents():
-            state = _keep(state, incidents.reclaimed(incident, fact.proof, state.open_vms()))
+            state = keep(state, incidents.reclaimed(incident, fact.proof, state.open_vms()))
         items = [
             item.model_copy(update={"proofs": (fact.proof,)})
             for item in self._orphans(state, fact)
@@ -215,7 +220,7 @@ class Placement:
         told = record.told if isinstance(record, PlacementRecord) else ()
         if fact.incident in told:
             return Step(state)
-        kept = PlacementRecord(told=(*told, fact.incident)[-TOLD_KEPT:])
+        kept = PlacementRecord(told=(*told, fact.incident)[-failing.TOLD_KEPT :])
         state = replace(state, records=state.records.insert(key, kept))
         if f"incident.{fact.incident}" in state.records:
             return self._plan(state, now)  # we died between both records
@@ -248,36 +253,17 @@ class Placement:
         return [orphans[vm] for vm in sorted(orphans)]
 
     def _crashed(self, state: State, fact: VmFailed, now: float) -> Step[State]:
-        lease = state.leases.get(fact.vm)
-        moved_on = lease is not None and (lease.holder != fact.at or lease.state is not LeaseState.RUNNING)
-        incident = Incident(id=fact.incident, cause=fact.key)
-        key = f"crashes.{fact.vm}"
-        record = state.records.get(key)
-        known = record if isinstance(record, PlacementRecord) else PlacementRecord()
-        begun = f"incident.{incident.id}" in state.records  # and not marked as told: we died between both
-        if moved_on or incident.id in known.told or (fact.vm in state.open_vms() and not begun):
-            return Step(state)
-        recent = tuple(at for at in known.crashes if now - self.settings.crash_window_s < at <= now)
-        crashes = (*recent, now)[-2 * self.settings.crash_budget - 1 :]
-        kept = PlacementRecord(crashes=crashes, told=(*known.told, incident.id)[-TOLD_KEPT:])
-        state = pool.crash_shown(replace(state, records=state.records.insert(key, kept)), fact)
-        if begun:
-            return self._plan(state, now)
-        item = incidents.item_of(fact.report, fact.at).model_copy(update={"run": max(1, fact.run)})
-        if len(crashes) <= self.settings.crash_budget:
-            return self._open(state, incident, [item.model_copy(update={"in_place": True})], now)
-        if len(crashes) <= 2 * self.settings.crash_budget:
-            return self._open(state, incident, [item.model_copy(update={"avoid": (fact.at.host,)})], now)
-        given_up = VmGivenUp(
-            vm=fact.vm,
-            name=fact.name,
-            at=fact.at,
-            incident=incident.id,
-            failures=len(crashes),
-            cause=fact.key,
-            rule="its budget of restarts is spent",
-        )
-        return Step(state, (Publish(key, given_up),))
+        dealt = failing.dealt_with(state, fact, self.settings, now)
+        if dealt.incident is not None:
+            return self._open(dealt.state, dealt.incident, list(dealt.items), now)
+        return self._plan(dealt.state, now) if dealt.begun else Step(dealt.state, dealt.effects)
+
+    def _grey(self, state: State, fact: HostGrey, now: float) -> Step[State]:
+        drained = failing.greyed(state, fact, self.guests)
+        if drained.state is state:
+            return drained
+        step = self._plan(drained.state, now)
+        return Step(step.state, (*drained.effects, *step.effects))
 
     def _missed_crashes(self, state: State, now: float) -> Step[State]:
         """The net under `vm.failed`: told while the VM's last restart was not yet known to have succeeded, it
@@ -298,7 +284,7 @@ class Placement:
         if incidents.start_key(incident, item) != fact.start_key:
             return Step(state)  # about an attempt that was given up since
         item = item.model_copy(update={"phase": Phase.RUNNING, "to": fact.at, "reason": ""})
-        return _settle(state, incidents.replaced(incident, item), [])
+        return settle(state, incidents.replaced(incident, item), [])
 
     def _restart_failed(self, state: State, fact: VmRestartFailed, now: float) -> Step[State]:
         incident, item = state.find(fact.incident, fact.vm)
@@ -306,13 +292,15 @@ class Placement:
             return Step(state)
         if incidents.start_key(incident, item) != fact.start_key:
             return Step(state)  # about an attempt that was given up since
+        if fact.stage is not Stage.START:
+            return failing.not_evicted(state, incident, item, fact, self._backoff_s(item), now)
         avoid = (*item.avoid, fact.at.host)[-32:]
         wait_s = DEBOUNCE_S / 4  # another host may do at once; only going round again has to wait
         if not set(pool.taking(state, now)) - set(avoid):
             avoid = ()
             wait_s = self._backoff_s(item)
         update = {"phase": Phase.WAITING, "in_place": False, "avoid": avoid, "reason": fact.reason[:300]}
-        state = _keep(state, incidents.replaced(incident, item.model_copy(update=update)))
+        state = keep(state, incidents.replaced(incident, item.model_copy(update=update)))
         due = now + wait_s
         plan_at = due if state.plan_at is None else min(due, state.plan_at)
         return Step(replace(state, retry_at=state.retry_at.insert(item.vm, due), plan_at=plan_at))
@@ -326,19 +314,19 @@ class Placement:
             )
             step = self._plan(state, now)  # of other incidents, what was taken back
             return Step(step.state, (Publish(f"incident.{incident.id}", done), *step.effects))
-        state = _keep(state, incident.model_copy(update={"items": tuple(items)}))
+        state = keep(state, incident.model_copy(update={"items": tuple(items)}))
         return self._plan(state, now)
 
     def _plan(self, state: State, now: float) -> Step[State]:
         """One plan over all that waits, of all incidents; one revision for each that changes by it."""
-        ended = self._without_us(state, now)
+        ended = standing.looked_at(state, self.guests, now)
         state = ended.state
         due = [
             item
             for incident in state.incidents()
             for item in incident.items
             if item.phase is Phase.WAITING and state.retry_at.get(item.vm, now) <= now
-            if state.held_at(item.vm) is None
+            if state.held_at(item.vm) is None and not standing.on_grey(state, item, self.guests)
         ]
         hosts = set(pool.usable(state, now))
         # a VM that is to restart in place waits while its host is in doubt: either that passes or a proof comes
@@ -353,7 +341,7 @@ class Placement:
         for incident in state.incidents():
             changed, facts = incidents.revised(incident, found, targets, in_place)
             if facts:
-                step = _settle(state, changed, facts)
+                step = settle(state, changed, facts)
                 state = step.state
                 effects += step.effects
         state = self._forgive(state, {one.vm for one in found.unplaced}, now)
@@ -361,35 +349,6 @@ class Placement:
         later = {vm: at for vm, at in state.retry_at.items() if vm not in placed}
         ahead = [at for at in later.values() if at > now]
         state = replace(state, retry_at=HashTrieMap(later), plan_at=min(ahead, default=None))
-        return Step(state, tuple(effects))
-
-    def _without_us(self, state: State, now: float) -> Step[State]:
-        """What waits and needs no start of ours any more: a person started it, or stopped it on purpose. And what
-        must have none, since it may run where it could not be stopped: that is why it waits."""
-        effects: list[Effect] = []
-        for incident in state.incidents():
-            changed = incident
-            for item in incident.items:
-                if item.phase is not Phase.WAITING:
-                    continue
-                lease, at = state.leases.get(item.vm), pool.runs_at(state, item, now)
-                if at is not None:
-                    update: dict[str, object] = {"phase": Phase.RUNNING, "to": at, "reason": ""}
-                elif lease is not None and not lease.wanted:
-                    update = {"phase": Phase.GIVEN_UP, "reason": "it was stopped on purpose"}
-                elif (held := state.held_at(item.vm)) is not None:
-                    update = {"reason": f"its stop failed on {held}: it may run there"}
-                    if item.reason == update["reason"]:
-                        continue
-                else:
-                    proof = state.proof_of(lease.holder) if lease is not None else None
-                    changed = incidents.proven(changed, item, proof)
-                    continue
-                changed = incidents.replaced(changed, item.model_copy(update=update))
-            if changed is not incident:
-                step = _settle(state, changed, [])
-                state = step.state
-                effects += step.effects
         return Step(state, tuple(effects))
 
     def _backoff_s(self, item: Item) -> float:
@@ -403,20 +362,5 @@ class Placement:
                 if item.vm in unplaced and item.avoid and item.phase is Phase.WAITING:
                     incident = incidents.replaced(incident, item.model_copy(update={"avoid": ()}))
                     due = now + self._backoff_s(item)
-                    state = replace(_keep(state, incident), retry_at=state.retry_at.insert(item.vm, due))
+                    state = replace(keep(state, incident), retry_at=state.retry_at.insert(item.vm, due))
         return state
-
-
-def _settle(state: State, incident: Incident, facts: list[AnyFact]) -> Step[State]:
-    """Keep the incident, or close it where it needs nothing more; say what is to be said, in order."""
-    record = f"incident.{incident.id}"
-    left, done = incidents.settled(incident)
-    kept = replace(state, records=state.records.discard(record)) if left is None else _keep(state, left)
-    return Step(kept, tuple(Publish(record, fact) for fact in (*facts, *done)))
-
-
-def _keep(state: State, incident: Incident) -> State:
-    key, record = f"incident.{incident.id}", PlacementRecord(incident=incident)
-    if state.records.get(key) == record:
-        return state  # an unchanged record is not written again
-    return replace(state, records=state.records.insert(key, record))

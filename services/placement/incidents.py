@@ -159,6 +159,7 @@ def _start(incident: Incident, item: Item, wave: int) -> PlannedStart:
         policy=item.policy,
         proofs=item.proofs,
         run=item.run,
+        evict=item.evict,
     )
 
 

@@ -67,7 +67,10 @@ def maintained(state: PlacementState, fact: HostMaintenanceEntered | HostMainten
     if fact.number <= words.number:
         return state
     entered = isinstance(fact, HostMaintenanceEntered)
-    return _said(state, fact.host, words.model_copy(update={"number": fact.number, "maintenance": entered}))
+    update: dict[str, object] = {"number": fact.number, "maintenance": entered}
+    if not entered:
+        update["drain"] = ""
+    return said(state, fact.host, words.model_copy(update=update))
 
 
 def quarantined(state: PlacementState, fact: HostQuarantined | HostReadmitted) -> PlacementState:
@@ -77,10 +80,10 @@ def quarantined(state: PlacementState, fact: HostQuarantined | HostReadmitted) -
         return state
     if isinstance(fact, HostReadmitted):
         left = words.quarantined if words.quarantined > fact.number else 0
-        return _said(
+        return said(
             state, fact.host, words.model_copy(update={"readmitted": fact.number, "quarantined": left})
         )
-    return _said(
+    return said(
         state, fact.host, words.model_copy(update={"quarantined": max(fact.number, words.quarantined)})
     )
 
@@ -97,10 +100,10 @@ def removed(state: PlacementState, fact: HostRemoved) -> PlacementState:
         beats=state.beats.discard(host),
         down=state.down.discard(host),
     )
-    return _said(state, host, words.without(fact.agent))
+    return said(state, host, words.without(fact.agent))
 
 
-def _said(state: PlacementState, host: str, words: HostWords) -> PlacementState:
+def said(state: PlacementState, host: str, words: HostWords) -> PlacementState:
     return replace(state, records=state.records.insert(f"host.{host}", PlacementRecord(words=words)))
 
 

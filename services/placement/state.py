@@ -9,7 +9,7 @@ from pydantic import Field
 from rpds import HashTrieMap
 
 from libs.core.decider import Records
-from libs.model import FenceProof, Incarnation, Inventory, RunLease, Value, VmPolicy
+from libs.model import Failure, FenceProof, Incarnation, Inventory, RunLease, Value, VmPolicy
 
 
 class Phase(StrEnum):
@@ -28,11 +28,16 @@ class Item(Value):
     vcpus: int
     policy: VmPolicy
     origin: Incarnation
-    run: int = Field(0, description="the run that ended at a living origin; 0 where the origin is fenced")
+    run: int = Field(
+        0, description="the run that ended, or is to end, at a living origin; 0 where the origin is fenced"
+    )
     phase: Phase = Phase.WAITING
     to: Incarnation | None = None
     attempt: int = 0
     in_place: bool = False
+    evict: bool = Field(False, description="its QEMU is still there at the origin and must be stopped first")
+    ill: Failure | None = Field(None, description="its guest failed: where that is over, nothing is done")
+    stuck: bool = Field(False, description="it was told that it cannot be stopped")
     avoid: tuple[str, ...] = ()
     proofs: tuple[FenceProof, ...] = ()
     reason: str = ""
@@ -54,14 +59,16 @@ class HostWords(Value):
 
     number: int = Field(0, description="of the latest word on its maintenance; an older one is void")
     maintenance: bool = Field(False, description="it takes no new VMs")
+    drain: str = Field("", description="why it takes none though nobody said so: it was grey")
+    grey: tuple[str, ...] = Field((), description="marks of host.grey that were dealt with")
     removed: str = Field("", description="the life of its agent that was taken out of the pool")
     quarantined: int = Field(0, description="number of the quarantine that it is in, by the detector's word")
     readmitted: int = Field(0, description="of the latest quarantine that is over")
 
     @property
     def closed(self) -> bool:
-        """It takes no new VMs."""
-        return self.maintenance or self.quarantined > 0
+        """True where it takes no new VMs."""
+        return self.maintenance or self.quarantined > 0 or bool(self.drain)
 
     def removes(self, agent: str) -> bool:
         """True where this is the life of its agent that was taken out of the pool."""
@@ -70,7 +77,7 @@ class HostWords(Value):
     def without(self, agent: str) -> HostWords:
         """What is left of a host that was removed: whom not to listen to, and which words are old."""
         over = max(self.quarantined, self.readmitted)
-        return HostWords(number=self.number, removed=agent, readmitted=over)
+        return HostWords(number=self.number, removed=agent, readmitted=over, grey=self.grey)
 
 
 NO_WORDS = HostWords()

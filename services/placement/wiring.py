@@ -23,6 +23,7 @@ KINDS = (
     "host.quarantined",
     "host.readmitted",
     "host.removed",
+    "host.grey",
     "vm.failed",
     "vm.stop_failed",
     "vm.restarted",
@@ -32,7 +33,8 @@ KINDS = (
 
 def shell(ports: Ports) -> Shell[PlacementState]:
     settings = ports.settings
-    decider = Placement(settings.restart, labels={host.name: host.labels for host in settings.hosts})
+    labels = {host.name: host.labels for host in settings.hosts}
+    decider = Placement(settings.restart, labels=labels, guests=settings.guests)
     wiring = Wiring(
         service=ports.service,
         bus=ports.bus,

@@ -708,7 +708,7 @@ def test_an_ended_connection_is_asked_after_at_once_and_is_no_verdict() -> None:
     watch.after(0.3)
     watch.silent.add("h1")
     watch.hear(Disconnected(key="n", host="h1"))
-    assert watch.after(0.1) == ["host.suspected"]
+    assert watch.after(0.6) == ["host.suspected"], "one missing beat is enough, and not silence for suspect_after_s"
     assert {request.kind for request in watch.asked} == {"ask_power", "ask_libvirt", "ask_peer"}
     watch.nobody_sees("h1", "h2", "h3")
     assert watch.after(0.5) == []
@@ -721,7 +721,7 @@ def test_power_that_reads_off_after_an_ended_connection_is_a_verdict_before_sile
     watch = pool()
     watch.silent.add("h1")
     watch.hear(Disconnected(key="n", host="h1"))
-    watch.after(0.1)
+    watch.after(0.7)
     assert watch.answer("h1", "power", power=PowerState.OFF) == ["host.failed"]
 
 
@@ -729,11 +729,18 @@ def test_an_agent_that_connects_anew_is_not_called_down() -> None:
     watch = pool()
     watch.hear(Disconnected(key="n", host="h1"))
     watch.silent.add("h1")
-    watch.after(0.1)
+    watch.after(0.7)
     assert watch.answer("h1", "libvirt", Answer.UP) == []
     watch.silent.clear()
     assert watch.hear(beat("h1")) == ["host.refuted"]
     assert watch.after(5.0) == []
+
+
+def test_a_notice_that_comes_late_of_a_life_of_its_agent_that_is_over_asks_nobody() -> None:
+    watch = pool()
+    watch.hear(Disconnected(key="n", host="h1"))
+    assert watch.after(5.0) == []
+    assert watch.asked == []
 
 
 def test_an_ended_connection_after_a_goodbye_is_none() -> None:

@@ -103,6 +103,17 @@ def test_what_cannot_answer_is_not_silent(change: dict[str, Any]) -> None:
     assert host.health == [UNKNOWN]
 
 
+def test_a_reading_without_sense_says_nothing_of_the_channel() -> None:
+    host = Host(able("a"))
+    host.mute = {"a"}
+    host.goes_on(12.0)
+    host.vms = [vm("a", VmState.UNKNOWN)]
+    host.goes_on(6.0)
+    host.vms = [able("a")]
+    host.goes_on(25.0)
+    assert host.health == [SILENT]
+
+
 def test_who_was_not_asked_is_not_silent() -> None:
     """This process stood still, or other guests that hang took all the time."""
     host = Host(able("a"))

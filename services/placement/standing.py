@@ -1,0 +1,113 @@
+"""What waits, looked at before it is planned: whether it needs a start of ours any more, and whether it may have one."""
+
+from __future__ import annotations
+
+from libs.config.settings import Guests
+from libs.core.decider import Effect, Publish, Step
+from libs.core.evolve import replace
+from libs.crashes import grey
+from libs.events.facts import VmHealthRestored
+from libs.model import VmReport
+from services.placement import incidents, pool
+from services.placement.keeping import keep, settle
+from services.placement.state import Incident, Item, Phase, PlacementRecord, PlacementState
+
+State = PlacementState
+
+
+def looked_at(state: State, guests: Guests, now: float) -> Step[State]:
+    """What waits and needs no start of ours any more: a person started it, or stopped it on purpose, or its guest is
+    well again. And what must have none, since it may run where it could not be stopped, or since its host is grey:
+    that is why it waits."""
+    effects: list[Effect] = []
+    for incident in state.incidents():
+        changed = incident
+        for item in incident.items:
+            if item.phase is not Phase.WAITING:
+                continue
+            if _well_again(state, item):
+                state, changed, restored = _restored(state, changed, item)
+                effects.append(restored)
+                continue
+            changed = _standing(state, changed, item, guests, now)
+        if changed is incident:
+            continue
+        if not changed.items:
+            record = f"incident.{incident.id}"
+            state = replace(state, records=state.records.discard(record))
+            continue
+        step = settle(state, changed, [])
+        state = step.state
+        effects += step.effects
+    return Step(state, tuple(effects))
+
+
+def _standing(state: State, incident: Incident, item: Item, guests: Guests, now: float) -> Incident:
+    lease, at = state.leases.get(item.vm), pool.runs_at(state, item, now)
+    update: dict[str, object]
+    if at is not None:
+        update = {"phase": Phase.RUNNING, "to": at, "reason": ""}
+    elif lease is not None and not lease.wanted:
+        update = {"phase": Phase.GIVEN_UP, "reason": "it was stopped on purpose"}
+    elif (held := state.held_at(item.vm)) is not None:
+        update = {"reason": f"its stop failed on {held}: it may run there"}
+    elif item.in_place and item.ill is not None and state.words_on(item.origin.host).drain:
+        update = {"in_place": False, "avoid": (*item.avoid, item.origin.host), "reason": ""}
+    elif on_grey(state, item, guests):
+        if guests.grey == "drain":
+            return incident  # that is told in a moment, and it starts elsewhere
+        update = {"reason": f"all guests of {item.origin} fail: none is restarted there"}
+    else:
+        proof = state.proof_of(lease.holder) if lease is not None else None
+        return incidents.proven(incident, item, proof)
+    if all(getattr(item, name) == value for name, value in update.items()):
+        return incident
+    return incidents.replaced(incident, item.model_copy(update=update))
+
+
+def _shown(state: State, item: Item) -> VmReport | None:
+    """The run that is to end, as its living origin shows it now."""
+    heard = state.heard.get(item.origin.host)
+    report = heard.vm(item.vm) if heard is not None and heard.at == item.origin else None
+    same = report is not None and report.state.active and report.run == item.run
+    return report if same else None
+
+
+def on_grey(state: State, item: Item, guests: Guests) -> bool:
+    """Its guest fails where all do: it would be restarted in place, and is not."""
+    if item.ill is None or not item.in_place or _shown(state, item) is None:
+        return False
+    return bool(grey(state.heard[item.origin.host], guests.grey_min))
+
+
+def _well_again(state: State, item: Item) -> bool:
+    """The guest does its work again, and nothing was done about it yet. Once a stop was ordered it is carried out."""
+    if item.ill is None or item.attempt:
+        return False
+    report = _shown(state, item)
+    return report is not None and not report.health.bad
+
+
+def _restored(state: State, incident: Incident, item: Item) -> tuple[State, Incident, Publish]:
+    """It needs nothing: its failure does not count, and is dealt with as a new one should it come back."""
+    fact = VmHealthRestored(
+        vm=item.vm,
+        name=item.name,
+        at=item.origin,
+        incident=incident.id,
+        cause=incident.cause,
+        rule="well again before anything was done",
+    )
+    key = f"crashes.{item.vm}"
+    record = state.records.get(key)
+    if isinstance(record, PlacementRecord):
+        told = tuple(one for one in record.told if one != incident.id)
+        kept = record.model_copy(update={"told": told, "crashes": record.crashes[:-1]})
+        state = replace(state, records=state.records.insert(key, kept))
+    state = keep(state, incident)
+    left = tuple(one for one in incident.items if one.vm != item.vm)
+    return (
+        replace(state, retry_at=state.retry_at.discard(item.vm)),
+        incident.model_copy(update={"items": left}),
+        Publish(f"incident.{incident.id}", fact),
+    )
