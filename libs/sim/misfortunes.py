@@ -13,6 +13,7 @@ from libs.sim.manyhosts import flapping, released, storm
 from libs.sim.power import HOWS
 
 NEVER = 1_000_000
+GUEST_FAILURES = ("guest_silent", "guest_silent", "guest_panic", "guest_io_error")
 
 
 def _power_off(draw: Draw) -> list[Step]:
@@ -273,6 +274,47 @@ def _vm(draw: Draw) -> list[Step]:
     return steps
 
 
+def _guest(draw: Draw) -> list[Step]:
+    """A guest fails while its QEMU lives, once or again and again, and something else with it."""
+    if not draw.vms:
+        return []
+    chance, vm = draw.chance, draw.chance.choice(draw.vms)
+    do = chance.choice(GUEST_FAILURES)
+    steps: list[Step] = [{**draw.when(), "do": do, "vm": vm}]
+    fate = chance.random()
+    if fate < 0.2:
+        times = chance.choice((2, 5))
+        return [{"at_s": round(draw.at_s + 3.3 * again, 3), "do": do, "vm": vm} for again in range(times)]
+    if fate < 0.45:  # it does not let itself be stopped: once or more often, or until its host boots
+        count = chance.choice((chance.randint(1, 4), NEVER))
+        steps.append({**draw.when(), "do": "fail_stop", "vm": vm, "count": count})
+    if 0.4 < fate < 0.55:  # a person is about to do something about it
+        by_hand = chance.choice(("shutdown_guest", "destroy_vm", "save_vm"))
+        steps.append({"at_s": draw.soon(1.8, 3.4), "do": by_hand, "vm": vm})
+    if fate > 0.5:
+        again = replace(draw, at_s=draw.soon(1.6, 3.2))
+        steps += chance.choice((_power_off, _bus, _plane_lost, _pause, _libvirt, _struck))(again)
+    return steps
+
+
+def _struck(draw: Draw) -> list[Step]:
+    """Who starts and stops VMs dies at one of its next calls to the world."""
+    service = draw.chance.choice(("placement", "executor", "executor"))
+    who = {"service": service, "replica": draw.chance.randrange(draw.replicas)}
+    return [{**draw.when(), "do": "kill_service", **who, "count": draw.chance.randint(1, 14)}]
+
+
+def _grey(draw: Draw) -> list[Step]:
+    """All guests of a host fail at once, and it may be the host."""
+    chance, host = draw.chance, draw.host()
+    mine = [vm for vm in draw.vms if draw.homes[vm] == host]
+    do = chance.choice(GUEST_FAILURES)
+    steps: list[Step] = [{"at_s": draw.soon(0.0, 0.4), "do": do, "vm": vm} for vm in mine]
+    if chance.random() < 0.3:
+        steps += chance.choice((_power_off, _plane_lost, _struck))(replace(draw, at_s=draw.soon(0.5, 3.5)))
+    return steps
+
+
 def _fail_start(draw: Draw) -> list[Step]:
     """A VM that is about to be started somewhere does not start."""
     if not draw.vms:
@@ -332,6 +374,8 @@ MAKERS: dict[str, tuple[int, Callable[[Draw], list[Step]]]] = {
     "released": (2, released),
     "flapping": (3, flapping),
     "vm": (3, _vm),
+    "guest": (8, _guest),
+    "grey": (3, _grey),
     "fail_start": (2, _fail_start),
     "clock": (1, _clock),
 }

@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
         "failures_max": 2,
         "quarantine_s": 15.0,
     },
+    "guests": {"ping_every_s": 2.0, "silent_after_s": 6.0},
 }
 SLOTTED = 0.75
 """Share of pools whose hosts keep slots on a shared datastore."""
@@ -44,13 +45,15 @@ def draw(seed: int) -> Scenario:
     chance = Random(f"{seed}/world")
     pool = _pool(chance)
     faults = sorted(_faults(chance, pool), key=lambda step: step["at_s"])
+    guests = {**SETTINGS["guests"], "grey": chance.choice(("alert", "drain"))}
+    slots: dict[str, Any] = {} if chance.random() < SLOTTED else {"datastores": []}
     return compose(
         {
             "schema": "rekindle.scenario.v1",
             "name": f"random world {seed}",
             "seed": seed,
             "duration_s": END_S,
-            "settings": SETTINGS if chance.random() < SLOTTED else {**SETTINGS, "datastores": []},
+            "settings": {**SETTINGS, "guests": guests, **slots},
             **pool,
         },
         faults,
@@ -111,6 +114,8 @@ def _pool(chance: Random) -> dict[str, Any]:
                 "protection": chance.choice(POLICIES),
                 "priority": chance.choice(PRIORITIES),
                 "isolation": chance.choice(("leave", "leave", "shutdown")),
+                "on_guest_failure": "alert" if chance.random() < 0.15 else "restart",
+                "agent": chance.random() < 0.6,
                 "autostart": chance.random() < 0.3,
             }
         )

@@ -708,7 +708,9 @@ def test_an_ended_connection_is_asked_after_at_once_and_is_no_verdict() -> None:
     watch.after(0.3)
     watch.silent.add("h1")
     watch.hear(Disconnected(key="n", host="h1"))
-    assert watch.after(0.6) == ["host.suspected"], "one missing beat is enough, and not silence for suspect_after_s"
+    assert watch.after(0.6) == ["host.suspected"], (
+        "one missing beat is enough, and not silence for suspect_after_s"
+    )
     assert {request.kind for request in watch.asked} == {"ask_power", "ask_libvirt", "ask_peer"}
     watch.nobody_sees("h1", "h2", "h3")
     assert watch.after(0.5) == []

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from libs.scenario.outcome import Violation
 from libs.sim.invariants.book import Book
+from libs.sim.invariants.guests import Guests
 from libs.sim.invariants.leases import Leases
 from libs.sim.invariants.liveness import owed
 from libs.sim.invariants.memory import Memory
@@ -32,7 +33,7 @@ class Invariants:
         self.book = Book(world, violated)
         self._memory = Memory(world, self.book)
         # what one notes another may read in the same moment: the order is that of the chain
-        for subject in (Verdicts, Proofs, Plans, Leases, Running, Stops):
+        for subject in (Verdicts, Proofs, Plans, Leases, Guests, Running, Stops):
             subject(world, truth, self.book)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from libs.events.facts import HostFailed, HostFenced, PlannedStart
-from libs.model import Incarnation, RunLease
+from libs.model import Incarnation, Inventory, RunLease
 from libs.scenario.outcome import Violation
 from libs.sim.world import World
 
@@ -39,6 +39,11 @@ class Book:
         self.ended: set[str] = set()
         """Keys of starts whose outcome was told."""
         self.given_up: set[str] = set()
+        self.failures: dict[str, int] = {}
+        """How often a VM was told to have failed on a host that lives."""
+        self.shown: dict[Incarnation, Inventory] = {}
+        self.answered: set[tuple[str, Incarnation, int]] = set()
+        """Runs of VMs whose guest agent was told to have answered."""
         self.completed: set[str] = set()
         """Incidents of which nothing waits any more."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from libs.model import Protection
 from libs.sim.invariants.book import Book
+from libs.sim.invariants.guests import untreated
 from libs.sim.machines import Os
 from libs.sim.truth import Truth
 from libs.sim.world import World
@@ -28,6 +29,7 @@ def owed(world: World, truth: Truth, book: Book, *, soon: bool = False) -> list[
         *_incidents(book),
         *_gates(world, truth, book, gate_s),
         *_vms(world, book),
+        *_guests(world, book),
         *_lies(world, truth, book, alerted_s),
         *_records(world, book),
         *_quarantines(world),
@@ -52,7 +54,14 @@ def _vms(world: World, book: Book) -> Iterator[tuple[str, str]]:
             continue
         room = _room(world, book, spec.memory_mib, spec.vcpus)
         if room:
-            yield "10", f"VM {spec.name} runs nowhere and {room} has room"
+            yield "10", f"VM {spec.name} runs nowhere and {room[0]} has room"
+
+
+def _guests(world: World, book: Book) -> Iterator[tuple[str, str]]:
+    room = {
+        spec.uuid: _room(world, book, spec.memory_mib, spec.vcpus) for spec in world.machines.specs.values()
+    }
+    yield from untreated(world, book, room)
 
 
 def _untold(world: World, vm: str) -> bool:
@@ -62,8 +71,9 @@ def _untold(world: World, vm: str) -> bool:
     return changed is not None and bool(ended) and ended[-1] - changed < POLICY_TOLD_S
 
 
-def _room(world: World, book: Book, memory_mib: int, vcpus: int) -> str:
-    """A host that is up, speaks and has room; "" where none is."""
+def _room(world: World, book: Book, memory_mib: int, vcpus: int) -> list[str]:
+    """Hosts that are up, speak and have room."""
+    found = []
     for host in world.machines.hosts.values():
         speaks = host.os is Os.UP and host.announced == host.at.boot and host.agent
         if not speaks or host.at in book.fenced:
@@ -73,8 +83,8 @@ def _room(world: World, book: Book, memory_mib: int, vcpus: int) -> str:
         memory = host.memory_mib - host.memory_reserved_mib - sum(d.spec.memory_mib for d in host.active())
         cpus = host.cpus * OVERCOMMIT - sum(domain.spec.vcpus for domain in host.active())
         if memory >= memory_mib and cpus >= vcpus:
-            return host.name
-    return ""
+            found.append(host.name)
+    return found
 
 
 def _gates(world: World, truth: Truth, book: Book, late_s: float) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,8 @@ from libs.sim.truth import Truth
 from libs.sim.world import World
 
 LEASE_OLD_S = 3.0
+MOMENT_S = 0.1
+"""A person's `virsh destroy` in the very moment of ours, or while we evict: nobody can tell the one from the other."""
 
 
 class Running:
@@ -69,6 +71,9 @@ class Running:
     def _stopped_on_purpose(self, host: SimHost, vm: str, name: str) -> None:
         down = self._world.stopped_on_purpose.get(vm)
         if down is None or not down.seen:
+            return
+        then = [lease for at, lease in self._book.leases.get(vm, []) if at <= down.at + MOMENT_S]
+        if down.destroyed and then and then[-1].state is LeaseState.EVICTING:
             return
         # its own host lives and has said so all the time: nobody can have missed why it stopped
         since = self._truth.well_since.get(down.host)

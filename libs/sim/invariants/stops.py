@@ -6,6 +6,7 @@ from libs.events.facts import HostFailed, HostIsolated, HostSuspected, VmStopFai
 from libs.model import Incarnation, Isolation
 from libs.sim.broker import Stored
 from libs.sim.invariants.book import Book
+from libs.sim.invariants.guests import may_be_stopped
 from libs.sim.machines import SimHost
 from libs.sim.truth import Truth
 from libs.sim.world import World
@@ -32,6 +33,10 @@ class Stops:
         orders = [one.orders.get(host.name) for one in self._world.machines.datastores.values()]
         if any(one is not None and one.boot == host.at.boot and vm in one.vms for one in orders):
             self._ordered(host, vm)
+            return
+        if known and may_be_stopped(host, domain, known[-1][1]):
+            if (vm, host.at, domain.run) not in self._world.machines.ills:
+                self._book.broken("guest", f"VM {domain.spec.name} is well and is stopped on {host.at}")
             return
         away = self._world.plane_away or self._world.broker.disturbed
         why = "only the bus or the plane is away" if away else "its lease is nowhere else"

@@ -1,0 +1,93 @@
+"""Guests that fail while their QEMU lives: who may be held to have failed, who may be stopped for it, what is owed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from libs.crashes import grey
+from libs.events.facts import VmEvictFailed, VmFailed, VmUnhealthy
+from libs.model import Failure, GuestFailure, Health, Incarnation, Inventory, LeaseState, Protection, RunLease
+from libs.sim.broker import Stored
+from libs.sim.invariants.book import Book
+from libs.sim.loop import Process
+from libs.sim.machines import Domain, Os, SimHost
+from libs.sim.truth import Truth
+from libs.sim.world import World
+
+
+class Guests:
+    """Looks at every failure that is told, and at every stored inventory."""
+
+    def __init__(self, world: World, truth: Truth, book: Book) -> None:
+        self._world, self._book = world, book
+        world.broker.on_fact.append(self._fact)
+        world.broker.on_row.append(self._row)
+
+    def _fact(self, stored: Stored) -> None:
+        fact = stored.fact
+        if isinstance(fact, VmEvictFailed):
+            self._book.stop_failed.add((fact.at, fact.vm))
+        if not isinstance(fact, VmFailed | VmUnhealthy):
+            return
+        if isinstance(fact, VmFailed):
+            self._book.failures[fact.vm] = self._book.failures.get(fact.vm, 0) + 1
+        if fact.why is Failure.CRASHED:
+            return
+        name = self._book.name(fact.vm)
+        if fact.why is Failure.SILENT and not self._world.machines.specs[fact.vm].agent:
+            self._book.broken("guest", f"VM {name} is held silent on {fact.at.host} and has no guest agent")
+        elif (fact.vm, fact.at, fact.run) not in self._world.machines.ills:
+            self._book.broken(
+                "guest", f"VM {name} is held to be {fact.why.value} on {fact.at.host}; it is well"
+            )
+
+    def _row(self, bucket: str, key: str, value: bytes | None, process: Process | None) -> None:
+        if bucket != "inventory" or value is None:
+            return
+        inventory = Inventory.model_validate_json(value)
+        self._book.shown[inventory.at] = inventory
+        for report in inventory.vms:
+            if report.health is Health.OK:
+                self._book.answered.add((report.uuid, inventory.at, report.run))
+
+
+def may_be_stopped(host: SimHost, domain: Domain, lease: RunLease) -> bool:
+    """It is evicted: its lease says so of this very run."""
+    return lease.state is LeaseState.EVICTING and lease.holder == host.at and lease.run == domain.run
+
+
+def untreated(world: World, book: Book, room: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """Guests that fail where it can be known, and that were neither restarted nor given up. `room`: hosts that have
+    room for a VM."""
+    for host in world.machines.hosts.values():
+        speaks = host.os is Os.UP and host.announced == host.at.boot and host.agent
+        if not speaks or host.at in book.fenced:
+            continue
+        for domain in host.active():
+            vm = domain.spec.uuid
+            if not domain.health.bad or not _treatable(world, book, host.at, domain):
+                continue
+            if host.stop_fails.get(vm, 0) > 0 or _held_as_grey(world, book, host.at, vm):
+                continue
+            in_place = (
+                book.failures.get(vm, 0) <= world.settings.restart.crash_budget
+                and host.name not in world.operator.drained
+            )
+            if in_place or [name for name in room[vm] if name != host.name]:
+                yield "guest", f"VM {domain.spec.name} is {domain.health.value} on {host.name} and left so"
+
+
+def _treatable(world: World, book: Book, at: Incarnation, domain: Domain) -> bool:
+    spec, vm = domain.spec, domain.spec.uuid
+    wanted = spec.policy.protection is Protection.RESTART and vm not in world.stopped_on_purpose
+    left = spec.policy.on_guest_failure is GuestFailure.ALERT or vm in book.given_up
+    known = domain.health is not Health.SILENT or (
+        spec.agent and (vm, at, domain.run) in book.answered
+    )  # one that never answered in this run is never judged
+    return wanted and not left and known
+
+
+def _held_as_grey(world: World, book: Book, at: Incarnation, vm: str) -> bool:
+    shown = book.shown.get(at)
+    failing = grey(shown, world.settings.guests.grey_min) if shown is not None else ()
+    return world.settings.guests.grey == "alert" and vm in {one.uuid for one in failing}
