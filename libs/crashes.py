@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from libs.events.facts import VmFailed, VmUnhealthy
+from libs.events.facts import VmFailed
+from libs.events.guests import VmUnhealthy
 from libs.model import (
     Failure,
     GuestFailure,
@@ -49,8 +50,8 @@ def crashes(inventory: Inventory, before: Inventory | None) -> list[VmFailed]:
             rule=RULES[why],
         )
         for report in inventory.vms
-        if (why := _to_restart(report)) is not None
-        and (known is None or _mark(known.vm(report.uuid), _to_restart) != _mark(report, _to_restart))
+        if (why := to_restart(report)) is not None
+        and (known is None or _mark(known.vm(report.uuid), to_restart) != _mark(report, to_restart))
     ]
 
 
@@ -67,7 +68,8 @@ def unhealthy(inventory: Inventory, before: Inventory | None) -> list[VmUnhealth
     ]
 
 
-def _to_restart(report: VmReport) -> Failure | None:
+def to_restart(report: VmReport) -> Failure | None:
+    """What is wrong with a VM that by its policy is to be restarted for it."""
     why = failure_of(report)
     left = why is not Failure.CRASHED and report.policy.on_guest_failure is GuestFailure.ALERT
     return None if left or report.policy.protection is Protection.NONE else why

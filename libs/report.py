@@ -15,10 +15,10 @@ from libs.events.facts import (
     HostFenced,
     HostSuspected,
     VmFailed,
-    VmHealthRestored,
     VmRestarted,
     VmRestartFailed,
 )
+from libs.events.guests import VmHealthRestored
 
 
 class VmStory(BaseModel):

@@ -61,6 +61,8 @@ class Domain:
     """It ended by a command of libvirt's."""
     up: bool = False
     """Its guest has booted, and opened its agent's channel if it has one."""
+    busy_until: float = -1000.0
+    """Until then its guest answers nobody, and is well."""
     health: Health = Health.OK
     """The truth about its guest in this run; SILENT also of one without an agent, of which nobody can know."""
 

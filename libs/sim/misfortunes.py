@@ -148,6 +148,7 @@ def _weather(draw: Draw) -> list[Step]:
         (
             {"do": "loss", "percent": chance.choice((5, 20, 40))},
             {"do": "delay", "seconds": chance.choice((0.2, 1.0, 3.0))},
+            {"do": "delay", "how": "guests", "percent": chance.choice((10, 40))},
         )
     )
     return [{**draw.when(), **made}]

@@ -16,7 +16,7 @@ from libs.sim.world import Slot, World, vm_uuid
 MANAGEMENT = "management"
 EVICTED_S = 2.5
 """A client that stands still for so long is dropped by its server (two pings unanswered)."""
-WEATHER = ("network", "bus", "libvirt", "readings", "garbage")
+WEATHER = ("network", "bus", "libvirt", "readings", "garbage", "guests")
 PLANE_AWAY_S = 2.0
 
 
@@ -248,7 +248,7 @@ class Stage:
         world.broker.ambiguous = 0.0
         trouble = world.virt.trouble
         trouble.slow_start = trouble.lost_answer = trouble.refused_start = 0.0
-        trouble.lost_reading = trouble.garbage = 0.0
+        trouble.lost_reading = trouble.garbage = trouble.busy = 0.0
         for host in world.machines.hosts.values():
             host.libvirt_hangs = False
             host.stop_fails.clear()
@@ -277,6 +277,8 @@ class Stage:
             self._world.virt.trouble.slow_start = (step.percent or 0.0) / 100
         elif step.how == "bus":
             self._world.broker.lose_leader()
+        elif step.how == "guests":
+            self._world.virt.trouble.busy = (step.percent or 0.0) / 100
         else:
             self._world.network.delay_s = step.seconds or 0.0
 

@@ -10,20 +10,17 @@ from libs.events.facts import (
     CapacityExhausted,
     FailoverCompleted,
     FailoverPlanned,
-    HostDraining,
     HostFailed,
     HostFenced,
     HostFenceFailed,
-    HostGrey,
     HostQuarantined,
     HostSuspected,
     StormHeld,
-    VmEvictFailed,
     VmFailed,
     VmRestartFailed,
     VmStartUncertain,
-    VmUnhealthy,
 )
+from libs.events.guests import HostDraining, HostGrey, VmEvictFailed, VmUnhealthy
 from libs.events.words import StormReleaseOrdered
 from libs.model import Failure
 from libs.report import failovers

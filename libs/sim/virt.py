@@ -14,7 +14,7 @@ from typing import TypeVar
 from libs.core.ports import StartRefusedError, UnavailableError
 from libs.model import Answer, Health, Incarnation, StopReason, VmDefinition, VmPolicy, VmReport, VmState
 from libs.sim.loop import Process, SimLoop
-from libs.sim.machines import Machines, Os, SimHost, VmSpec
+from libs.sim.machines import Domain, Machines, Os, SimHost, VmSpec
 from libs.sim.network import Network
 from libs.virt.definition import policy_of, with_policy
 
@@ -23,6 +23,7 @@ CALL_S, START_S = 5.0, 30.0
 QEMU_START_S = (0.05, 0.6)
 OBEDIENT, SHUTDOWN_S = 0.8, (0.3, 4.0)
 """Share of guests that shut down when asked, and how long they take."""
+BUSY_S, BUSY_APART_S = (0.5, 3.5), 8.0
 
 
 class Trouble:
@@ -35,6 +36,8 @@ class Trouble:
         self.refused_start = 0.0
         self.lost_reading = 0.0
         """Answers about one VM that are lost: just after a start that is all that is asked."""
+        self.busy = 0.0
+        """Pings that find a guest at work, so that it answers none for a moment: shorter than any silence that counts."""
         self.garbage = 0.0
         """Readings of which nobody can make sense: every state in them is unknown."""
 
@@ -138,7 +141,7 @@ class SimHypervisor:
             domain = host.domains.get(uuid)
             if domain is None or domain.state is not VmState.RUNNING or not (domain.up and domain.spec.agent):
                 raise UnavailableError(f"{host.name}: guest ping: QEMU guest agent is not connected")
-            return domain.health is Health.OK
+            return domain.health is Health.OK and not self._busy(domain)
 
         began = self._virt.loop.time()
         if await self.call("guest ping", ask):
@@ -146,6 +149,12 @@ class SimHypervisor:
         await asyncio.sleep(max(0.0, began + timeout_s - self._virt.loop.time()))
         self._process.enter()
         return False
+
+    def _busy(self, domain: Domain) -> bool:
+        now, share = self._virt.loop.time(), self._virt.trouble.busy
+        if share and now > domain.busy_until + BUSY_APART_S and self._virt.chance.random() < share:
+            domain.busy_until = now + self._virt.chance.uniform(*BUSY_S)
+        return now < domain.busy_until
 
     def remember_runs(self, runs: dict[str, int]) -> None:
         """See services.heartbeat.act.LocalHypervisor."""

@@ -23,7 +23,7 @@ from libs.leases import Grant, Ruling
 from libs.model import FenceProof, LeaseState, PowerState, ProofMethod, StopReason
 from libs.planning import plan as planning
 from libs.power.devices import FenceDevices
-from services.cli import faults
+from services.cli import faults, guestfaults
 from services.detector import guests as detector_guests
 from services.detector import hearing, storms
 from services.detector.decide import Detector
@@ -410,5 +410,17 @@ MUTATIONS: tuple[Mutation, ...] = (
         faults.gate_takes_unknown_for_stopped,
     ),
     Mutation("every beat kept", "the detector's memory grows with each heartbeat", faults.every_beat_kept),
+    Mutation("evict skipped", "a VM whose QEMU lives is taken for stopped", guestfaults.evict_skipped),
+    Mutation(
+        "evict adopted as purpose", "our own stop is taken for a person's will", guestfaults.evict_adopted
+    ),
+    Mutation("agentless judged", "a guest that cannot be asked is silent", guestfaults.agentless_judged),
+    Mutation("busy is silent", "one ping without an answer is silence", guestfaults.busy_is_silent),
+    Mutation("grey unseen", "guests of a grey host are restarted there", guestfaults.grey_unseen),
+    Mutation(
+        "failed eviction dropped",
+        "what could not be stopped once stays as it is",
+        guestfaults.failed_eviction_dropped,
+    ),
     Mutation("one VM in two incidents", "a crash after a restart is both's", faults.one_vm_in_two_incidents),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from libs.crashes import crashes, grey, unhealthy
-from libs.events.facts import AnyFact, HostGrey
+from libs.events.facts import AnyFact
+from libs.events.guests import HostGrey
 from libs.model import Inventory
 
 

@@ -16,7 +16,6 @@ from libs.events.facts import (
     HostAgentDown,
     HostFailed,
     HostFenced,
-    HostGrey,
     HostIsolated,
     HostJoined,
     HostObeyed,
@@ -31,6 +30,7 @@ from libs.events.facts import (
     VmRestartFailed,
     VmStopFailed,
 )
+from libs.events.guests import HostGrey
 from libs.events.signals import Heartbeat, InventorySeen, LeaseWritten
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
 from libs.model import Incarnation, Inventory, Protection, RunLease

@@ -5,8 +5,8 @@ from __future__ import annotations
 from libs.config.settings import Guests
 from libs.core.decider import Effect, Publish, Step
 from libs.core.evolve import replace
-from libs.crashes import grey
-from libs.events.facts import VmHealthRestored
+from libs.crashes import grey, to_restart
+from libs.events.guests import VmHealthRestored
 from libs.model import VmReport
 from services.placement import incidents, pool
 from services.placement.keeping import keep, settle
@@ -25,9 +25,9 @@ def looked_at(state: State, guests: Guests, now: float) -> Step[State]:
         for item in incident.items:
             if item.phase is not Phase.WAITING:
                 continue
-            if _well_again(state, item):
-                state, changed, restored = _restored(state, changed, item)
-                effects.append(restored)
+            if _needs_nothing(state, item):
+                state, changed, said = _left_alone(state, changed, item)
+                effects += said
                 continue
             changed = _standing(state, changed, item, guests, now)
         if changed is incident:
@@ -80,17 +80,29 @@ def on_grey(state: State, item: Item, guests: Guests) -> bool:
     return bool(grey(state.heard[item.origin.host], guests.grey_min))
 
 
-def _well_again(state: State, item: Item) -> bool:
-    """The guest does its work again, and nothing was done about it yet. Once a stop was ordered it is carried out."""
+def _needs_nothing(state: State, item: Item) -> bool:
+    """The guest does its work again, or is to be left by its policy, and nothing was done about it yet. Once a stop
+    was ordered it is carried out."""
     if item.ill is None or item.attempt:
         return False
     report = _shown(state, item)
-    return report is not None and not report.health.bad
+    return report is not None and to_restart(report) is None
 
 
-def _restored(state: State, incident: Incident, item: Item) -> tuple[State, Incident, Publish]:
-    """It needs nothing: its failure does not count, and is dealt with as a new one should it come back."""
-    fact = VmHealthRestored(
+def _left_alone(state: State, incident: Incident, item: Item) -> tuple[State, Incident, tuple[Publish, ...]]:
+    """Its failure does not count, and is dealt with as a new one should it come back."""
+    key = f"crashes.{item.vm}"
+    record = state.records.get(key)
+    if isinstance(record, PlacementRecord):
+        told = tuple(one for one in record.told if one != incident.id)
+        kept = record.model_copy(update={"told": told, "crashes": record.crashes[:-1]})
+        state = replace(state, records=state.records.insert(key, kept))
+    state = replace(keep(state, incident), retry_at=state.retry_at.discard(item.vm))
+    left = incident.model_copy(update={"items": tuple(one for one in incident.items if one.vm != item.vm)})
+    report = _shown(state, item)
+    if report is None or report.health.bad:
+        return state, left, ()  # by its policy: that needs no word of ours
+    restored = VmHealthRestored(
         vm=item.vm,
         name=item.name,
         at=item.origin,
@@ -98,16 +110,4 @@ def _restored(state: State, incident: Incident, item: Item) -> tuple[State, Inci
         cause=incident.cause,
         rule="well again before anything was done",
     )
-    key = f"crashes.{item.vm}"
-    record = state.records.get(key)
-    if isinstance(record, PlacementRecord):
-        told = tuple(one for one in record.told if one != incident.id)
-        kept = record.model_copy(update={"told": told, "crashes": record.crashes[:-1]})
-        state = replace(state, records=state.records.insert(key, kept))
-    state = keep(state, incident)
-    left = tuple(one for one in incident.items if one.vm != item.vm)
-    return (
-        replace(state, retry_at=state.retry_at.discard(item.vm)),
-        incident.model_copy(update={"items": left}),
-        Publish(f"incident.{incident.id}", fact),
-    )
+    return state, left, (Publish(f"incident.{incident.id}", restored),)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import libvirt
+import libvirt_qemu
 import pytest
 
 from libs.config.settings import HostEntry
@@ -21,6 +22,7 @@ from libs.core.ports import StartRefusedError, UnavailableError
 from libs.jetstream.server import free_port
 from libs.model import (
     Answer,
+    Health,
     Incarnation,
     Inventory,
     Priority,
@@ -30,6 +32,7 @@ from libs.model import (
     VmReport,
     VmState,
 )
+from libs.virt import guests
 from libs.virt.definition import POLICY_NS, policy_of
 from libs.virt.host import LibvirtHost
 from libs.virt.hosts import LibvirtHosts
@@ -370,3 +373,144 @@ async def test_it_waits_while_libvirt_does_not_answer_and_stops_after_two_misses
     there.unlink()
     host._connection.close()
     await eventually(lost.done, "the loss is noticed")
+
+
+# -- guests
+
+
+async def test_a_vm_without_a_guest_agent_cannot_be_asked_and_a_paused_one_is_not_ill(
+    new_host: NewHost,
+) -> None:
+    host = new_host(domain("a", A))
+    with pytest.raises(UnavailableError):
+        await host.ping_guest(A, 1.0)
+    await do(host, "suspend")
+    report = await host.report(A)
+    assert report is not None
+    assert (report.state, report.health, report.agent) == (VmState.PAUSED, Health.UNKNOWN, False)
+    await do(host, "destroy")
+    report = await host.report(A)
+    assert report is not None
+    assert (report.state, report.destroyed) == (VmState.STOPPED, True)
+
+
+class Made:
+    """A domain as libvirt shows it."""
+
+    def __init__(self, state: int, reason: int, run: int, channel: str = "") -> None:
+        self._state, self._run = (state, reason), run
+        self._xml = domain("a", A).replace("</domain>", f"<devices>{channel}</devices></domain>")
+
+    def state(self) -> tuple[int, int]:
+        return self._state
+
+    def XMLDesc(self, _: int) -> str:
+        return self._xml
+
+    def ID(self) -> int:
+        return self._run
+
+    def UUIDString(self) -> str:
+        return A
+
+    def name(self) -> str:
+        return "a"
+
+
+CHANNEL = "<channel type='unix'><target type='virtio' name='{name}' state='{state}'/></channel>"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "run", "seen", "health"),
+    [
+        (libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_CRASHED_PANICKED, 3, VmState.PAUSED, Health.PANICKED),
+        (
+            libvirt.VIR_DOMAIN_CRASHED,
+            libvirt.VIR_DOMAIN_CRASHED_PANICKED,
+            -1,
+            VmState.STOPPED,
+            Health.UNKNOWN,
+        ),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR, 3, VmState.PAUSED, Health.IO_ERROR),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_WATCHDOG, 3, VmState.PAUSED, Health.WATCHDOG),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER, 3, VmState.PAUSED, Health.UNKNOWN),
+        (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED_IOERROR, 3, VmState.RUNNING, Health.UNKNOWN),
+        (99, 0, 3, VmState.UNKNOWN, Health.UNKNOWN),
+    ],
+)
+def test_a_domain_that_has_a_process_is_never_stopped_and_says_what_is_wrong_with_its_guest(
+    state: int, reason: int, run: int, seen: VmState, health: Health
+) -> None:
+    host = LibvirtHost("h1", "test:///default", VmPolicy(), SystemClock().monotonic)
+    report = host._report(Made(state, reason, run))
+    assert report is not None
+    assert (report.state, report.health) == (seen, health)
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "agent"),
+    [
+        ("org.qemu.guest_agent.0", "connected", True),
+        ("org.qemu.guest_agent.0", "disconnected", False),
+        ("com.redhat.spice.0", "connected", False),
+    ],
+)
+def test_an_agent_is_there_where_its_channel_is_connected(name: str, state: str, agent: bool) -> None:
+    host = LibvirtHost("h1", "test:///default", VmPolicy(), SystemClock().monotonic)
+    report = host._report(Made(libvirt.VIR_DOMAIN_RUNNING, 1, 3, CHANNEL.format(name=name, state=state)))
+    assert report is not None
+    assert report.agent is agent
+
+
+class Asked:
+    """A connection on which one guest is asked."""
+
+    def lookupByUUIDString(self, uuid: str) -> str:
+        return uuid
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "answer"),
+    [
+        (None, "", True),
+        (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, "Guest agent is not responding: timed out", False),
+        (
+            libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
+            "Guest agent is not responding: QEMU guest agent is not connected",
+            None,
+        ),
+        (libvirt.VIR_ERR_OPERATION_INVALID, "domain is not running", None),
+        (libvirt.VIR_ERR_INTERNAL_ERROR, "connection reset", None),
+    ],
+)
+def test_only_an_agent_that_was_asked_can_be_silent(
+    monkeypatch: pytest.MonkeyPatch, code: int | None, text: str, answer: bool | None
+) -> None:
+    def command(*_: object) -> str:
+        if code is None:
+            return '{"return":{}}'
+        error = libvirt.libvirtError(text)
+        error.err = (code, 10, text, 1, "", None, None, 0, 0)
+        raise error
+
+    monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", command)
+    if answer is None:
+        with pytest.raises(libvirt.libvirtError):
+            guests.answers(Asked(), A, 1.0)
+    else:
+        assert guests.answers(Asked(), A, 1.0) is answer
+
+
+async def test_a_guest_that_hangs_does_not_hold_up_the_reading_of_states(
+    new_host: NewHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, hangs = new_host(domain("a", A)), threading.Event()
+    monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", lambda *_: hangs.wait(20))
+    asking = [asyncio.create_task(host.ping_guest(A, 1.0)) for _ in range(30)]
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+    for _ in range(10):
+        assert len(await host.reports()) == 1
+    assert time.monotonic() - began < 2.0
+    hangs.set()
+    await asyncio.gather(*asking)

@@ -21,7 +21,16 @@ SEEDS = int(os.environ.get("REKINDLE_SEEDS", "200"))
 BLOCK = 25
 FAILED_ONCE = (2210, 2304, 5622, 5864, 5930, 6737, 7708, 8341, 8363)
 """Seeds above those of `make test` that broke a rule while these were built."""
-CAUGHT = ("fence skipped", "token stays", "storm guard off", "new boot is the old", "silence is proof")
+CAUGHT = (
+    "fence skipped",
+    "token stays",
+    "storm guard off",
+    "new boot is the old",
+    "silence is proof",
+    "evict skipped",
+    "evict adopted as purpose",
+    "agentless judged",
+)
 PROGRAM = """
 import hashlib
 from libs.sim.random_world import draw

@@ -9,7 +9,8 @@ import pytest
 from libs.config.settings import Guests
 from libs.core.decider import TableRead
 from libs.crashes import crashes, failure_of, grey, unhealthy, well
-from libs.events.facts import HostGrey, PlannedStart, Stage, VmRestartFailed
+from libs.events.facts import PlannedStart, Stage, VmRestartFailed
+from libs.events.guests import HostGrey
 from libs.events.words import HostMaintenanceExited
 from libs.model import Failure, Health, LeaseState, StopReason, VmReport, VmState
 from services.detector.guests import told
@@ -204,6 +205,18 @@ def test_a_guest_that_is_well_again_before_anything_was_done_is_left_alone_and_c
     ward.has("h1", ill("a"))
     ward.after(3.0)
     assert ward.last().to == H1, "none of these counted"
+
+
+@pytest.mark.parametrize("more", [{"protection": "none"}, {"on_guest_failure": "alert"}])
+def test_a_guest_whose_policy_is_changed_before_anything_was_done_is_left_as_it_is(
+    more: dict[str, Any],
+) -> None:
+    ward = Ward()
+    ward.runs("h1", "a")
+    ward.has("h1", ill("a"))
+    ward.show("h1", ill("a", policy=policy(**more)))
+    assert ward.after(60.0) == []
+    assert ward.open() == []
 
 
 def test_once_its_stop_was_ordered_it_is_carried_out() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from libs.crashes import grey
-from libs.events.facts import VmEvictFailed, VmFailed, VmUnhealthy
+from libs.events.facts import FailoverPlanned, VmFailed
+from libs.events.guests import VmEvictFailed, VmUnhealthy
 from libs.model import Failure, GuestFailure, Health, Incarnation, Inventory, LeaseState, Protection, RunLease
 from libs.sim.broker import Stored
 from libs.sim.invariants.book import Book
@@ -14,12 +15,17 @@ from libs.sim.machines import Domain, Os, SimHost
 from libs.sim.truth import Truth
 from libs.sim.world import World
 
+GREY_S = 1.0
+"""For so long a stored inventory shows a grey host before it must be known."""
+
 
 class Guests:
     """Looks at every failure that is told, and at every stored inventory."""
 
     def __init__(self, world: World, truth: Truth, book: Book) -> None:
         self._world, self._book = world, book
+        self._grey_since: dict[Incarnation, float] = {}
+        """Boots whose stored inventory shows them grey, and since when."""
         world.broker.on_fact.append(self._fact)
         world.broker.on_row.append(self._row)
 
@@ -27,6 +33,8 @@ class Guests:
         fact = stored.fact
         if isinstance(fact, VmEvictFailed):
             self._book.stop_failed.add((fact.at, fact.vm))
+        if isinstance(fact, FailoverPlanned):
+            self._planned(fact)
         if not isinstance(fact, VmFailed | VmUnhealthy):
             return
         if isinstance(fact, VmFailed):
@@ -41,11 +49,24 @@ class Guests:
                 "guest", f"VM {name} is held to be {fact.why.value} on {fact.at.host}; it is well"
             )
 
+    def _planned(self, fact: FailoverPlanned) -> None:
+        """None of the guests of a grey host is restarted in place."""
+        now = self._world.loop.time()
+        for start in fact.starts:
+            since = self._grey_since.get(start.origin)
+            if start.evict and start.to == start.origin and since is not None and now - since > GREY_S:
+                said = f"VM {start.name} is restarted in place on {start.origin}, where all guests fail"
+                self._book.broken("guest", said)
+
     def _row(self, bucket: str, key: str, value: bytes | None, process: Process | None) -> None:
         if bucket != "inventory" or value is None:
             return
         inventory = Inventory.model_validate_json(value)
         self._book.shown[inventory.at] = inventory
+        if grey(inventory, self._world.settings.guests.grey_min):
+            self._grey_since.setdefault(inventory.at, self._world.loop.time())
+        else:
+            self._grey_since.pop(inventory.at, None)
         for report in inventory.vms:
             if report.health is Health.OK:
                 self._book.answered.add((report.uuid, inventory.at, report.run))
