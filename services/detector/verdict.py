@@ -119,3 +119,16 @@ def storm_limit(hosts: int) -> int:
     if hosts < 3:
         return 1
     return (hosts - 1) // 2 if hosts <= 5 else max(2, hosts // 4)
+
+
+def as_table() -> str:
+    """The rules as a Markdown table, for docs/DETECTION.md."""
+    rows = ["| rule | when | verdict | speed | stands on its own in a storm |", "|---|---|---|---|---|"]
+    alone, beside = Evidence(9.0, 9.0), Evidence(9.0, 9.0, neighbour=True)
+    for rule in RULES:
+        stands = "yes" if rule.stands(alone) else ("with a neighbour's vote" if rule.stands(beside) else "")
+        rows.append(
+            f"| {rule.name} | {rule.says} | {rule.verdict.value} | {rule.speed} | "
+            f"{stands if rule.verdict is HostState.FAILED else '-'} |"
+        )
+    return "\n".join(rows)
