@@ -20,6 +20,7 @@ SCHEMA = "rekindle.detection.v1"
 BAR_FALSE, BAR_SILENCE_S = 0.6, 10.0
 """What the issue asks of the balanced profile in normal weather: false verdicts a host-year, median of silence alone."""
 TOLD = (Speed.PROOF, Stage.GUARD, Stage.SILENT)
+TOLD_FROM = 0.001
 SAYS = {
     Speed.PROOF: "power reads off",
     Stage.GUARD: "power unreadable or on; storage and peers",
@@ -195,7 +196,8 @@ def _causes(stages: list[dict[str, Any]]) -> str:
     if not causes:
         return ""
     total = causes.total()
-    said = ", ".join(f"{cause} {100 * count / total:.1f} %" for cause, count in causes.most_common(4))
+    told = [(cause, count) for cause, count in causes.most_common(4) if count >= TOLD_FROM * total]
+    said = ", ".join(f"{cause} {_share(count, total)}" for cause, count in told)
     return f"Behind Rekindle's false verdicts in normal weather: {said}."
 
 
