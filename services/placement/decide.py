@@ -330,7 +330,8 @@ class Placement:
         ]
         hosts = set(pool.usable(state, now))
         # a VM that is to restart in place waits while its host is in doubt: either that passes or a proof comes
-        in_place = {item.vm for item in due if item.in_place and item.origin.host in hosts}
+        present = {state.heard[host].at for host in hosts}
+        in_place = {item.vm for item in due if item.in_place and item.origin in present}
         wanted = [item for item in due if not item.in_place]
         found = Plan((), ())
         if wanted:

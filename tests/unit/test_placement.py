@@ -618,6 +618,22 @@ def test_a_crashed_vm_on_a_host_in_doubt_waits_for_the_doubt_to_end() -> None:
     assert desk.last().to == H1
 
 
+def test_a_crashed_vm_is_not_restarted_in_place_on_another_boot_of_its_host() -> None:
+    """The host came back before we heard that its former boot is over."""
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.off.add("h1")
+    desk.hear(HostSuspected(at=H1, number=1, silent_s=1.5))
+    desk.crashes("a")
+    again = boot("h1", 2)
+    desk.hear(HostJoined(at=again))
+    for _ in range(3):
+        desk.hear(beat("h1", 2))
+        desk.hear(seen(again))
+        desk.after(1.0)
+    assert desk.plans() == []
+
+
 def test_a_crashed_vm_whose_host_then_fails_is_restarted_elsewhere() -> None:
     desk = Desk()
     desk.runs("h1", "a")

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from libs.crashes import grey
 from libs.events.facts import FailoverPlanned, VmFailed
 from libs.events.guests import VmEvictFailed, VmUnhealthy
-from libs.model import Failure, GuestFailure, Health, Incarnation, Inventory, LeaseState, Protection, RunLease
+from libs.model import (
+    Failure,
+    GuestFailure,
+    Health,
+    Incarnation,
+    Inventory,
+    LeaseState,
+    Protection,
+    RunLease,
+    VmState,
+)
 from libs.sim.broker import Stored
 from libs.sim.invariants.book import Book
 from libs.sim.loop import Process
@@ -102,9 +112,9 @@ def _treatable(world: World, book: Book, at: Incarnation, domain: Domain) -> boo
     spec, vm = domain.spec, domain.spec.uuid
     wanted = spec.policy.protection is Protection.RESTART and vm not in world.stopped_on_purpose
     left = spec.policy.on_guest_failure is GuestFailure.ALERT or vm in book.given_up
-    known = domain.health is not Health.SILENT or (
-        spec.agent and (vm, at, domain.run) in book.answered
-    )  # one that never answered in this run is never judged
+    # one that never answered in this run is never judged, nor one that a person paused
+    asked = spec.agent and domain.state is VmState.RUNNING and (vm, at, domain.run) in book.answered
+    known = domain.health is not Health.SILENT or asked
     return wanted and not left and known
 
 
