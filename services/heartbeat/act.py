@@ -57,7 +57,6 @@ from services.heartbeat.orders import (
     WroteSlot,
 )
 
-PROBE_S = 0.7
 GRACE_S = 10.0
 """For a guest to shut down by itself when its isolated host is told to stop it."""
 GUEST_S = 2.0
@@ -99,6 +98,8 @@ class Hands:
     slots: Mapping[str, Slots]
     """By datastore; none for an agentless host, which nothing runs on."""
     probes: Probes
+    probe_s: float
+    """How long a peer's own look may take: whoever asks waits little longer."""
 
     async def perform(self, request: Order) -> Outcome:
         """Raises UnavailableError where libvirt or the bus did not answer."""
@@ -265,7 +266,7 @@ class Hands:
                 about=about, peer=self.at, answer=Answer.UNKNOWN, slots=slots, ordered=tuple(ordered)
             )
         (libvirt, heard), (agent, said), seen = await asyncio.gather(
-            self.neighbours.probe(about, PROBE_S), self.probes.ask(about, PROBE_S), looks
+            self.neighbours.probe(about, self.probe_s), self.probes.ask(about, self.probe_s), looks
         )
         return Reply(
             about=about,
@@ -279,7 +280,7 @@ class Hands:
     async def _look(self, datastore: str, host: str) -> tuple[SlotSeen, float]:
         """What its slot shows, and when that was read."""
         try:
-            async with asyncio.timeout(PROBE_S):
+            async with asyncio.timeout(self.probe_s):
                 seen = SlotSeen(datastore=datastore, beat=await self.slots[datastore].read(host))
         except (UnavailableError, TimeoutError) as error:
             seen = SlotSeen(datastore=datastore, trouble=str(error)[:100] or "no answer in time")
@@ -289,7 +290,7 @@ class Hands:
         written = []
         for name in sorted(self.slots):
             with contextlib.suppress(UnavailableError, TimeoutError):
-                async with asyncio.timeout(PROBE_S):
+                async with asyncio.timeout(self.probe_s):
                     await self.slots[name].order(host, order)
                     written.append(name)
         return written

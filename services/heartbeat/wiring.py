@@ -13,6 +13,9 @@ from services.heartbeat.act import Hands, LocalHypervisor
 from services.heartbeat.decide import Agent, AgentState
 from services.heartbeat.orders import REQUESTS
 
+LOOK_SHARE = 0.78
+"""Of the time that whoever asks a peer waits: the rest is for the way there and back."""
+
 
 def agent(
     ports: Ports,
@@ -36,6 +39,7 @@ def agent(
         boots_known=entry.agent,
         slots=slots,
         probes=probes,
+        probe_s=LOOK_SHARE * ports.settings.detection.ask_timeout_s,
     )
     decider = Agent(
         at=at,

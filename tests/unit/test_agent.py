@@ -385,7 +385,17 @@ def hands(libvirt: Libvirt) -> tuple[Hands, World]:
     neighbours: Hypervisors = Neighbours()
     return (
         Hands(
-            libvirt, neighbours, store, store, store, store, H1, boots_known=True, slots={}, probes=Nobody()
+            libvirt,
+            neighbours,
+            store,
+            store,
+            store,
+            store,
+            H1,
+            boots_known=True,
+            slots={},
+            probes=Nobody(),
+            probe_s=0.7,
         ),
         world,
     )
