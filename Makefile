@@ -20,7 +20,7 @@ check: bootstrap ## format, lint, types, import contracts, fast tests (under a m
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache 2>&1 | tail -n 12; exit $${PIPESTATUS[0]}
-	@$(BIN)/pytest tests -q -m fast
+	@$(BIN)/pytest tests -q -m fast -n auto
 
 bench: bootstrap ## where the seconds of a failover go: median of five runs, and the floor beside it
 	@$(BIN)/python -m infra.lab.bench
