@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.lab import initramfs
+from infra.lab import agentguest, initramfs
 from infra.lab.needs import program, static_busybox
 
 UP_LINE = "REKINDLE-GUEST-UP"
@@ -94,11 +94,10 @@ def _kernel_packages(cwd: Path) -> list[str]:
     raise GuestError("apt knows no kernel package (has `apt-get update` run?): " + "; ".join(refused))
 
 
-def _download_kernel(work: Path) -> Path:
-    """Unpack a distribution kernel below `work` and return that directory."""
+def _download(packages: list[str], work: Path) -> Path:
+    """Unpack packages below `work` and return the directory in which their files lie."""
     # As root apt would hand the download to its own user, who may not write here, and complain.
     sandbox = ["-o", "APT::Sandbox::User=root"] if os.getuid() == 0 else []
-    packages = _kernel_packages(work)
     _run([program("apt-get"), *sandbox, "download", *packages], work, 300)
     tree = work / "tree"
     for archive in sorted(work.glob("*.deb")):
@@ -117,7 +116,35 @@ def _kernel_in(tree: Path) -> tuple[Path, Path]:
     raise GuestError(f"no readable kernel with its modules below {tree}")
 
 
-def _build(target: Path) -> None:
+def _agent_programs(work: Path) -> dict[str, Path]:
+    """The guest agent and what it needs, by their places in the guest: downloaded, or this machine's own."""
+    installed = Path("/usr/sbin/qemu-ga")
+    try:
+        binary = _download([agentguest.PACKAGE], work) / "usr/sbin/qemu-ga"
+    except GuestError:
+        if not installed.exists():
+            raise
+        binary = installed
+    try:
+        loader, *others = agentguest.libraries(binary)
+    except FileNotFoundError as error:
+        raise GuestError(str(error)) from error
+    return {
+        "bin/qemu-ga": binary,
+        f"lib64/{loader.name}": loader,
+        **{f"lib/{lib.name}": lib for lib in others},
+    }
+
+
+def _pack(busybox: Path, modules: Path, agent: bool, work: Path) -> bytes:
+    """The initramfs of one flavour."""
+    if not agent:
+        return initramfs.pack(busybox, modules)
+    wanted = (*initramfs.MODULES, *agentguest.MODULES)
+    return initramfs.pack(busybox, modules, agentguest.INIT, wanted, _agent_programs(work))
+
+
+def _build(target: Path, agent: bool) -> None:
     """Make kernel and initramfs in the new directory `target`. Raises GuestError saying all that was tried."""
     busybox = static_busybox()
     if busybox is None:
@@ -126,10 +153,10 @@ def _build(target: Path) -> None:
     for source in ("download", "/boot"):
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="kernel-") as work:
             try:
-                kernel, modules = _kernel_in(
-                    _download_kernel(Path(work)) if source == "download" else Path("/")
-                )
-                archive = initramfs.pack(busybox, modules)
+                place = Path(work)
+                here = Path("/") if source != "download" else _download(_kernel_packages(place), place)
+                kernel, modules = _kernel_in(here)
+                archive = _pack(busybox, modules, agent, place)
             except (GuestError, initramfs.ModuleError) as error:
                 refused.append(f"{source}: {error}")
                 continue
@@ -139,15 +166,19 @@ def _build(target: Path) -> None:
     raise GuestError("no kernel for the lab's guests. " + " | ".join(refused))
 
 
-def ensure_guest(cache_dir: Path) -> Guest:
-    """The guest's kernel and initramfs, made on the first call and cached by content after that.
+def ensure_guest(cache_dir: Path, *, agent: bool = False) -> Guest:
+    """The guest's kernel and initramfs, made on the first call and cached by content after that; with `agent` the
+    flavour that has QEMU's guest agent in it.
 
     Needs the machine's ordinary package sources once. Raises GuestError, or MissingProgramError without apt.
     """
     if platform.machine() != "x86_64":
         raise GuestError(f"the lab's guests are x86_64, this machine is {platform.machine()}")
-    recipe = repr((initramfs.INIT, initramfs.MODULES, 1)).encode()
-    final = cache_dir / f"guest-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    recipe = repr((initramfs.INIT, initramfs.MODULES, 1))
+    if agent:
+        recipe = repr((recipe, agentguest.INIT, agentguest.MODULES, 1))
+    name = hashlib.sha256(recipe.encode()).hexdigest()[:12]
+    final = cache_dir / (f"guest-agent-{name}" if agent else f"guest-{name}")
     guest = Guest(final / "vmlinuz", final / "initrd")
     if final.is_dir():
         return guest
@@ -156,7 +187,7 @@ def ensure_guest(cache_dir: Path) -> Guest:
             return guest
         fresh = Path(tempfile.mkdtemp(dir=cache_dir, prefix="guest-new-"))
         try:
-            _build(fresh)
+            _build(fresh, agent)
             fresh.chmod(0o755)
             fresh.rename(final)
         finally:

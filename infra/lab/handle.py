@@ -1,7 +1,11 @@
 """What every part of a lab's handle stands on: the lab's description, and the way to its power devices."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import libvirt
 
 from infra.lab import stores
 from infra.lab.paths import HostPaths
@@ -27,6 +31,45 @@ class Handle:
 
     def _control(self, host: str, what: str, timeout_s: float = 60.0, **fields: Any) -> dict[str, Any]:
         return ask(self.host(host).control_socket, {"do": what, **fields}, timeout_s)
+
+    def uri(self, host: str) -> str:
+        """libvirt URI, the same inside the host and outside."""
+        return self.host(host).uri
+
+    def power_state(self, host: str) -> str:
+        """`on` or `off`, truly."""
+        return str(self._control(host, "status")["power"])
+
+    @contextmanager
+    def connect(self, host: str) -> Iterator[Any]:
+        """A libvirt connection (virConnect) to a host. Raises libvirt.libvirtError."""
+        connection = libvirt.open(self.uri(host))
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def domains(self, host: str) -> list[str]:
+        """Names of the VMs active on a host by its own list; none when its power is off. Raises libvirtError."""
+        if self.power_state(host) == "off":
+            return []
+        with self.connect(host) as connection:
+            active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return sorted(domain.name() for domain in active)
+
+    def placement(self) -> dict[str, list[str]]:
+        """Which hosts have each active VM, by the union of the hosts' own lists."""
+        found: dict[str, list[str]] = {}
+        for host in self.hosts:
+            for name in self.domains(host):
+                found.setdefault(name, []).append(host)
+        return found
+
+    def _only_host_of(self, name: str) -> str:
+        where = self.placement().get(name, [])
+        if len(where) != 1:
+            raise LabError(f"VM {name} is active on {where or 'no host'}")
+        return where[0]
 
 
 class StorageHandle(Handle):

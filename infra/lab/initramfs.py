@@ -9,12 +9,13 @@ import lzma
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 MODULES = ("virtio_pci", "virtio_blk", "button", "evdev")
 """Disk, ACPI power button, and the event device on which the button is read."""
 
-INIT = r"""#!/bin/busybox sh
+_INIT = r"""#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t devtmpfs dev /dev
 $b mount -t proc proc /proc
@@ -27,7 +28,7 @@ for event in /sys/class/input/event*; do
 done
 disk=/dev/vda
 [ -b $disk ] && count=$($b head -c 40 $disk | $b sed -n 's/^REKINDLE-COUNTER \([0-9]*\).*/\1/p')
-echo REKINDLE-GUEST-UP > /dev/ttyS0
+@START@echo REKINDLE-GUEST-UP > /dev/ttyS0
 # Only builtins from here on: a fork costs a TCG guest milliseconds, and ten guests must idle at nearly nothing.
 # Closing the block device flushes it, so each count reaches the disk without a sync.
 $b mkfifo /never
@@ -35,9 +36,17 @@ exec 3<> /never
 while :; do
   count=$((count + 1))
   [ -b $disk ] && printf '%-511s\n' "REKINDLE-COUNTER $count" > $disk
-  read -r -t 1 nothing <&3
+@EACH_SECOND@  read -r -t 1 nothing <&3
 done
 """
+
+
+def init(start: str = "", each_second: str = "") -> str:
+    """The guest's script, with lines to run once before the guest is up, and each second after that."""
+    return _INIT.replace("@START@", start).replace("@EACH_SECOND@", each_second)
+
+
+INIT = init()
 
 
 class ModuleError(RuntimeError):
@@ -64,7 +73,7 @@ def _depends(module: bytes) -> list[str]:
     return [name.decode() for name in match[1].split(b",") if name] if match else []
 
 
-def load_order(modules_dir: Path) -> list[tuple[str, bytes]]:
+def load_order(modules_dir: Path, wanted: Iterable[str] = MODULES) -> list[tuple[str, bytes]]:
     """(file name, contents) of the modules to load, each after what it depends on; built-in ones are left out.
 
     `modules_dir` is lib/modules/VERSION of the kernel. Raises ModuleError when one is missing.
@@ -85,7 +94,7 @@ def load_order(modules_dir: Path) -> list[tuple[str, bytes]]:
             add(needed.replace("-", "_"))
         order[name] = contents
 
-    for name in MODULES:
+    for name in wanted:
         add(name)
     return [(f"{name}.ko", contents) for name, contents in order.items()]
 
@@ -99,18 +108,29 @@ def _entry(inode: int, name: str, mode: int, data: bytes = b"", device: tuple[in
     return record + data + b"\0" * (-len(data) % 4)
 
 
-def pack(busybox: Path, modules_dir: Path) -> bytes:
-    """The whole archive. Raises ModuleError when the kernel lacks a needed module."""
-    modules = load_order(modules_dir)
+def pack(
+    busybox: Path,
+    modules_dir: Path,
+    script: str = INIT,
+    wanted: Iterable[str] = MODULES,
+    programs: Mapping[str, Path] | None = None,
+) -> bytes:
+    """The whole archive; `programs` are further executables and libraries, by their place in the guest.
+
+    Raises ModuleError when the kernel lacks a needed module.
+    """
+    modules = load_order(modules_dir, wanted)
     order = "".join(f"{name}\n" for name, _ in modules).encode()
+    folders = sorted({"bin", "dev", "lib", "proc", "sys", *(place.split("/")[0] for place in programs or {})})
     entries: list[tuple[str, int, bytes, tuple[int, int]]] = [
-        (folder, 0o040755, b"", (0, 0)) for folder in ("bin", "dev", "lib", "proc", "sys")
+        (folder, 0o040755, b"", (0, 0)) for folder in folders
     ]
     entries.append(("dev/console", 0o020600, b"", (5, 1)))
     entries.append(("bin/busybox", 0o100755, busybox.read_bytes(), (0, 0)))
-    entries.append(("init", 0o100755, INIT.encode(), (0, 0)))
+    entries.append(("init", 0o100755, script.encode(), (0, 0)))
     entries.append(("lib/order", 0o100644, order, (0, 0)))
     entries += [(f"lib/{name}", 0o100644, contents, (0, 0)) for name, contents in modules]
+    entries += [(place, 0o100755, path.read_bytes(), (0, 0)) for place, path in (programs or {}).items()]
     archive = b"".join(
         _entry(inode, name, mode, data, device) for inode, (name, mode, data, device) in enumerate(entries, 1)
     )

@@ -3,12 +3,10 @@
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import libvirt
 
@@ -16,6 +14,7 @@ from infra.lab import build, procs
 from infra.lab.build import Progress
 from infra.lab.cuts import links_of
 from infra.lab.guest import UP_LINE, Guest, ensure_guest
+from infra.lab.guests import GuestHandle
 from infra.lab.handle import StorageHandle
 from infra.lab.needs import program
 from infra.lab.observations import Observations, Summary, read_observations
@@ -35,7 +34,7 @@ PROBE_PORT = 7946
 FENCE_AGENT = Path(__file__).parent / "fence_lab"
 
 
-class Lab(StorageHandle):
+class Lab(StorageHandle, GuestHandle):
     """A handle on a lab. Any number of them, in any process, may be open; all methods may be called from threads."""
 
     # -- life -------------------------------------------------------------------------------------------------
@@ -122,10 +121,6 @@ class Lab(StorageHandle):
         spread = int.from_bytes(hashlib.sha256(str(self.root).encode()).digest()[:2])
         return f"127.0.0.1:{20000 + (spread * 16 + index) % 12000}"
 
-    def uri(self, host: str) -> str:
-        """libvirt URI, the same inside the host and outside."""
-        return self.host(host).uri
-
     def line_uri(self, host: str) -> str:
         """The libvirt URI for who speaks to the host over the network: the same text means each speaker's own line,
         and a cut link cuts it. Without a network of its own it is `uri`."""
@@ -144,10 +139,6 @@ class Lab(StorageHandle):
     def power_off(self, host: str) -> None:
         """Cut the power; returns when no process of the host is left."""
         self._control(host, "off")
-
-    def power_state(self, host: str) -> str:
-        """`on` or `off`, truly."""
-        return str(self._control(host, "status")["power"])
 
     def boot_id(self, host: str) -> str:
         """The id of the host's present or last boot."""
@@ -211,15 +202,6 @@ class Lab(StorageHandle):
         ]
         return sorted({*inside, *(proc.pid for proc in procs.of_lab(self.root))})
 
-    @contextmanager
-    def connect(self, host: str) -> Iterator[Any]:
-        """A libvirt connection (virConnect) to a host. Raises libvirt.libvirtError."""
-        connection = libvirt.open(self.uri(host))
-        try:
-            yield connection
-        finally:
-            connection.close()
-
     # -- VMs --------------------------------------------------------------------------------------------------
 
     @property
@@ -229,7 +211,8 @@ class Lab(StorageHandle):
     def xml(self, vm: LabVm) -> str:
         """The VM's definition in this lab."""
         emulator = program("qemu-system-x86_64")
-        ground = VmGround(self.guest, emulator, self.spec.domain_type, self.spec.disk_cache)
+        guest = ensure_guest(self.spec.cache_dir, agent=vm.guest_agent)
+        ground = VmGround(guest, emulator, self.spec.domain_type, self.spec.disk_cache)
         disk = self.store_path(vm.datastore) / f"{vm.name}.raw" if vm.datastore else self.paths.disk(vm.name)
         return domain_xml(vm, ground, vm.disk or disk, self.console_log(vm.name))
 
@@ -246,33 +229,11 @@ class Lab(StorageHandle):
             if start:
                 domain.create()
 
-    def domains(self, host: str) -> list[str]:
-        """Names of the VMs active on a host by its own list; none when its power is off. Raises libvirtError."""
-        if self.power_state(host) == "off":
-            return []
-        with self.connect(host) as connection:
-            active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-            return sorted(domain.name() for domain in active)
-
-    def placement(self) -> dict[str, list[str]]:
-        """Which hosts have each active VM, by the union of the hosts' own lists."""
-        found: dict[str, list[str]] = {}
-        for host in self.hosts:
-            for name in self.domains(host):
-                found.setdefault(name, []).append(host)
-        return found
-
     def vm_state(self, host: str, name: str) -> tuple[int, int]:
         """libvirt's (state, reason) of a VM on a host. Raises libvirt.libvirtError."""
         with self.connect(host) as connection:
             state, reason = connection.lookupByName(name).state()
             return int(state), int(reason)
-
-    def _only_host_of(self, name: str) -> str:
-        where = self.placement().get(name, [])
-        if len(where) != 1:
-            raise LabError(f"VM {name} is active on {where or 'no host'}")
-        return where[0]
 
     def crash_vm(self, name: str, host: str | None = None) -> None:
         """SIGKILL the VM's QEMU. Raises LabError when it is not active on exactly one host (or on `host`)."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from infra.lab import agentguest
 from infra.lab.guest import COMMAND_LINE, Guest
 
 _NAMESPACE = uuid.UUID("0f5f3b2a-6a55-5c5e-9a64-0b8f6c0f7a11")
@@ -27,7 +28,7 @@ _TEMPLATE = """<domain type={type}>
   <features><acpi/></features>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
-  <on_crash>destroy</on_crash>
+  <on_crash>{on_crash}</on_crash>
   <devices>
     <emulator>{emulator}</emulator>
     <!-- shareable: turns QEMU's image lock off. The lab exists to show a double start if there is one; a lock that
@@ -44,7 +45,7 @@ _TEMPLATE = """<domain type={type}>
       <target port='0'/>
     </serial>
     <memballoon model='none'/>
-  </devices>
+{agent}  </devices>
 </domain>
 """
 
@@ -54,7 +55,8 @@ class LabVm:
     """A VM of the lab. Without a uuid it has one that follows from its name, the same in every lab.
 
     `disk` defaults to a file on the lab's shared directory, or in the `datastore`; `metadata` is the XML inside
-    libvirt's <metadata>.
+    libvirt's <metadata>. `guest_agent`: the guest has QEMU's guest agent, a panic device and a watchdog that it feeds
+    (see agentguest.py); `on_crash`: what libvirt does when such a guest panics.
     """
 
     name: str
@@ -64,14 +66,15 @@ class LabVm:
     disk: Path | None = None
     metadata: str = ""
     datastore: str = ""
+    guest_agent: bool = False
+    on_crash: str = "destroy"
 
     def __post_init__(self) -> None:
         if self.disk is not None and self.datastore:
             raise ValueError(f"VM {self.name}: a disk of its own or a datastore, not both")
-        if self.memory_mib < MIN_MEMORY_MIB:
-            raise ValueError(
-                f"VM {self.name}: memory_mib {self.memory_mib}, the guest needs {MIN_MEMORY_MIB}"
-            )
+        least = agentguest.MIN_MEMORY_MIB if self.guest_agent else MIN_MEMORY_MIB
+        if self.memory_mib < least:
+            raise ValueError(f"VM {self.name}: memory_mib {self.memory_mib}, the guest needs {least}")
         if not self.uuid:
             object.__setattr__(self, "uuid", vm_uuid(self.name))
 
@@ -102,7 +105,9 @@ def domain_xml(vm: LabVm, ground: VmGround, disk: Path, console: Path) -> str:
         vcpus=vm.vcpus,
         kernel=escape(str(ground.guest.kernel)),
         initrd=escape(str(ground.guest.initrd)),
-        cmdline=escape(COMMAND_LINE),
+        cmdline=escape(f"{COMMAND_LINE} {agentguest.COMMAND_LINE}" if vm.guest_agent else COMMAND_LINE),
+        on_crash=escape(vm.on_crash),
+        agent=agentguest.DEVICES if vm.guest_agent else "",
         emulator=escape(ground.emulator),
         cache=quoteattr(ground.disk_cache),
         disk=quoteattr(str(disk)),

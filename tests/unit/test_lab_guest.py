@@ -1,0 +1,63 @@
+"""The two flavours of the lab's guest, as far as they can be told without booting one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.lab import agentguest, initramfs
+from infra.lab.guest import COMMAND_LINE, Guest
+from infra.lab.vm import LabVm, VmGround, domain_xml
+
+pytestmark = pytest.mark.fast
+
+
+def _xml(vm: LabVm) -> str:
+    ground = VmGround(Guest(Path("/k"), Path("/i")), "/usr/bin/qemu", "qemu", "none")
+    return domain_xml(vm, ground, Path("/d"), Path("/c"))
+
+
+def test_a_plain_vm_has_nothing_that_an_agent_needs() -> None:
+    xml = _xml(LabVm("a"))
+    assert f"<cmdline>{COMMAND_LINE}</cmdline>" in xml
+    assert "<on_crash>destroy</on_crash>" in xml
+    assert not any(word in xml for word in ("channel", "panic model", "watchdog"))
+    assert not any(word in initramfs.INIT for word in ("qemu-ga", "devmem", "@"))
+
+
+def test_a_vm_with_an_agent_has_its_channel_a_panic_device_and_a_watchdog() -> None:
+    xml = _xml(LabVm("a", guest_agent=True, on_crash="preserve"))
+    assert f"<cmdline>{COMMAND_LINE} unknown_nmi_panic</cmdline>" in xml
+    assert "<on_crash>preserve</on_crash>" in xml
+    assert "name='org.qemu.guest_agent.0'" in xml
+    assert "<panic model='isa'/>" in xml
+    assert "<watchdog model='i6300esb' action='none'>" in xml
+    assert agentguest.INIT.index("qemu-ga") < agentguest.INIT.index("REKINDLE-GUEST-UP")
+    assert "@" not in agentguest.INIT
+
+
+def test_each_flavour_needs_its_memory() -> None:
+    assert LabVm("a", memory_mib=80).memory_mib == 80
+    with pytest.raises(ValueError, match="VM a: memory_mib 80, the guest needs 88"):
+        LabVm("a", memory_mib=80, guest_agent=True)
+
+
+def test_a_program_brings_its_loader_and_libraries() -> None:
+    loader, *others = agentguest.libraries(Path(sys.executable).resolve())
+    assert loader.name.startswith("ld-linux")
+    assert any(path.name.startswith("libc.so") for path in others)
+    assert all(path.exists() for path in others)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        agentguest.libraries(Path("/nowhere"))
+
+
+def test_programs_are_packed_at_their_places(tmp_path: Path) -> None:
+    for name in ("busybox", "tool"):
+        (tmp_path / name).write_bytes(name.encode() * 3)
+    plain = initramfs.pack(tmp_path / "busybox", tmp_path, wanted=())
+    more = initramfs.pack(tmp_path / "busybox", tmp_path, wanted=(), programs={"lib64/x": tmp_path / "tool"})
+    assert b"lib64" not in plain
+    assert b"lib64/x\0" in more
+    assert b"tooltooltool" in more
