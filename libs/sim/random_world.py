@@ -144,4 +144,4 @@ def _faults(chance: Random, pool: dict[str, Any]) -> list[Step]:
         at_s = round(min(at_s, FAULTS_S[1]), 3)
         drawn = Draw(chance, hosts, vms, homes, autostart, pool["management"]["replicas"], at_s)
         steps += chance.choice(makers)(drawn)
-    return [step for step in steps if step["at_s"] < HEAL_S]
+    return [step for step in steps if step["at_s"] < HEAL_S and step["do"] not in NOT_YET]
