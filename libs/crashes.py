@@ -47,6 +47,8 @@ def crashes(inventory: Inventory, before: Inventory | None) -> list[VmFailed]:
             reason=report.stop_reason,
             why=why,
             report=report,
+            agent=inventory.agent,
+            rev=inventory.rev,
             rule=RULES[why],
         )
         for report in inventory.vms

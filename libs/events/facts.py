@@ -253,6 +253,8 @@ class VmFailed(VmFact):
     reason: StopReason
     why: Failure = Failure.CRASHED
     report: VmReport
+    agent: str = Field("", description="the life of the host's agent whose inventory showed it")
+    rev: int = Field(0, description="and that inventory's number: what is older says nothing of this")
 
     @property
     def key(self) -> str:

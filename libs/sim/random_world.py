@@ -34,8 +34,6 @@ SETTINGS: dict[str, Any] = {
     },
     "guests": {"ping_every_s": 2.0, "silent_after_s": 6.0},
 }
-NOT_YET = frozenset({"guest_silent", "guest_panic", "guest_io_error"})
-"""Drawn and left out: two worlds with them break a rule, see tests/open/. Scenario files play them."""
 SLOTTED = 0.75
 """Share of pools whose hosts keep slots on a shared datastore."""
 POLICIES = ("restart", "restart", "restart", "restart", "best_effort", "none")
@@ -144,4 +142,4 @@ def _faults(chance: Random, pool: dict[str, Any]) -> list[Step]:
         at_s = round(min(at_s, FAULTS_S[1]), 3)
         drawn = Draw(chance, hosts, vms, homes, autostart, pool["management"]["replicas"], at_s)
         steps += chance.choice(makers)(drawn)
-    return [step for step in steps if step["at_s"] < HEAL_S and step["do"] not in NOT_YET]
+    return [step for step in steps if step["at_s"] < HEAL_S]

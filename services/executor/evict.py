@@ -75,8 +75,10 @@ async def _look(
         return Eviction(Way.STAYS, Stage.ASK, f"{at} cannot tell its state")
     if report.state is VmState.STOPPED:
         if adopted(before, at, report, report, holder_known=True) is not None:
-            await rewrite(lease, turned(lease, LeaseState.STOPPED))
-            return Eviction(Way.STAYS, Stage.START, "it was stopped on purpose")
+            # a person's will, or an order to an isolated host: its agent's word, not libvirt's, tells which
+            if before is not lease:
+                await rewrite(lease, turned(lease, before.state))
+            return Eviction(Way.STAYS, Stage.ASK, "it was stopped on purpose")
         return Eviction(Way.GONE) if before is lease else Eviction(Way.AGAIN)
     if report.run != start.run:
         return Eviction(Way.STAYS, Stage.START, f"it was started anew on {at}")

@@ -222,6 +222,8 @@ class Placement:
             return Step(state)
         kept = PlacementRecord(told=(*told, fact.incident)[-failing.TOLD_KEPT :])
         state = replace(state, records=state.records.insert(key, kept))
+        for incident in state.incidents():
+            state = keep(state, incidents.released(incident, fact.proof))
         if f"incident.{fact.incident}" in state.records:
             return self._plan(state, now)  # we died between both records
         # what was heard of the host before it was cut off shows these runs; once it is back, others would be news

@@ -66,6 +66,16 @@ def reclaimed(incident: Incident, proof: FenceProof, open_: set[str]) -> Inciden
     return incident.model_copy(update={"items": tuple(items)})
 
 
+def released(incident: Incident, proof: FenceProof) -> Incident:
+    """After an isolated host obeyed: what still waits to be stopped or started there by this incident, and is among
+    what was stopped, may be taken on the strength of that. The host lives, and keeps what it runs."""
+    for item in incident.items:
+        if item.phase is Phase.RUNNING or item.origin != proof.of or not proof.covers(item.vm):
+            continue
+        incident = proven(incident, item, proof)
+    return incident
+
+
 def revised(
     incident: Incident, found: Plan, targets: dict[str, Incarnation], in_place: set[str]
 ) -> tuple[Incident, list[AnyFact]]:

@@ -150,10 +150,10 @@ def test_a_step_that_is_not_possible_is_refused_by_name_before_anything_starts(
     root = roots.new()
     file = tmp_path / "cut.yaml"
     file.write_text(
-        "schema: rekindle.scenario.v1\nname: late\nhosts: [{name: h1}, {name: h2}]\n"
-        "steps:\n  - {at_s: 1, do: delay, seconds: 1}\n"
+        "schema: rekindle.scenario.v1\nname: clock\nhosts: [{name: h1}, {name: h2}]\n"
+        "steps:\n  - {at_s: 1, do: step_clock, host: h1, seconds: 1}\n"
     )
     done = _run("lab", "run", str(file), "--root", str(root))
     assert done.returncode == 2
-    assert f"{file}: line 5: steps.0.do: delay is not possible here" in done.stderr
+    assert f"{file}: line 5: steps.0.do: step_clock is not possible here" in done.stderr
     _nothing_left(root)
