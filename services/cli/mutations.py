@@ -31,7 +31,8 @@ from services.detector.verdict import RULES, Rule
 from services.executor import act as executor_act
 from services.executor.decide import Executor
 from services.fencer.act import Hands as FencerHands
-from services.fencer.decide import Fenced, Fencer
+from services.fencer.decide import Fencer
+from services.fencer.state import Fenced
 from services.heartbeat.act import Hands as AgentHands
 from services.heartbeat.orders import GatePassed
 from services.placement import decide as placement_decide

@@ -15,7 +15,8 @@ from libs.core.decider import Outcome
 from libs.core.ports import Bus, Clock, FenceError, Hypervisors, Power, UnavailableError
 from libs.events.signals import Heartbeat, Question, Reply, Signal
 from libs.model import Answer, Incarnation
-from services.fencer.decide import ORDER_S, Fence, Fenced, Ordered, OrderStop
+from services.fencer.isolation import ORDER_S
+from services.fencer.state import Fence, Fenced, Ordered, OrderStop
 
 ASK_S = 1.5
 LOOK_S = 0.4

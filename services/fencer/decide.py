@@ -3,117 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
 from rpds import HashTrieMap
 
 from libs.config.settings import FencingSettings
-from libs.core.decider import Act, Expired, Input, Outcome, Publish, Records, Request, Step
+from libs.core.decider import Act, Expired, Input, Publish, Records, Step
 from libs.core.evolve import replace
-from libs.events.facts import (
-    AnyFact,
-    HostFailed,
-    HostFenced,
-    HostFenceFailed,
-    HostIsolated,
-    HostJoined,
-    HostObeyed,
-    HostRecovered,
-)
+from libs.events.facts import AnyFact, HostFailed, HostFenced, HostIsolated, HostJoined, HostRecovered
 from libs.events.words import HostConfirmedFailed
-from libs.model import (
-    FenceProof,
-    Incarnation,
-    Isolation,
-    ProofMethod,
-    Protection,
-    SlotOrder,
-    Value,
-    VmReport,
+from libs.model import FenceProof, Incarnation, ProofMethod
+from services.fencer import isolation
+from services.fencer.state import (
+    OPEN,
+    ORDERS,
+    Fence,
+    Fenced,
+    FenceRecord,
+    FencerState,
+    Ordered,
+    Phase,
+    again,
+    kept,
+    over,
 )
-
-
-class Phase(StrEnum):
-    FENCING = "fencing"
-    WAITING = "waiting"  # for the next attempt
-    FENCED = "fenced"
-    STOOD_DOWN = "stood_down"  # the host spoke again before any proof
-    ORDERING = "ordering"  # an isolated host is being told through its slots to stop VMs
-    ORDER_WAITS = "order_waits"  # to be told again
-    OBEYED = "obeyed"
-    EXPECTED = "expected"  # an operator spoke of a verdict that has yet to reach us
-
-
-OPEN = (Phase.FENCING, Phase.WAITING)
-ORDERS = (Phase.ORDERING, Phase.ORDER_WAITS)
-ORDER_S = 45.0
-"""For a host to read an order, to stop its VMs (10 s of grace for a guest), and to say so in its slot."""
-
-
-class FenceRecord(Value):
-    """The latest verdict on one host and what came of it."""
-
-    at: Incarnation
-    incident: str
-    epoch: int
-    phase: Phase
-    attempt: int = 1
-    missing: tuple[str, ...] = ()
-    vms: tuple[VmReport, ...] = ()
-    recovered: bool = False
-    """It spoke again while an attempt was under way: that one is the last."""
-    word: HostConfirmedFailed | None = None
-    """An operator's, on a later verdict than this one: facts may come in any order."""
-
-
-class Fence(Request):
-    """Make the host harmless by all configured levels."""
-
-    kind: Literal["fence"] = "fence"
-    at: Incarnation
-    incident: str
-
-
-class Fenced(Outcome):
-    """The proof that was had; `heard_after` where the incarnation spoke after its power read off."""
-
-    incident: str
-    proof: FenceProof | None = None
-    missing: tuple[str, ...] = ()
-
-
-class OrderStop(Request):
-    """Tell an isolated host, through its slots on shared datastores, to stop these VMs, and see that it has."""
-
-    kind: Literal["order_stop"] = "order_stop"
-    at: Incarnation
-    incident: str
-    order: SlotOrder
-    again: bool = False
-    """An earlier attempt may have written it."""
-
-
-class Ordered(Outcome):
-    """What came of it: the host's own word in its slot that all of them are stopped, or what is missing."""
-
-    incident: str
-    stopped: bool
-    written: bool = True
-    """False where it is known that no slot holds the order: then it will not be obeyed later either."""
-    missing: tuple[str, ...] = ()
-
-
-REQUESTS: TypeAdapter[Fence | OrderStop] = TypeAdapter(
-    Annotated[Fence | OrderStop, Field(discriminator="kind")]
-)
-
-
-@dataclass(frozen=True, slots=True)
-class FencerState:
-    records: Records
-    retry_at: HashTrieMap[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +60,15 @@ class Fencer:
             case HostFailed():
                 return self._failed(state, event)
             case HostIsolated():
-                return self._isolated(state, event)
+                return isolation.isolated(state, event)
             case Ordered():
-                return self._ordered(state, event, now)
+                return isolation.ordered(self.settings, state, event, now)
             case Fenced():
                 return self._outcome(state, event, now)
             case Expired(request="order_stop", key=key, reason=reason):
                 incident = key.split("/")[1]
                 failed_order = Ordered(key=key, incident=incident, stopped=False, missing=(reason,))
-                return self._ordered(state, failed_order, now)
+                return isolation.ordered(self.settings, state, failed_order, now)
             case Expired(key=key, reason=reason):
                 for record in state.records.values():
                     if key == _act(record, self.deadline_s).key:
@@ -183,11 +95,11 @@ class Fencer:
             if known.epoch == fact.epoch or known.at == fact.at:
                 return Step(state)  # the same failure, told again
             return Step(
-                state, (_over(record, known.at, fact.key),)
+                state, (over(record, known.at, fact.key),)
             )  # told late: a later boot has failed since
         before: tuple[Publish, ...] = ()
         if known is not None and known.phase in OPEN and known.at != fact.at:
-            before = (_over(known, fact.at, fact.key),)
+            before = (over(known, fact.at, fact.key),)
         word = known.word if known is not None else None
         if word is not None and word.epoch > fact.epoch:
             record = record.model_copy(update={"word": word})
@@ -197,7 +109,7 @@ class Fencer:
             step = self._proven(state, record, _vouched(word), word.key)
         else:
             state = replace(state, retry_at=state.retry_at.discard(host))
-            step = self._with(state, record, _act(record, self.deadline_s))
+            step = kept(state, record, _act(record, self.deadline_s))
         return Step(step.state, (*before, *step.effects))
 
     def _outcome(self, state: FencerState, outcome: Fenced, now: float) -> Step[FencerState]:
@@ -209,88 +121,10 @@ class Fencer:
         if record.phase is Phase.STOOD_DOWN:
             return Step(state)
         if record.recovered:
-            return self._with(state, record.model_copy(update={"phase": Phase.STOOD_DOWN}))
+            return kept(state, record.model_copy(update={"phase": Phase.STOOD_DOWN}))
         cause = f"host.failed/{record.incident}"
         waiting = record.model_copy(update={"phase": Phase.WAITING})
-        return self._again(state, waiting, outcome.missing, cause, "no proof from any level", now)
-
-    def _again(
-        self,
-        state: FencerState,
-        record: FenceRecord,
-        missing: tuple[str, ...],
-        cause: str,
-        rule: str,
-        now: float,
-    ) -> Step[FencerState]:
-        """Try once more after a while, for ever; what is missing is said once per distinct reason."""
-        doubled = self.settings.retry_first_s * 2.0 ** min(record.attempt - 1, 16)
-        wait_s = min(doubled, self.settings.retry_max_s)
-        said = record.missing == missing
-        record = record.model_copy(update={"missing": missing})
-        state = replace(state, retry_at=state.retry_at.insert(record.at.host, now + wait_s))
-        if said:
-            return self._with(state, record)
-        failed = HostFenceFailed(
-            at=record.at,
-            incident=record.incident,
-            attempt=record.attempt,
-            missing=missing,
-            cause=cause,
-            rule=rule,
-        )
-        return self._with(state, record, Publish(record.at.host, failed))
-
-    # -- isolated hosts
-
-    def _isolated(self, state: FencerState, fact: HostIsolated) -> Step[FencerState]:
-        """Its VMs whose policy says so are to be stopped there; whoever else runs there is left alone."""
-        known = state.records.get(fact.at.host)
-        vms = tuple(
-            vm
-            for vm in fact.vms
-            if vm.policy.isolation is Isolation.SHUTDOWN and vm.policy.protection is not Protection.NONE
-        )
-        if not vms or (known is not None and known.epoch >= fact.epoch):
-            return Step(state)
-        word = known.word if known is not None else None
-        record = FenceRecord(
-            at=fact.at, incident=fact.incident, epoch=fact.epoch, phase=Phase.ORDERING, vms=vms, word=word
-        )
-        before = (
-            ()
-            if known is None or known.phase not in OPEN or known.at == fact.at
-            else (_over(known, fact.at, fact.key),)
-        )
-        state = replace(state, retry_at=state.retry_at.discard(fact.at.host))
-        step = self._with(state, record, _order(record))
-        return Step(step.state, (*before, *step.effects))
-
-    def _ordered(self, state: FencerState, outcome: Ordered, now: float) -> Step[FencerState]:
-        record = next((r for r in state.records.values() if r.incident == outcome.incident), None)
-        if record is None or record.phase is not Phase.ORDERING:
-            return Step(state)
-        if not outcome.stopped:
-            if record.recovered and not outcome.written:
-                return self._with(state, record.model_copy(update={"phase": Phase.STOOD_DOWN}))
-            cause = f"host.isolated/{record.incident}"
-            waiting = record.model_copy(update={"phase": Phase.ORDER_WAITS})
-            return self._again(state, waiting, outcome.missing, cause, "its order was not obeyed", now)
-        vms = tuple(vm.uuid for vm in record.vms)
-        proof = FenceProof(
-            of=record.at, method=ProofMethod.OBEYED, detail="its slot says that they are stopped", vms=vms
-        )
-        fact = HostObeyed(
-            at=record.at,
-            incident=record.incident,
-            epoch=record.epoch,
-            proof=proof,
-            vms=record.vms,
-            cause=f"host.isolated/{record.incident}",
-            rule=proof.method.value,
-        )
-        done = record.model_copy(update={"phase": Phase.OBEYED, "vms": ()})
-        return self._with(state, done, Publish(record.at.host, fact))
+        return again(self.settings, state, waiting, outcome.missing, cause, "no proof from any level", now)
 
     def _retry(self, state: FencerState, now: float) -> Step[FencerState]:
         effects: list[Act] = []
@@ -305,7 +139,7 @@ class Fencer:
             state = replace(
                 state, records=state.records.insert(host, record), retry_at=state.retry_at.remove(host)
             )
-            effects.append(_order(record) if ordering else _act(record, self.deadline_s))
+            effects.append(isolation.order(record) if ordering else _act(record, self.deadline_s))
         return Step(state, tuple(effects))
 
     def _new_boot(self, state: FencerState, at: Incarnation) -> Step[FencerState]:
@@ -322,14 +156,14 @@ class Fencer:
         record = state.records.get(at.host)
         if record is not None and record.word is not None and record.word.incident == incident:
             # it speaks, so it is not down: the word on a verdict that has yet to reach us is void
-            return self._with(state, record.model_copy(update={"word": None}))
+            return kept(state, record.model_copy(update={"word": None}))
         if record is None or record.incident != incident or record.phase not in (*OPEN, *ORDERS):
             return Step(state)
         if record.phase is Phase.FENCING or record.phase in ORDERS:
             # the attempt under way may yet succeed: then it is fenced, whatever it says. An order that lies in a
             # slot will be obeyed, and the VMs that it stops must start elsewhere
-            return self._with(state, record.model_copy(update={"recovered": True}))
-        return self._with(
+            return kept(state, record.model_copy(update={"recovered": True}))
+        return kept(
             replace(state, retry_at=state.retry_at.discard(at.host)),
             record.model_copy(update={"phase": Phase.STOOD_DOWN}),
         )
@@ -342,10 +176,10 @@ class Fencer:
             expected = FenceRecord(
                 at=word.at, incident=word.incident, epoch=0, phase=Phase.EXPECTED, word=word
             )
-            return self._with(state, expected)
+            return kept(state, expected)
         if known.epoch < word.epoch:
             later = known.word is not None and known.word.epoch >= word.epoch
-            return Step(state) if later else self._with(state, known.model_copy(update={"word": word}))
+            return Step(state) if later else kept(state, known.model_copy(update={"word": word}))
         if known.phase not in OPEN or known.recovered or not _means(word, known):
             return Step(state)
         return self._proven(state, known, _vouched(word), word.key)
@@ -364,11 +198,7 @@ class Fencer:
         )
         record = record.model_copy(update={"phase": Phase.FENCED, "vms": ()})
         host = record.at.host
-        return self._with(replace(state, retry_at=state.retry_at.discard(host)), record, Publish(host, fact))
-
-    def _with(self, state: FencerState, record: FenceRecord, *effects: Act | Publish) -> Step[FencerState]:
-        records = state.records.insert(record.at.host, record)
-        return Step(replace(state, records=records), effects)
+        return kept(replace(state, retry_at=state.retry_at.discard(host)), record, Publish(host, fact))
 
 
 def _means(word: HostConfirmedFailed, record: FenceRecord) -> bool:
@@ -377,39 +207,6 @@ def _means(word: HostConfirmedFailed, record: FenceRecord) -> bool:
 
 def _vouched(word: HostConfirmedFailed) -> FenceProof:
     return FenceProof(of=word.at, method=ProofMethod.OPERATOR, detail=f"{word.by} at {word.said_at}")
-
-
-def _order(record: FenceRecord) -> Act:
-    vms = tuple(vm.uuid for vm in record.vms)
-    request = OrderStop(
-        key=f"order/{record.incident}/{record.attempt}",
-        deadline_s=ORDER_S + 5.0,
-        at=record.at,
-        incident=record.incident,
-        order=SlotOrder(boot=record.at.boot, number=record.epoch, vms=vms),
-        again=record.attempt > 1,
-    )
-    return Act(record.at.host, request)
-
-
-def _over(record: FenceRecord, later: Incarnation, cause: str) -> Publish:
-    """A later boot of the host is known to have been: this one is over."""
-    proof = FenceProof(
-        of=record.at,
-        method=ProofMethod.NEW_BOOT,
-        detail=f"boot {later.boot} came after it",
-        successor=later.boot,
-    )
-    fact = HostFenced(
-        at=record.at,
-        incident=record.incident,
-        epoch=record.epoch,
-        proof=proof,
-        vms=record.vms,
-        cause=cause,
-        rule=proof.method.value,
-    )
-    return Publish(record.at.host, fact)
 
 
 def _act(record: FenceRecord, deadlines_s: dict[str, float]) -> Act:

@@ -7,7 +7,8 @@ from libs.core.shell import Shell, Wiring
 from libs.core.wiring import Ports
 from libs.power.devices import FenceDevices
 from services.fencer.act import Hands
-from services.fencer.decide import REQUESTS, Fencer, FencerState
+from services.fencer.decide import Fencer
+from services.fencer.state import REQUESTS, FencerState
 
 SLOT_SPACING = 1.2
 """Intervals between two readings of a slot: a host that works has written in between."""

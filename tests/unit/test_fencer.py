@@ -18,7 +18,8 @@ from libs.events.signals import Question, Reply, Signal, SlotSeen
 from libs.events.words import HostConfirmedFailed
 from libs.model import Answer, FenceProof, Incarnation, PowerState, ProofMethod, SlotBeat
 from services.fencer.act import Hands
-from services.fencer.decide import Fence, Fenced, Fencer, FencerState, Phase
+from services.fencer.decide import Fencer
+from services.fencer.state import Fence, Fenced, FencerState, Phase
 from tests.unit.made import beat, boot, facts, failed, kinds, proof, requests, stored, vm
 from tests.unit.world import Process, World
 

@@ -12,7 +12,7 @@ from libs.events.facts import HostIsolated
 from libs.events.signals import Question, Reply, Signal, SlotSeen
 from libs.model import Answer, ProofMethod, SlotBeat, SlotOrder, VmReport
 from services.fencer.act import Hands
-from services.fencer.decide import Fence, Ordered, OrderStop
+from services.fencer.state import Fence, Ordered, OrderStop
 from tests.unit.made import boot, failed, policy, vm
 from tests.unit.test_fencer import Desk, Libvirts, Power, recovered
 from tests.unit.world import Process, World

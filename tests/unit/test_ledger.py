@@ -11,7 +11,7 @@ from rpds import HashTrieMap
 from libs.core.decider import Act, Publish, Records
 from libs.core.ledger import CorruptRecordError, DeposedError, Ledger
 from libs.core.ports import UnavailableError
-from services.fencer.decide import REQUESTS, Fence, FenceRecord, Phase
+from services.fencer.state import REQUESTS, Fence, FenceRecord, Phase
 from tests.unit.made import boot, fenced
 from tests.unit.world import Process, World
 

@@ -24,7 +24,8 @@ from libs.core.ports import Clock, UnavailableError
 from libs.core.shell import Shell, Table, Wiring
 from libs.events.facts import AnyFact, HostFailed, HostFenced, HostJoined
 from libs.events.signals import Heartbeat
-from services.fencer.decide import REQUESTS, Fence, Fenced, Fencer
+from services.fencer.decide import Fencer
+from services.fencer.state import REQUESTS, Fence, Fenced
 from tests.unit.made import beat, boot, failed, proof
 from tests.unit.world import Held, Process, World
 from tests.waiting import eventually
