@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import structlog
-from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from libs.core.bell import Bell
 from libs.core.decider import (
@@ -35,48 +34,16 @@ from libs.core.decider import (
     TableRead,
 )
 from libs.core.ledger import DeposedError, Ledger
-from libs.core.ports import Bus, Clock, Delivery, Lease, Row, Store, Subscription, UnavailableError
+from libs.core.ports import Delivery, Subscription, UnavailableError
+from libs.core.wiring import Wiring
 from libs.events.base import Fact
 from libs.events.signals import Canary, Heartbeat, InventorySeen
 
 S = TypeVar("S")
-Perform = Callable[[Any], Awaitable[Outcome]]
 
 PULSE_S = 0.1
 PAUSE_NOTICED_S = 0.6
 RETRY_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A bucket that a decider wants to read: at start and every `every_s`."""
-
-    name: str
-    store: Store
-    prefix: str
-    model: type[BaseModel]
-    every_s: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """All that a shell is given. Only a service's __main__ and the simulator make one."""
-
-    service: str
-    bus: Bus
-    clock: Clock
-    store: Store | None = None
-    lease: Lease | None = None
-    signals: Sequence[str] = ()
-    kinds: Sequence[str] = ()
-    tables: Sequence[Table] = ()
-    perform: Perform | None = None
-    requests: TypeAdapter[Any] = field(default_factory=lambda: TypeAdapter(Request))
-    marks: Sequence[str] = ()
-    """How the names of records begin that say that an input was dealt with: written after all others."""
-    parallel_acts: int = 64
-    notices_pauses: bool = False
-    """Tell the decider, by Paused, when this process stood still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,32 +112,6 @@ class Shell(Generic[S]):
     def _beat_on(self, now: float) -> None:
         self._pulsing = asyncio.get_running_loop().call_later(PULSE_S, self._pulse, now)
 
-    def _read_row(self, table: Table, row: Row) -> BaseModel | None:
-        """None where no version of ours wrote it: evidence of nothing, and no reason to stop working."""
-        try:
-            return table.model.model_validate_json(row.value)
-        except ValidationError as error:
-            self._log.error("row unreadable", table=table.name, key=row.key, reason=str(error)[:300])
-            return None
-
-    async def _read_table(self, table: Table) -> None:
-        known: dict[str, tuple[int, BaseModel | None]] = {}
-        while True:
-            try:
-                rows = await table.store.scan(table.prefix)
-                # most rows are what they were: each revision is parsed once
-                before, known = known, {}
-                for row in rows:
-                    revision, model = before.get(row.key, (0, None))
-                    if revision != row.revision:
-                        model = self._read_row(table, row)
-                    known[row.key] = row.revision, model
-                self.hear(TableRead(table.name, tuple(m for _, m in known.values() if m is not None)))
-                await asyncio.sleep(table.every_s)
-            except UnavailableError as error:
-                self._log.info("table unreadable", table=table.name, reason=str(error))
-                await asyncio.sleep(RETRY_S * 5)
-
     # -- the loop
 
     async def run(self) -> None:
@@ -182,7 +123,10 @@ class Shell(Generic[S]):
         listening = await self._w.bus.listen(self._w.signals, self.hear) if self._w.signals else None
         if self._w.notices_pauses:
             self._beat_on(self._w.clock.monotonic())
-        side = [self._spawn(f"table {table.name}", self._read_table(table)) for table in self._w.tables]
+        side = [
+            self._spawn(f"table {table.name}", table.read_on(self.hear, self._log))
+            for table in self._w.tables
+        ]
         try:
             while True:
                 if self._crash.done():

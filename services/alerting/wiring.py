@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from libs.core.shell import Perform, Shell, Wiring
-from libs.core.wiring import Ports
+from libs.core.shell import Shell
+from libs.core.wiring import Perform, Ports, Wiring
 from services.alerting.decide import REQUESTS, Alerting, AlertingState
 from services.alerting.texts import TEXTS
 

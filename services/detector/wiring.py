@@ -6,8 +6,8 @@ import re
 
 from libs.config.settings import Settings
 from libs.core.ports import Hypervisors, Power
-from libs.core.shell import Shell, Table, Wiring
-from libs.core.wiring import Ports
+from libs.core.shell import Shell
+from libs.core.wiring import Ports, Table, Wiring
 from libs.model import Inventory
 from services.detector.act import Hands
 from services.detector.asks import REQUESTS

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from libs.core.ports import Hypervisors
-from libs.core.shell import Shell, Table, Wiring
-from libs.core.wiring import Ports
+from libs.core.shell import Shell
+from libs.core.wiring import Ports, Table, Wiring
 from libs.model import RunLease
 from services.executor.act import Hands
 from services.executor.decide import Executor, ExecutorState

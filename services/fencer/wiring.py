@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from libs.core.ports import Hypervisors
-from libs.core.shell import Shell, Wiring
-from libs.core.wiring import Ports
+from libs.core.shell import Shell
+from libs.core.wiring import Ports, Wiring
 from libs.power.devices import FenceDevices
 from services.fencer.act import Hands
 from services.fencer.decide import Fencer

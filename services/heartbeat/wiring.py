@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from libs.config.settings import HostEntry
 from libs.core.ports import Hypervisors, Probes, Slots
-from libs.core.shell import Shell, Wiring
-from libs.core.wiring import Ports
+from libs.core.shell import Shell
+from libs.core.wiring import Ports, Wiring
 from libs.model import Incarnation
 from services.heartbeat.act import Hands, LocalHypervisor
 from services.heartbeat.decide import Agent, AgentState

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from libs.core.shell import Shell, Table, Wiring
-from libs.core.wiring import Ports
+from libs.core.shell import Shell
+from libs.core.wiring import Ports, Table, Wiring
 from libs.model import Inventory, RunLease
 from services.placement.decide import Placement
 from services.placement.state import PlacementState

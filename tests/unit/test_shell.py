@@ -21,7 +21,8 @@ from libs.core import decider
 from libs.core.clock import SystemClock
 from libs.core.decider import Act, Input, Outcome, Paused, Publish, Records, Request, Step, TableRead
 from libs.core.ports import Clock, UnavailableError
-from libs.core.shell import Shell, Table, Wiring
+from libs.core.shell import Shell
+from libs.core.wiring import Table, Wiring
 from libs.events.facts import AnyFact, HostFailed, HostFenced, HostJoined
 from libs.events.signals import Heartbeat
 from services.fencer.decide import Fencer
