@@ -14,7 +14,7 @@ from enum import StrEnum
 from libs.core.ports import Hypervisor, Hypervisors, UnavailableError
 from libs.events.facts import PlannedStart, Stage
 from libs.leases import adopted, evicting, turned
-from libs.model import LeaseState, RunLease, VmState
+from libs.model import Isolation, LeaseState, RunLease, VmState
 
 ORIGIN_S = 5.0
 EVICT_S = 35.0
@@ -75,14 +75,21 @@ async def _look(
         return Eviction(Way.STAYS, Stage.ASK, f"{at} cannot tell its state")
     if report.state is VmState.STOPPED:
         if adopted(before, at, report, report, holder_known=True) is not None:
-            # a person's will, or an order to an isolated host: its agent's word, not libvirt's, tells which
-            if before is not lease:
-                await rewrite(lease, turned(lease, before.state))
-            return Eviction(Way.STAYS, Stage.ASK, "it was stopped on purpose")
+            return await _put_down(rewrite, start, before, lease)
         return Eviction(Way.GONE) if before is lease else Eviction(Way.AGAIN)
     if report.run != start.run:
         return Eviction(Way.STAYS, Stage.START, f"it was started anew on {at}")
     return None
+
+
+async def _put_down(rewrite: Rewrite, start: PlannedStart, before: RunLease, lease: RunLease) -> Eviction:
+    """libvirt shows it as stopped on purpose. Where an order to an isolated host may have stopped it, only its agent
+    can tell that from a person's will: the lease is left to what the agent says."""
+    ordered = start.policy.isolation is Isolation.SHUTDOWN
+    state = before.state if ordered else LeaseState.STOPPED
+    if state is not lease.state:
+        await rewrite(lease, turned(lease, state))
+    return Eviction(Way.STAYS, Stage.ASK if ordered else Stage.START, "it was stopped on purpose")
 
 
 async def _stop(origin: Hypervisor, start: PlannedStart) -> Eviction:

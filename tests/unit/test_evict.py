@@ -12,7 +12,17 @@ from libs.core.clock import SystemClock
 from libs.core.ports import UnavailableError
 from libs.events.facts import PlannedStart, Stage
 from libs.leases import Grant, adopted, evicting, rule
-from libs.model import Incarnation, LeaseState, RunLease, StopReason, VmDefinition, VmReport, VmState
+from libs.model import (
+    Incarnation,
+    Isolation,
+    LeaseState,
+    RunLease,
+    StopReason,
+    VmDefinition,
+    VmPolicy,
+    VmReport,
+    VmState,
+)
 from services.executor.act import Hands
 from services.executor.orders import Attempted, Result
 from tests.unit.made import boot, lease, proof, vm
@@ -228,6 +238,31 @@ async def test_what_a_person_stopped_before_we_did_stays_down(destroyed: bool) -
     assert bench.lease().state is L.STOPPED
     assert (await bench.start(evict(H2, 2))).result is Result.NOT_STARTED
     assert bench.h1.calls + bench.h2.calls == []
+
+
+async def test_whether_an_order_or_a_person_stopped_it_is_its_agents_word() -> None:
+    """Of a VM that an isolated host may be ordered to stop, libvirt shows the same for both."""
+    policy = VmPolicy(isolation=Isolation.SHUTDOWN)
+    bench = Bench()
+    bench.h1.state, bench.h1.reason = OFF, MEANT
+    done = await bench.start(evict(H2, policy=policy))
+    assert (done.result, done.stage) == (Result.NOT_STARTED, Stage.ASK)
+    assert bench.lease() == lease("a", H1), "left to what the agent says"
+    assert bench.h1.calls + bench.h2.calls == []
+
+
+async def test_a_stop_by_order_while_the_lease_was_being_marked_leaves_no_mark() -> None:
+    bench = Bench()
+    put = bench.store.put
+
+    async def quick(key: str, value: bytes, expected: int | None) -> int:
+        bench.h1.state, bench.h1.reason = OFF, MEANT
+        return await put(key, value, expected)
+
+    bench.store.put = quick  # type: ignore[method-assign]
+    started = await bench.start(evict(H2, policy=VmPolicy(isolation=Isolation.SHUTDOWN)))
+    assert started.result is Result.NOT_STARTED
+    assert bench.lease().state is L.RUNNING
 
 
 async def test_a_stop_while_the_lease_was_being_marked_is_a_persons() -> None:
