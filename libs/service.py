@@ -64,10 +64,11 @@ class Context:
 Main = Callable[[Context], Awaitable[list[Coroutine[Any, Any, None]]]]
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when our supervisor is gone, however it went."""
+def die_with_parent(supervisor: int) -> bool:
+    """Ask the kernel for SIGTERM when our supervisor is gone, however it went. False where it went before that."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    return os.getppid() == supervisor
 
 
 def run(
@@ -79,8 +80,10 @@ def run(
 ) -> int:
     """Run a service until SIGTERM or SIGINT, on a host of the pool or beside it. Returns the exit status: 2 for bad
     input, 1 for a bus that cannot be used."""
-    if os.environ.get("REKINDLE_SUPERVISED"):
-        die_with_parent()
+    supervisor = os.environ.get("REKINDLE_SUPERVISED")
+    if supervisor and not die_with_parent(int(supervisor)):
+        log.error("its supervisor is gone", service=service)
+        return 1
     try:
         settings = load_settings(config)
         configure(settings.logging)
@@ -113,6 +116,13 @@ async def connect(settings: Settings, service: str, host: str | None = None) -> 
             await asyncio.sleep(BUS_RETRY_S)
 
 
+async def _begin(
+    settings: Settings, service: str, main: Main, host: str | None
+) -> tuple[Context, list[Coroutine[Any, Any, None]]]:
+    context = Context(settings, service, await connect(settings, service, host), SystemClock())
+    return context, await main(context)
+
+
 async def _run(
     settings: Settings,
     service: str,
@@ -123,13 +133,19 @@ async def _run(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    bus = await connect(settings, service, host)
-    context = Context(settings, service, bus, SystemClock())
-    work = await main(context)
+    stopped = asyncio.create_task(stop.wait())
+    beginning = asyncio.create_task(_begin(settings, service, main, host))
+    await asyncio.wait([stopped, beginning], return_when=asyncio.FIRST_COMPLETED)
+    if not beginning.done():  # the bus is waited for for ever, but not against our supervisor's word
+        beginning.cancel()
+        await asyncio.gather(beginning, return_exceptions=True)
+        log.info("service stopped before it began", service=service)
+        return
+    context, work = beginning.result()
+    bus = context.bus
     tasks = [asyncio.create_task(one) for one in work]
     tasks += [asyncio.create_task(lease.run()) for lease in context.leases]
     log.info("service runs", service=service, pool=settings.pool, pid=os.getpid())
-    stopped = asyncio.create_task(stop.wait())
     try:
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopped}:

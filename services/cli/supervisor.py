@@ -74,7 +74,7 @@ class Supervisor:
                 raise
             environment = {
                 **os.environ,
-                "REKINDLE_SUPERVISED": "1",
+                "REKINDLE_SUPERVISED": str(os.getpid()),
                 "REKINDLE_PLANE_STARTED": str(time.clock_gettime(time.CLOCK_BOOTTIME)),
             }
             keepers = [asyncio.create_task(self._keep(name, environment, stop)) for name in self.names()]

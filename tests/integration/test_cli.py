@@ -318,3 +318,30 @@ def test_a_service_that_is_killed_is_started_again_and_a_killed_up_takes_all_wit
         if again.process.poll() is None:
             again.process.kill()
             again.process.wait()
+
+
+def test_a_service_that_waits_for_a_bus_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    config = tmp_path / "pool.yaml"
+    config.write_text(
+        "pool: p\nbus: {url: 'nats://127.0.0.1:1'}\nhosts:\n  - {name: h1, uri: test:///default}\n"
+    )
+    command = [sys.executable, "-m", "services.cli", "service", "fencer", "--config", str(config)]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment(), stderr=subprocess.PIPE, text=True
+    ) as one:
+        assert one.stderr is not None
+        try:
+            while "waiting for the bus" not in one.stderr.readline():
+                assert one.poll() is None, "it ended by itself"
+            one.send_signal(signal.SIGTERM)
+            assert one.wait(15) == 0
+        finally:
+            one.kill()
+
+
+def test_a_service_whose_supervisor_has_gone_does_not_begin(tmp_path: Path) -> None:
+    config = tmp_path / "pool.yaml"
+    config.write_text(GOOD.format(data=tmp_path / "data"))
+    done = rekindle("service", "fencer", "--config", str(config), REKINDLE_SUPERVISED="1")
+    assert done.returncode == 1
+    assert "its supervisor is gone" in done.stdout + done.stderr
