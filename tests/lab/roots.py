@@ -29,6 +29,9 @@ class Roots:
 
     def remove(self) -> None:
         for root in self.made:
+            if root.exists():  # a test that failed may leave its lab up, which would weigh on all that follow
+                down = [sys.executable, "-m", "services.cli", "lab", "down", "--root", str(root)]
+                subprocess.run(down, cwd=REPOSITORY, capture_output=True, check=False, timeout=60)
             shutil.rmtree(root, ignore_errors=True)
 
 
