@@ -21,7 +21,7 @@ from libs.core.ports import UnavailableError
 from libs.events.envelope import Envelope
 from libs.readmodel import Reader, reader
 from libs.report import FailoverStory, failovers
-from libs.scenario.model import Scenario, ScenarioHost
+from libs.scenario.model import Scenario, ScenarioHost, ScenarioVm
 from libs.scenario.outcome import (
     FailoverOutcome,
     Outcome,
@@ -110,12 +110,7 @@ class LabRun:
         for vm in self.scenario.vms:
             self._go_on()
             self.say(f"starting VM {vm.name} on {vm.host}")
-            # what a VM occupies, as the scenario says it, includes its hypervisor's overhead
-            guest_mib = vm.memory_mib - OVERHEAD_MIB
-            spec = LabVm(
-                vm.name, guest_mib, vm.vcpus, metadata=policy_metadata(vm), datastore=vm.datastore or ""
-            )
-            self.lab.define_vm(spec, vm.host, autostart=vm.autostart)
+            self.lab.define_vm(lab_vm(vm), vm.host, autostart=vm.autostart)
         for vm in self.scenario.vms:
             wait_for(partial(self._is_up, vm.name), GUEST_S, f"guest of {vm.name}", LOOK_S)
 
@@ -287,6 +282,20 @@ class LabRun:
             update = {"occurred_s": self.occurred.get(story.host), "guests_up_s": seconds(self.zero, up)}
             found.append(one.model_copy(update=update))
         return found
+
+
+def lab_vm(vm: ScenarioVm) -> LabVm:
+    """What a VM occupies, as the scenario says it, includes its hypervisor's overhead. One that panics keeps its QEMU, as
+    the simulator's do: to restart it takes an eviction, while libvirt itself turns the other sort into a crash."""
+    return LabVm(
+        vm.name,
+        vm.memory_mib - OVERHEAD_MIB,
+        vm.vcpus,
+        metadata=policy_metadata(vm),
+        datastore=vm.datastore or "",
+        guest_agent=vm.agent,
+        on_crash="preserve",
+    )
 
 
 def _not_running(vms: dict[str, VmOutcome], end_s: float) -> list[Violation]:

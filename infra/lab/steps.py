@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from infra.lab import network, stores, weather
+from infra.lab import agentguest, network, stores, weather
 from infra.lab.cuts import BUS
 from infra.lab.lab import Lab
 from infra.lab.plane import Plane, policy_element
-from infra.lab.powerd import FAULTS
+from infra.lab.stepnotes import BREAKS, NOTES, WHY_NOT
 from infra.lab.vm import MIN_MEMORY_MIB
 from infra.lab.weather import FAIR, LONGEST_S, Weather
 from libs.config.yamlfile import BadInputError, line_of, read
@@ -21,20 +21,22 @@ from libs.scenario.model import STORAGE_STEPS, Scenario, ScenarioHost, ScenarioV
 from libs.virt.definition import OVERHEAD_MIB, POLICY_NS
 
 MANAGEMENT = "management"
-BREAKS = tuple(how for how in FAULTS if how != "none")
+INSIDE = ("guest_panic", "guest_silent")
+"""Steps that need a guest of the flavour that has an agent."""
 
 
 def load(path: Path) -> Scenario:
     """A scenario that can be played here. Raises BadInputError with file, line, field and reason."""
     scenario = load_scenario(path, None, problem)
     for index, vm in enumerate(scenario.vms):
-        if vm.memory_mib - OVERHEAD_MIB < MIN_MEMORY_MIB:
-            field_, least = ("vms", index, "memory_mib"), MIN_MEMORY_MIB + OVERHEAD_MIB
+        guest_mib = agentguest.MIN_MEMORY_MIB if vm.agent else MIN_MEMORY_MIB
+        if vm.memory_mib - OVERHEAD_MIB < guest_mib:
+            field_, least = ("vms", index, "memory_mib"), guest_mib + OVERHEAD_MIB
             line = line_of(read(path)[1], field_)
             where = (f"line {line}: " if line else "") + f"vms.{index}.memory_mib"
             raise BadInputError(
-                f"{path}: {where}: {vm.memory_mib} MiB; a VM of the lab occupies {least} at least, its "
-                f"hypervisor's {OVERHEAD_MIB} included"
+                f"{path}: {where}: {vm.memory_mib} MiB; a VM of the lab{' with an agent' if vm.agent else ''} "
+                f"occupies {least} at least, its hypervisor's {OVERHEAD_MIB} included"
             )
     lacking = stores.why_not() if scenario.datastores else None
     if lacking is not None:
@@ -67,6 +69,8 @@ def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
         return _weather_problem(scenario, step)
     if step.do in STORAGE_STEPS and not scenario.datastores:
         return "do", f"{step.do} needs datastores, and the file names none"
+    if step.do in INSIDE and not any(vm.name == step.vm and vm.agent for vm in scenario.vms):
+        return "vm", f"{step.do} is done inside the guest: the VM needs agent: true"
     return None
 
 
@@ -104,45 +108,6 @@ def _partition_problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] |
     if os.getuid() != 0 or not network.works():
         return "do", "partition needs root, and a machine on which bridges can be made"
     return None
-
-
-NO_AGENT = "the lab's guests have no agent, and cannot be made to fail so, yet"
-WHY_NOT = {
-    "guest_io_error": NO_AGENT,
-    "guest_panic": NO_AGENT,
-    "guest_silent": NO_AGENT,
-    "step_clock": "the hosts of one machine share its clock",
-}
-"""Why the lab cannot do a step that a scenario may have."""
-NOTES = {
-    "add_host": "the pool file is written anew and the plane started anew",
-    "confirm_failed": "as `rekindle confirm-failed`",
-    "enter_maintenance": "as `rekindle maintenance enter`",
-    "exit_maintenance": "as `rekindle maintenance exit`",
-    "protect": "as `virsh metadata --set`",
-    "unprotect": "as `virsh metadata --set`",
-    "readmit": "as `rekindle readmit`",
-    "release_storm": "as `rekindle storm release`",
-    "remove_host": "as `rekindle remove-host`",
-    "break_fencing": f"in the lab by {', '.join(BREAKS)}",
-    "crash": "the lab ends all processes of the host; its power reads on",
-    "delay": "of the network, root only; in the lab each frame is late by all of it, in the simulator by a share",
-    "destroy_vm": "as `virsh destroy`",
-    "fail_start": "a libvirt hook refuses the next starts; root only",
-    "hang": "all processes stand still but the guests; its power reads on",
-    "hang_guest": "as `virsh suspend`: libvirt says paused, the VM counts as running",
-    "kill_bus": "the simulator's bus has three nodes; the lab's has one, which its supervisor starts again",
-    "kill_service": "`count` (kill at the so-manieth call) in the simulator only",
-    "loss": "of the network, root only; in the lab frames are lost, so TCP repeats them and is late",
-    "partition": "root only, whole or one_way; libvirt's lines are cut too, fence devices stand apart",
-    "power_on": "a boot takes 1 s in the lab, 3 to 9 s in the simulator",
-    "reboot": "a boot takes 1 s in the lab, 3 to 9 s in the simulator; `how: fast` in the simulator only",
-    "restore_storage": "root only",
-    "save_vm": "as `virsh managedsave`; the simulator's hosts resume it at boot as libvirt-guests does, the lab's with autostart only",
-    "stall_storage": "of the `datastores` that the file names, root only; a restored one is as before",
-    "start_bus": "nothing in the lab: the supervisor did it",
-}
-"""What one should know of a step where the worlds differ, or how the lab does it."""
 
 
 @dataclass(slots=True)
@@ -227,6 +192,12 @@ class Stage:
 
     def hang_guest(self, step: StepEntry) -> None:
         self.lab.hang_guest(str(step.vm))
+
+    def guest_silent(self, step: StepEntry) -> None:
+        self.lab.hang_guest_agent(str(step.vm))
+
+    def guest_panic(self, step: StepEntry) -> None:
+        self.lab.panic_guest(str(step.vm))
 
     def fail_start(self, step: StepEntry) -> None:
         for host in [str(step.host)] if step.host is not None else self.lab.hosts:
@@ -331,6 +302,8 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "destroy_vm": Stage.destroy_vm,
     "save_vm": Stage.save_vm,
     "hang_guest": Stage.hang_guest,
+    "guest_silent": Stage.guest_silent,
+    "guest_panic": Stage.guest_panic,
     "fail_start": Stage.fail_start,
     "stall_storage": Stage.stall_storage,
     "restore_storage": Stage.restore_storage,

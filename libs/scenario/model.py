@@ -104,7 +104,7 @@ class ScenarioVm(Part):
     order: int = Field(0, ge=0)
     isolation: Isolation = Isolation.LEAVE
     on_guest_failure: GuestFailure = GuestFailure.RESTART
-    agent: bool = Field(False, description="its guest runs a guest agent (in the simulator only, so far)")
+    agent: bool = Field(False, description="its guest runs a guest agent")
     autostart: bool = Field(False, description="its host starts it at boot, as libvirt's autostart does")
 
     @property

@@ -27,6 +27,7 @@ OF_HOSTS = RULED | {
 OF_VMS = frozenset(
     {
         "vm.failed",
+        "vm.unhealthy",
         "vm.restarted",
         "vm.restart_failed",
         "vm.start_uncertain",

@@ -12,8 +12,10 @@ import pytest
 
 from infra.lab.cuts import BUS, NONE, Cuts, links_of
 from infra.lab.powerd import Device
+from infra.lab.run import lab_vm
 from infra.lab.spec import LabError, LabHost, LabNetwork, LabSpec
-from infra.lab.steps import NOTES, POSSIBLE, WHY_NOT, load, table, with_ends
+from infra.lab.stepnotes import NOTES, WHY_NOT
+from infra.lab.steps import POSSIBLE, load, table, with_ends
 from libs.config.yamlfile import BadInputError
 from libs.scenario.model import STEPS, StepEntry
 from libs.sim.steps import POSSIBLE as SIMULATED
@@ -60,6 +62,15 @@ def test_notes_are_about_steps_that_there_are() -> None:
             "{at_s: 6, do: step_clock, host: h1}",
             "line 6: steps.0.do: step_clock is not possible here: the hosts of one machine share its clock",
         ),
+        (
+            "{at_s: 6, do: guest_io_error, vm: a}",
+            "line 6: steps.0.do: guest_io_error is not possible here: no file system under the lab's disks",
+        ),
+        (
+            "{at_s: 6, do: guest_panic, vm: a}",
+            "line 6: steps.0.vm: guest_panic is done inside the guest: the VM needs agent: true",
+        ),
+        ("{at_s: 6, do: guest_silent, vm: a}", "line 6: steps.0.vm: guest_silent is done inside the guest"),
         ("{at_s: 6, do: stall_storage}", "line 6: steps.0.do: stall_storage needs datastores, and the file"),
         ("{at_s: 6, do: delay}", "line 6: steps.0.seconds: delay needs seconds"),
         ("{at_s: 6, do: delay, seconds: 61}", "line 6: steps.0.seconds: a delay in the lab is from 0 to 60"),
@@ -103,6 +114,21 @@ def test_a_vm_that_is_too_small_for_a_real_guest_is_refused(tmp_path: Path) -> N
     file.write_text(POOL.replace("host: h1}", "host: h1, memory_mib: 100}") + "  []\n")
     with pytest.raises(BadInputError, match=r"line 4: vms\.0\.memory_mib: 100 MiB; a VM of the lab"):
         load(file)
+
+
+@pytest.mark.fast
+def test_a_vm_with_an_agent_takes_more_and_panics_with_its_qemu_kept(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text(POOL.replace("host: h1}", "host: h1, agent: true}") + "  []\n")
+    with pytest.raises(
+        BadInputError, match=r"line 4: vms\.0\.memory_mib: 128 MiB; a VM of the lab with an agent"
+    ):
+        load(file)
+    agent = "host: h1, agent: true, memory_mib: 136, on_guest_failure: alert}"
+    file.write_text(POOL.replace("host: h1}", agent) + "  - {at_s: 1, do: guest_panic, vm: a}\n")
+    vm = lab_vm(load(file).vms[0])
+    assert (vm.guest_agent, vm.on_crash, vm.memory_mib) == (True, "preserve", 88)
+    assert 'on_guest_failure="alert"' in vm.metadata
 
 
 @pytest.mark.fast
