@@ -49,6 +49,7 @@ def crashes(inventory: Inventory, before: Inventory | None) -> list[VmFailed]:
             report=report,
             agent=inventory.agent,
             rev=inventory.rev,
+            look=inventory.look,
             rule=RULES[why],
         )
         for report in inventory.vms

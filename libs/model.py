@@ -172,7 +172,9 @@ class Incarnation(Value):
 
 
 class Inventory(Value):
-    """All that a host's agent saw at one full read. `rev` grows within one agent's life."""
+    """All that a host's agent saw at one full read. `rev` grows within one agent's life.
+
+    While the agent is silent and its host answers, the detector looks over libvirt and goes on in that life's name."""
 
     at: Incarnation
     agent: str
@@ -182,6 +184,19 @@ class Inventory(Value):
     cpus: int = Field(gt=0)
     vms: tuple[VmReport, ...] = ()
     condemned: tuple[str, ...] = Field((), description="VMs that may not run here and cannot be stopped")
+    look: int = Field(
+        0,
+        description="how many looks over libvirt came after this read of a silent agent; 0: its own word",
+    )
+
+    def outdated(self, known: Inventory | None) -> bool:
+        """True where what is `known` of the host is newer. Among the words of one life of its agent the numbers tell;
+        a look is of no more use once another life has spoken, or another boot."""
+        if known is None:
+            return False
+        if known.agent != self.agent or known.at != self.at:
+            return self.look > 0
+        return (known.rev, known.look) > (self.rev, self.look)
 
     def vm(self, uuid: str) -> VmReport | None:
         """The report of one VM, or None where this host does not know it."""

@@ -255,6 +255,7 @@ class VmFailed(VmFact):
     report: VmReport
     agent: str = Field("", description="the life of the host's agent whose inventory showed it")
     rev: int = Field(0, description="and that inventory's number: what is older says nothing of this")
+    look: int = Field(0, description="and of the look over libvirt, where its agent is silent")
 
     @property
     def key(self) -> str:

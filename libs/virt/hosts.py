@@ -40,19 +40,21 @@ class LibvirtHosts:
         if isinstance(signal, Heartbeat):
             self._boots[signal.at.host] = (signal.at.boot, self._clock.monotonic())
 
-    async def run(self) -> None:
-        """Open what is closed, for ever, for hosts that are heard."""
-        await asyncio.gather(*(self._warm(host) for host in self._hosts.values()))
+    async def run(self, every_s: float = WARM_S) -> None:
+        """Open what is closed, for ever, for hosts that are heard. One that answers is asked again after `every_s`."""
+        await asyncio.gather(*(self._warm(host, every_s) for host in self._hosts.values()))
 
-    async def _warm(self, host: LibvirtHost) -> None:
+    async def _warm(self, host: LibvirtHost, every_s: float) -> None:
         while True:
             heard = self._boots.get(host.name)
+            wait_s = WARM_S
             if heard is not None and self._clock.monotonic() - heard[1] < 2 * WARM_S:
                 try:
                     await host.ping(4 * WARM_S)
+                    wait_s = every_s
                 except UnavailableError as error:
                     log.info("libvirt does not answer", host=host.name, reason=str(error))
-            await asyncio.sleep(WARM_S)
+            await asyncio.sleep(wait_s)
 
     async def at(self, incarnation: Incarnation, timeout_s: float) -> LibvirtHost:
         """See ports.Hypervisors.at."""

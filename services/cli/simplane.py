@@ -27,7 +27,9 @@ async def _told(request: PostWebhook | Announce) -> Outcome:
 
 
 SHELLS: dict[str, Callable[[SimPorts], Shell[Any]]] = {
-    "detector": lambda ports: detector.shell(ports, ports.power, ports.hypervisors, ports.plane_started),
+    "detector": lambda ports: detector.shell(
+        ports, ports.power, ports.hypervisors, ports.hypervisors, ports.plane_started
+    ),
     "fencer": lambda ports: fencer.shell(ports, ports.power, ports.hypervisors),
     "placement": lambda ports: placement.shell(ports),
     "executor": lambda ports: executor.shell(ports, ports.hypervisors),

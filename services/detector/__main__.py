@@ -15,14 +15,20 @@ from libs.virt.hosts import LibvirtHosts
 from services.detector.asks import Disconnected, Panicked
 from services.detector.wiring import shell
 
+WATCHED_S = 10.0
+"""How often a connection that nobody uses yet is looked at: it only has to be there when an agent falls silent."""
+
 
 async def wire(context: Context) -> list[Coroutine[Any, Any, None]]:
     settings = context.settings
-    hypervisors = LibvirtHosts(settings.hosts, settings.vm_defaults, context.bus, context.clock)
+    hypervisors, watched = (
+        LibvirtHosts(settings.hosts, settings.vm_defaults, context.bus, context.clock) for _ in range(2)
+    )
+    await watched.listen()
     power = FenceDevices(agent_devices(settings.hosts), settings.fencing)
     started = os.environ.get("REKINDLE_PLANE_STARTED")
-    detector = shell(context, power, hypervisors, float(started) if started else None)
-    work = [detector.run()]
+    detector = shell(context, power, hypervisors, watched, float(started) if started else None)
+    work = [detector.run(), watched.run(WATCHED_S)]
     if settings.system_servers():
         name = f"notices-{os.getpid()}"
 

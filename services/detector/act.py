@@ -4,20 +4,65 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from libs.core.ports import Bus, Hypervisors, Power, UnavailableError
+from pydantic import ValidationError
+
+from libs.core.decider import Outcome
+from libs.core.ports import Bus, ConflictError, Hypervisors, Power, Row, Store, UnavailableError
 from libs.events.signals import Question, Reply
-from services.detector.asks import Answered, AskLibvirt, AskPeer, AskPower
+from libs.model import Inventory
+from services.detector.asks import (
+    Answered,
+    Ask,
+    AskLibvirt,
+    AskPeer,
+    AskPower,
+    Looked,
+    LookOverLibvirt,
+    Stored,
+    StoreLook,
+)
 from services.detector.evidence import LIBVIRT, PEER, POWER
+
+BOOT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Hands:
     power: Power
     hypervisors: Hypervisors
+    watched: Hypervisors
+    """Other connections, that were open while the hosts' agents spoke: a question that is not answered in time
+    gives its connection up, and with it the proof to which boot it leads."""
     bus: Bus
+    inventory: Store
     timeout_s: float
 
-    async def perform(self, request: AskPower | AskLibvirt | AskPeer) -> Answered:
+    async def perform(self, request: Ask) -> Outcome:
+        """Raises UnavailableError where a look brought nothing."""
+        match request:
+            case LookOverLibvirt(at=at):
+                reports = await (await self.watched.at(at, BOOT_S)).reports()
+                seen = {"at": at, "agent": request.agent, "rev": request.rev, "reports": tuple(reports)}
+                return Looked.model_validate({"key": request.key, **seen})
+            case StoreLook(inventory=inventory):
+                await self._store(inventory)
+                return Stored(key=request.key)
+            case _:
+                return await self._answer(request)
+
+    async def _store(self, inventory: Inventory) -> None:
+        """By compare-and-set: the agent, back by now, says a thing once and must not be overwritten."""
+        row = await self.inventory.get(inventory.at.host)
+        known = None if row is None else _inventory(row)
+        if row is not None and (known is None or inventory.outdated(known)):
+            return
+        payload = inventory.model_dump_json().encode()
+        try:
+            await self.inventory.put(inventory.at.host, payload, 0 if row is None else row.revision)
+        except ConflictError:
+            return
+
+    async def _answer(self, request: AskPower | AskLibvirt | AskPeer) -> Answered:
         """An answer that does not come is `unknown`: it is no vote and no evidence."""
         base = {"key": request.key, "host": request.host, "number": request.number}
         match request:
@@ -41,3 +86,11 @@ class Hands:
             return Answered.model_validate({**base, "detail": "an answer to another question"})
         told = {"answer": reply.answer, "detail": reply.detail, "slots": reply.slots}
         return Answered.model_validate({**base, **told})
+
+
+def _inventory(row: Row) -> Inventory | None:
+    """None where another version wrote it: whoever it is knows more than we."""
+    try:
+        return Inventory.model_validate_json(row.value)
+    except ValidationError:
+        return None

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter
 
 from libs.core.decider import Outcome, Request
 from libs.events.signals import SlotSeen
-from libs.model import Answer, PowerState
+from libs.model import Answer, Incarnation, Inventory, PowerState, VmReport
 
 
 class AskPower(Request):
@@ -36,6 +36,35 @@ class AskPeer(Request):
     peer: str
 
 
+class LookOverLibvirt(Request):
+    """What VMs does this boot of a host have, by its libvirt? `agent` and `rev` name the last word of its agent."""
+
+    kind: Literal["look_over_libvirt"] = "look_over_libvirt"
+    at: Incarnation
+    agent: str
+    rev: int
+
+
+class StoreLook(Request):
+    """Keep for late readers what a look showed, unless the agent itself has stored something since."""
+
+    kind: Literal["store_look"] = "store_look"
+    inventory: Inventory
+
+
+class Looked(Outcome):
+    """All VMs of that boot, as its libvirt shows them."""
+
+    at: Incarnation
+    agent: str
+    rev: int
+    reports: tuple[VmReport, ...]
+
+
+class Stored(Outcome):
+    """It is stored, or the agent's own later word is."""
+
+
 class Answered(Outcome):
     """One channel's answer. A peer that did not answer has not voted: its answer is `unknown`."""
 
@@ -61,6 +90,5 @@ class Panicked(Outcome):
     host: str
 
 
-REQUESTS: TypeAdapter[AskPower | AskLibvirt | AskPeer] = TypeAdapter(
-    Annotated[AskPower | AskLibvirt | AskPeer, Field(discriminator="kind")]
-)
+Ask = AskPower | AskLibvirt | AskPeer | LookOverLibvirt | StoreLook
+REQUESTS: TypeAdapter[Ask] = TypeAdapter(Annotated[Ask, Field(discriminator="kind")])

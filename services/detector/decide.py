@@ -48,9 +48,9 @@ from libs.model import (
     ProofMethod,
     VmReport,
 )
-from services.detector import canary, flapping, hearing, inventories, storms
+from services.detector import canary, flapping, hearing, inventories, storms, watching
 from services.detector import evidence as gather
-from services.detector.asks import Answered, Disconnected, Panicked
+from services.detector.asks import Answered, Disconnected, Looked, Panicked
 from services.detector.state import (
     FORMER_KEPT,
     CanaryState,
@@ -155,6 +155,10 @@ class Detector:
                 return hearing.again(state, self.replica, deaf_s, now, anew=True)
             case TableRead(table="inventory", rows=rows):
                 return inventories.read(state, self.hosts, rows, self.grey_min)
+            case Looked():
+                return watching.looked(state, event, self.grey_min, now)
+            case Expired(request="look_over_libvirt" | "store_look"):
+                return watching.failed(state, event, now)
             case Expired():
                 return Step(state)  # a question without an answer: the next round asks again
             case _:
@@ -314,7 +318,9 @@ class Detector:
         if record.state is HostState.FAILED or record.state is HostState.FENCED:
             return Step(state)
         if record.state in (HostState.SUSPECT, HostState.AGENT_DOWN, HostState.ISOLATED):
-            return self._pursue(state, record, now)
+            step = self._pursue(state, record, now)
+            look = watching.due(step.state, host, now)
+            return Step(look.state, (*step.effects, *look.effects))
         silent_from = max(state.listening_since, view.heard_at or state.listening_since)
         # a hint may come late, of a life of its agent that is over: the present one would have beaten meanwhile
         hinted = view.doubted and (bool(view.last_word) or now - silent_from >= 1.2 * self.beat_interval_s)

@@ -12,13 +12,13 @@ State = DetectorState
 
 
 def heard(state: State, inventory: Inventory, grey_min: int) -> Step[State]:
-    """One inventory, and what it says crashed. An older one of the same agent's life is not believed."""
+    """One inventory, and what it says crashed. One that is outdated is not believed."""
     host = inventory.at.host
     view, record = state.view(host), state.record(host)
     if inventory.at.boot in record.former or record.removes(inventory.agent):
         return Step(state)
     before = view.inventory
-    if before is not None and before.agent == inventory.agent and before.rev > inventory.rev:
+    if inventory.outdated(before):
         return Step(state)
     state = replace(state, views=state.views.insert(host, replace(view, inventory=inventory)))
     return Step(state, tuple(Publish(host, fact) for fact in guests.told(inventory, before, grey_min)))

@@ -113,6 +113,18 @@ class Suspicion:
 
 
 @dataclass(frozen=True, slots=True)
+class Watching:
+    """How the VMs of a host whose agent is down are watched."""
+
+    look_at: float = 0.0
+    looks: int = 0
+    blind: bool = False
+    """The latest look failed, and that was noted."""
+    stored: bool = True
+    """What the latest look showed lies in the bucket, or is on its way there."""
+
+
+@dataclass(frozen=True, slots=True)
 class HostView:
     """What was heard of one host by this process."""
 
@@ -128,6 +140,7 @@ class HostView:
     doubted: bool = False
     """Asked after before its silence is long enough: its connection ended, or it said its last word."""
     suspicion: Suspicion | None = None
+    watching: Watching = Watching()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,14 @@ def failure_domains(settings: Settings) -> dict[str, str]:
 
 
 def shell(
-    ports: Ports, power: Power, hypervisors: Hypervisors, plane_started: float | None
+    ports: Ports,
+    power: Power,
+    hypervisors: Hypervisors,
+    watched: Hypervisors,
+    plane_started: float | None,
 ) -> Shell[DetectorState]:
-    """`plane_started`: when the management plane started, by `ports.clock`; None: with this process."""
+    """`watched`: connections kept warm, for looks at hosts whose agent is down. `plane_started`: when the management
+    plane started, by `ports.clock`; None: with this process."""
     settings = ports.settings
     replica = re.sub(r"[^A-Za-z0-9_-]", "-", ports.me)
     decider = Detector(
@@ -37,6 +42,7 @@ def shell(
         domains=failure_domains(settings),
         grey_min=settings.guests.grey_min,
     )
+    inventory = ports.store("inventory")
     wiring = Wiring(
         service=ports.service,
         bus=ports.bus,
@@ -45,8 +51,10 @@ def shell(
         lease=ports.lease(),
         signals=("heartbeat.*", "inventory.*", "goodbye.*", f"canary.{replica}"),
         kinds=("host.fenced", "host.removed", "host.readmit_ordered", "storm.release_ordered"),
-        tables=(Table("inventory", ports.store("inventory"), "", Inventory, every_s=30.0),),
-        perform=Hands(power, hypervisors, ports.bus, settings.detection.ask_timeout_s).perform,
+        tables=(Table("inventory", inventory, "", Inventory, every_s=30.0),),
+        perform=Hands(
+            power, hypervisors, watched, ports.bus, inventory, settings.detection.ask_timeout_s
+        ).perform,
         requests=REQUESTS,
         notices_pauses=True,
     )

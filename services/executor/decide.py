@@ -249,7 +249,7 @@ class Executor:
     def _reconcile(self, state: State, inventory: Inventory, now: float) -> Step[State]:
         """Every inventory is held against the leases: level, not edge, so nothing missed is lost."""
         at, before = inventory.at, state.heard.get(inventory.at.host)
-        if state.over.get(at.host) == at:
+        if state.over.get(at.host) == at or inventory.outdated(before):
             return Step(state)
         heard, heard_at = state.heard.insert(at.host, inventory), state.heard_at.insert(at.host, now)
         state = replace(state, heard=heard, heard_at=heard_at)

@@ -137,12 +137,14 @@ class Placement:
         if state.words_on(host).removes(inventory.agent):
             return state
         before = state.heard.get(host)
+        if inventory.outdated(before):
+            return state
         state = replace(state, heard=state.heard.insert(host, inventory))
         for vm in inventory.condemned:
             state = pool.held(state, vm, inventory.at)
         state = pool.released(state, inventory.at, inventory.condemned)
-        said = (inventory.at, inventory.vms, inventory.condemned)
-        news = before is None or (before.at, before.vms, before.condemned) != said
+        said = (inventory.at, inventory.vms, inventory.condemned, inventory.look > 0)
+        news = before is None or (before.at, before.vms, before.condemned, before.look > 0) != said
         return self._due(state, now) if news else state
 
     def _stored(self, state: State, row: Inventory, now: float) -> State:

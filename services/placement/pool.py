@@ -158,6 +158,16 @@ def _speaking(state: PlacementState, now: float) -> list[str]:
     )
 
 
+def watched(state: PlacementState, at: Incarnation, now: float) -> bool:
+    """Its agent is down, and its VMs are watched over libvirt: it takes no starts, and can say what runs there."""
+    heard, doubt, beat = state.heard.get(at.host), state.down.get(at.host), state.beats.get(at.host)
+    if heard is None or heard.at != at or not heard.look or state.is_over(at):
+        return False
+    if doubt is not None and doubt.of == at:
+        return doubt.kind == "host.agent_down"
+    return beat is None or now - beat.at >= FRESH_S  # whoever began to listen late knows no doubt
+
+
 def usable(state: PlacementState, now: float) -> list[str]:
     """Of the hosts that speak those whose boot has joined: what is started there ends with a word, if it ends."""
     return [host for host in _speaking(state, now) if state.has_joined(state.heard[host].at)]
@@ -260,7 +270,8 @@ def _left(state: PlacementState, lease: RunLease) -> bool:
 
 def runs_at(state: PlacementState, item: Item, now: float) -> Incarnation | None:
     """The host whose own latest inventory shows the VM active, in another run than the one that ended."""
-    for name in _speaking(state, now):
+    looked_at = [name for name, heard in state.heard.items() if watched(state, heard.at, now)]
+    for name in sorted({*_speaking(state, now), *looked_at}):
         heard = state.heard[name]
         report = heard.vm(item.vm)
         ended = heard.at == item.origin and report is not None and report.run == item.run

@@ -53,6 +53,9 @@ def _standing(state: State, incident: Incident, item: Item, guests: Guests, now:
         update = {"reason": f"its stop failed on {held}: it may run there"}
     elif item.in_place and item.ill is not None and state.words_on(item.origin.host).drain:
         update = {"in_place": False, "avoid": (*item.avoid, item.origin.host), "reason": ""}
+    elif item.in_place and pool.watched(state, item.origin, now):
+        # a host without its agent takes no starts, and says whether the VM is stopped
+        update = {"in_place": False, "reason": ""}
     elif on_grey(state, item, guests):
         if guests.grey == "drain":
             return incident  # that is told in a moment, and it starts elsewhere
@@ -68,7 +71,8 @@ def _standing(state: State, incident: Incident, item: Item, guests: Guests, now:
 def _shown(state: State, item: Item) -> VmReport | None:
     """The run that is to end, as its living origin shows it now; nothing by what is older than its failure."""
     heard = state.heard.get(item.origin.host)
-    if heard is not None and heard.agent == item.shown[0] and heard.rev < item.shown[1]:
+    when = (*item.shown[1:], item.shown_look)
+    if heard is not None and heard.agent == item.shown[0] and (heard.rev, heard.look) < when:
         return None
     report = heard.vm(item.vm) if heard is not None and heard.at == item.origin else None
     same = report is not None and report.state.active and report.run == item.run

@@ -40,6 +40,7 @@ class Item(Value):
     shown: tuple[str, int] = Field(
         ("", 0), description="the agent's life and the inventory that showed it ill"
     )
+    shown_look: int = Field(0, description="and of the look, where its host's agent is silent")
     stuck: bool = Field(False, description="it was told that it cannot be stopped")
     avoid: tuple[str, ...] = ()
     proofs: tuple[FenceProof, ...] = ()
