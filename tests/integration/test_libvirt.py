@@ -315,6 +315,35 @@ async def test_a_connection_is_proven_to_lead_to_a_boot_by_a_heartbeat_heard_aft
         await hosts.at(Incarnation(host="h9", boot="b"), 0.1)
 
 
+async def test_a_connection_that_is_kept_for_looks_still_leads_to_its_boot_long_after_the_last_heartbeat(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "h1.xml"
+    path.write_text(NODE.format(domains=domain("a", A)))
+    entries, bus = [HostEntry(name="h1", uri=f"test://{path}")], Process(World())
+    asking = LibvirtHosts(entries, VmPolicy(), bus, SystemClock())
+    watching = LibvirtHosts(entries, VmPolicy(), bus, SystemClock())
+    await watching.listen()
+    keeping = asyncio.create_task(watching.run(every_s=60.0))
+    try:
+        async with asyncio.timeout(10):
+            while True:  # it beats until the connection was opened before a heartbeat, and then no more
+                bus.heard(beat("h1"))
+                try:
+                    found = await watching.at(beat("h1").at, 0.05)
+                    break
+                except UnavailableError:
+                    continue
+        opened_at = found.opened_at
+        # a question over the other connection that is not answered in time gives that one up, not this one
+        for _ in range(2):
+            await asking.probe("h1", 1e-9)
+        assert [one.uuid for one in await (await watching.at(beat("h1").at, 1.0)).reports()] == [A]
+        assert found.opened_at == opened_at
+    finally:
+        keeping.cancel()
+
+
 # -- agentless
 
 

@@ -329,6 +329,23 @@ def test_placement_that_began_late_knows_by_the_look_alone() -> None:
     assert _crash(desk) == ["failover.planned"]
 
 
+@pytest.mark.parametrize("heard", [0, 1], ids=["the agent's word before it fell silent", "the look before"])
+def test_what_is_older_than_the_failure_that_a_look_showed_says_nothing_of_it(heard: int) -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.off.add("h1")
+    desk.hear(agent_down())
+    if heard:
+        desk.hear(look(H1, vm("a"), number=heard))
+    ill = vm("a", PAUSED, health=Health.PANICKED)
+    for fact in crashes(look(H1, ill, number=2).inventory, None):  # it overtakes the look itself
+        desk.hear(fact)
+    desk.hear(look(H1, ill, number=2))
+    assert desk.after(4) == ["failover.planned"]
+    [start] = desk.told[-1].starts
+    assert (start.evict, start.to.host in ("h2", "h3")) == (True, True)
+
+
 def test_a_vm_that_a_person_started_again_there_needs_no_start_of_ours() -> None:
     desk = Desk()
     desk.runs("h1", "a")
