@@ -37,7 +37,7 @@ from libs.core.ledger import DeposedError, Ledger
 from libs.core.ports import Delivery, Subscription, UnavailableError
 from libs.core.wiring import Wiring
 from libs.events.base import Fact
-from libs.events.signals import Canary, Heartbeat, InventorySeen
+from libs.events.signals import Canary, Heartbeat, InventorySeen, Signal
 
 S = TypeVar("S")
 
@@ -102,6 +102,11 @@ class Shell(Generic[S]):
             self._inbox.append(item)
         self._bell.ring()
 
+    def _signal(self, signal: Signal) -> None:
+        if self._w.overhears is not None:
+            self._w.overhears(signal)
+        self.hear(signal)
+
     def _pulse(self, before: float) -> None:
         """Notice our own standing still: a pulse that comes late says for how long nobody here listened."""
         now = self._w.clock.monotonic()
@@ -120,7 +125,7 @@ class Shell(Generic[S]):
         forget = self._w.bus.on_change(lambda connected: self.hear(BusChanged(connected)))
         if self._w.lease is not None:
             self._w.lease.on_change(self._bell.ring)
-        listening = await self._w.bus.listen(self._w.signals, self.hear) if self._w.signals else None
+        listening = await self._w.bus.listen(self._w.signals, self._signal) if self._w.signals else None
         if self._w.notices_pauses:
             self._beat_on(self._w.clock.monotonic())
         side = [

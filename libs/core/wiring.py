@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from libs.config.settings import Settings
 from libs.core.decider import Input, Outcome, Request, TableRead
 from libs.core.ports import Bus, Clock, Lease, Row, Store, UnavailableError
+from libs.events.signals import Signal
 
 Perform = Callable[[Any], Awaitable[Outcome]]
 UNREADABLE_S = 1.0
@@ -73,6 +74,8 @@ class Wiring:
     marks: Sequence[str] = ()
     """How the names of records begin that say that an input was dealt with: written after all others."""
     parallel_acts: int = 64
+    overhears: Callable[[Signal], None] | None = None
+    """Told each signal as it comes, also while this process does not lead."""
     notices_pauses: bool = False
     """Tell the decider, by Paused, when this process stood still."""
 

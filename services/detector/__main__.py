@@ -15,7 +15,7 @@ from libs.virt.hosts import LibvirtHosts
 from services.detector.asks import Disconnected, Panicked
 from services.detector.wiring import shell
 
-WATCHED_S = 10.0
+WATCHED_S = 30.0
 """How often a connection that nobody uses yet is looked at: it only has to be there when an agent falls silent."""
 
 
@@ -24,10 +24,10 @@ async def wire(context: Context) -> list[Coroutine[Any, Any, None]]:
     hypervisors, watched = (
         LibvirtHosts(settings.hosts, settings.vm_defaults, context.bus, context.clock) for _ in range(2)
     )
-    await watched.listen()
     power = FenceDevices(agent_devices(settings.hosts), settings.fencing)
     started = os.environ.get("REKINDLE_PLANE_STARTED")
-    detector = shell(context, power, hypervisors, watched, float(started) if started else None)
+    began = float(started) if started else None
+    detector = shell(context, power, hypervisors, watched, began, watched.heard)
     work = [detector.run(), watched.run(WATCHED_S)]
     if settings.system_servers():
         name = f"notices-{os.getpid()}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from libs.config.settings import Settings
 from libs.core.ports import Hypervisors, Power
 from libs.core.shell import Shell
 from libs.core.wiring import Ports, Table, Wiring
+from libs.events.signals import Signal
 from libs.model import Inventory
 from services.detector.act import Hands
 from services.detector.asks import REQUESTS
@@ -27,8 +29,9 @@ def shell(
     hypervisors: Hypervisors,
     watched: Hypervisors,
     plane_started: float | None,
+    overhears: Callable[[Signal], None] | None = None,
 ) -> Shell[DetectorState]:
-    """`watched`: connections kept warm, for looks at hosts whose agent is down. `plane_started`: when the management
+    """`watched`: connections kept warm, for looks at hosts whose agent is down; `overhears` is told all heartbeats, for these. `plane_started`: when the management
     plane started, by `ports.clock`; None: with this process."""
     settings = ports.settings
     replica = re.sub(r"[^A-Za-z0-9_-]", "-", ports.me)
@@ -56,6 +59,7 @@ def shell(
             power, hypervisors, watched, ports.bus, inventory, settings.detection.ask_timeout_s
         ).perform,
         requests=REQUESTS,
+        overhears=overhears,
         notices_pauses=True,
     )
     return Shell(decider, wiring)

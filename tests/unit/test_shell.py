@@ -465,6 +465,16 @@ async def test_a_follower_hears_and_does_nothing() -> None:
         await eventually(lambda: len(world.stream) == 6, "as a leader it does what is owed")
 
 
+async def test_who_overhears_is_told_each_signal_also_by_a_follower() -> None:
+    overheard: list[Any] = []
+    notes, world, role = Notes(), World(), Held(token=1)
+    async with noting(notes, world, lease=role, overhears=overheard.append) as process:
+        process.heard(beat("h1"))
+        role.become(None)
+        process.heard(beat("h2"))
+        assert [signal.at.host for signal in overheard] == ["h1", "h2"], "at once"
+
+
 async def test_a_row_that_nobody_can_read_is_passed_over_and_the_others_are_read() -> None:
     world = World()
     world.rows["t.a"] = (b'{"count": 1}', 1)
