@@ -303,5 +303,6 @@ class Answer(StrEnum):
 
     UP = "up"  # it answered
     REFUSED = "refused"  # its kernel answered, the service did not
+    HANGS = "hangs"  # its kernel took the connection, and no process answered on it
     SILENT = "silent"  # asked, and nothing came back
     UNKNOWN = "unknown"  # the question could not be asked

@@ -1,13 +1,16 @@
 """Agents asked directly, past the bus: one line of JSON over TCP, on the network that the VMs use.
 
-A kernel refuses where a host lives without its agent; a host whose processes hang takes the connection and says
-nothing. Only a line that names the host is an answer: whatever else listens at that address says nothing of it.
+A kernel refuses where a host lives without its agent; where a host's processes hang it takes the connection, and
+nobody says anything on it. Only a line that names the host is an answer: whatever else listens at that address says
+nothing of it. What went wrong on our own side is no answer either, and no silence of the host's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import socket
 from collections.abc import Callable
 
 from pydantic import ValidationError
@@ -16,6 +19,14 @@ from libs.config.settings import HostEntry
 from libs.model import Answer, Incarnation
 
 MOST = 4096
+BACKLOG = 1024
+"""Connections that the kernel takes while the agent hangs, and that nobody takes from it: three a round from peers, for
+as long as a hung host is waited for. Once it is full the kernel falls silent, and a host that hangs looks dead."""
+
+
+SILENT_ERRORS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT)
+"""What the network says of a host that is not there. A route that is withdrawn with its host looks like one of ours that
+is missing, so that one counts for the host's."""
 
 
 class ProbeServer:
@@ -28,7 +39,7 @@ class ProbeServer:
     async def start(self, address: str) -> None:
         """Listen at host:port. Raises OSError."""
         host, port = split(address)
-        self._server = await asyncio.start_server(self._answer, host, port)
+        self._server = await asyncio.start_server(self._answer, host, port, backlog=BACKLOG)
 
     async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -52,29 +63,59 @@ class DirectProbes:
         entry = self._hosts(host)
         if entry is None or entry.probe is None:
             return Answer.UNKNOWN, "no address for probes"
+        until = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                line = await _line(*split(entry.probe))
+            async with asyncio.timeout_at(until):
+                reader, writer = await asyncio.open_connection(*split(entry.probe), limit=MOST)
         except ConnectionRefusedError:
             return Answer.REFUSED, "its kernel refuses, no agent listens"
+        except OSError as error:
+            return unreached(error)
+        try:
+            async with asyncio.timeout_at(until):
+                line = await reader.readline()
+        except ValueError:
+            return Answer.UNKNOWN, "something else listens there"  # longer than any line of ours
         except OSError as error:  # a time-out is one, too
-            return Answer.SILENT, f"no answer: {error.strerror or 'time-out'}"
+            return Answer.HANGS, f"its kernel takes the connection, no agent answers: {_why(error)}"
+        finally:
+            writer.transport.abort()
         return _read(host, line)
 
 
-async def _line(host: str, port: int) -> bytes:
-    reader, writer = await asyncio.open_connection(host, port, limit=MOST)
+async def kernel_answers(address: tuple[str, int], timeout_s: float) -> tuple[Answer, str]:
+    """A connection to a port, and nothing said on it: `hangs` where it is taken, since who asks has waited in vain for
+    the process behind it."""
     try:
-        return await reader.readline()
-    except ValueError:
-        return b""  # longer than any line of ours
-    finally:
-        writer.transport.abort()
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(*address)
+    except ConnectionRefusedError:
+        return Answer.REFUSED, "its kernel refuses"
+    except OSError as error:
+        return unreached(error)
+    writer.transport.abort()
+    return Answer.HANGS, "its kernel takes connections, nothing answers on them"
+
+
+def unreached(error: OSError) -> tuple[Answer, str]:
+    """What a connection that did not come about says of the host: silent where it, or the way to it, gave no answer;
+    nothing where the fault is ours, as without a name server or without free file descriptors."""
+    if isinstance(error, socket.gaierror):
+        return Answer.UNKNOWN, f"its name cannot be resolved: {_why(error)}"
+    if error.errno == errno.ECONNRESET:
+        return Answer.HANGS, f"its kernel breaks the connection off: {_why(error)}"
+    if isinstance(error, TimeoutError) or error.errno in SILENT_ERRORS:
+        return Answer.SILENT, f"no answer: {_why(error)}"
+    return Answer.UNKNOWN, f"it cannot be asked: {_why(error)}"
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error) or "time-out"
 
 
 def _read(host: str, line: bytes) -> tuple[Answer, str]:
     if not line:
-        return Answer.SILENT, "the connection was taken and closed without a word"
+        return Answer.HANGS, "the connection was taken and closed without a word"
     try:
         at = Incarnation.model_validate_json(line)
     except ValidationError:

@@ -23,7 +23,7 @@ class Os(StrEnum):
     DOWN = "down"
     BOOTING = "booting"
     UP = "up"
-    HUNG = "hung"  # its QEMU processes go on writing, nothing answers
+    HUNG = "hung"  # its QEMU processes go on writing, its kernel takes connections, no other process answers
     CRASHED = "crashed"  # the kernel stopped: power is on, nothing runs
 
 
@@ -279,7 +279,7 @@ class Machines:
             self._down(host, Os.CRASHED)
 
     def hang(self, host: SimHost) -> None:
-        """Nothing answers, QEMU goes on."""
+        """No process answers, the kernel does, QEMU goes on."""
         if host.os is Os.UP:
             host.os = Os.HUNG
             for told in self.on_os:

@@ -23,6 +23,7 @@ CALL_S, START_S = 5.0, 30.0
 QEMU_START_S = (0.05, 0.6)
 OBEDIENT, SHUTDOWN_S = 0.8, (0.3, 4.0)
 """Share of guests that shut down when asked, and how long they take."""
+KERNEL_ALONE = "its kernel takes connections, nothing answers on them"
 BUSY_S, BUSY_APART_S = (0.5, 3.5), 8.0
 
 
@@ -314,10 +315,13 @@ class SimHypervisors:
         self._process.enter()
         network = self._virt.network
         linked = self._process.node == host or network.both_ways(self._process.node, host)
-        if linked and found.os is Os.UP and not found.libvirt_hangs and not network.lost():
+        heard = linked and found.os in (Os.UP, Os.HUNG) and not network.lost()
+        if heard and found.os is Os.UP and not found.libvirt_hangs:
             return Answer.UP, "libvirt answers"
         await asyncio.sleep(max(0.0, began + timeout_s - self._virt.loop.time()))
         self._process.enter()
+        if heard:
+            return Answer.HANGS, f"no answer in {timeout_s} s: {KERNEL_ALONE}"
         return Answer.SILENT, f"no answer in {timeout_s} s"
 
 
@@ -338,10 +342,14 @@ class SimProbes:
         self._process.enter()
         await virt.loop.nap(network.latency())
         self._process.enter()
-        if network.both_ways(self._process.node, host) and found.os is Os.UP and not network.lost():
+        linked = network.both_ways(self._process.node, host)
+        heard = linked and found.os in (Os.UP, Os.HUNG) and not network.lost()
+        if heard and found.os is Os.UP:
             if self._listens(host):
                 return Answer.UP, "its agent answers"
             return Answer.REFUSED, "its kernel refuses, no agent listens"
         await asyncio.sleep(max(0.0, began + timeout_s - virt.loop.time()))
         self._process.enter()
+        if heard:
+            return Answer.HANGS, f"no answer in {timeout_s} s: {KERNEL_ALONE}"
         return Answer.SILENT, f"no answer in {timeout_s} s"

@@ -18,6 +18,7 @@ import structlog
 from libs.core.ports import StartRefusedError, UnavailableError
 from libs.model import Answer, Health, StopReason, VmDefinition, VmPolicy, VmReport, VmState
 from libs.threads import HostThreads
+from libs.virt import remote
 from libs.virt.definition import (
     BadPolicyError,
     definition_of,
@@ -59,7 +60,6 @@ LIVING_ERRORS = (
     libvirt.VIR_ERR_ACCESS_DENIED,
     libvirt.VIR_ERR_GNUTLS_ERROR,
 )
-SILENT_TEXTS = ("no route", "timed out", "unreachable", "closed", "reset", "end of file", "no such file")
 
 
 def _quiet(_context: Any, _error: Any) -> None:
@@ -139,23 +139,19 @@ class LibvirtHost:
         self._opening = threading.Lock()
 
     async def probe(self, timeout_s: float) -> tuple[Answer, str]:
-        """One round trip. Refused only where the machine itself must have answered."""
+        """One round trip. Refused only where the machine itself must have answered; hangs where its kernel alone did."""
+        kernel = asyncio.ensure_future(remote.kernel_behind(self.uri, timeout_s))
         try:
             await self._usable_threads().call(lambda: self._connect().getHostname(), timeout_s)
         except TimeoutError:
             self._abandon()
-            return Answer.SILENT, f"no answer in {timeout_s} s"
+            answer, said = await kernel
+            return answer, f"no answer in {timeout_s} s: {said}"
         except libvirt.libvirtError as error:
-            text = str(error).lower()
-            if error.get_error_code() in LIVING_ERRORS:
-                return Answer.REFUSED, str(error)
-            if "connection refused" in text:
-                # over TCP a kernel refused; a socket file outlives its daemon and its machine
-                local = "unix" in self.uri or ("://" in self.uri and self.uri.split("://")[1].startswith("/"))
-                return (Answer.SILENT if local else Answer.REFUSED), str(error)
-            if any(silent in text for silent in SILENT_TEXTS):
-                return Answer.SILENT, str(error)
-            return Answer.UNKNOWN, str(error)
+            living = error.get_error_code() in LIVING_ERRORS
+            return (Answer.REFUSED if living else remote.concluded(self.uri, str(error))), str(error)
+        finally:
+            kernel.cancel()
         return Answer.UP, "libvirt answers"
 
     # -- reading

@@ -303,8 +303,8 @@ def _aged(seen: Sequence[tuple[SlotSeen, float]]) -> tuple[SlotSeen, ...]:
 
 
 def _both(libvirt: Answer, agent: Answer) -> Answer:
-    """One word for two looks: any sign of life is one; silent only where all that could be asked was silent."""
-    for sign in (Answer.UP, Answer.REFUSED):
+    """One word for two looks: the one that says most of its life. Silent only where all that could be asked was."""
+    for sign in (Answer.UP, Answer.REFUSED, Answer.HANGS):
         if sign in (libvirt, agent):
             return sign
     return Answer.SILENT if Answer.SILENT in (libvirt, agent) else Answer.UNKNOWN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -526,6 +527,37 @@ async def test_it_answers_for_a_neighbour_by_its_own_look() -> None:
     nonsense = await hand.answer(Heartbeat(at=H1, agent="x", seq=1))
     assert isinstance(nonsense, Reply)
     assert nonsense.answer is Answer.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("libvirt", "agent", "said"),
+    [
+        (Answer.UP, Answer.HANGS, Answer.UP),
+        (Answer.HANGS, Answer.REFUSED, Answer.REFUSED),
+        (Answer.HANGS, Answer.SILENT, Answer.HANGS),
+        (Answer.SILENT, Answer.HANGS, Answer.HANGS),
+        (Answer.UNKNOWN, Answer.HANGS, Answer.HANGS),
+        (Answer.SILENT, Answer.UNKNOWN, Answer.SILENT),
+        (Answer.UNKNOWN, Answer.UNKNOWN, Answer.UNKNOWN),
+    ],
+)
+async def test_of_two_looks_at_a_neighbour_the_one_that_shows_more_life_counts(
+    libvirt: Answer, agent: Answer, said: Answer
+) -> None:
+    class Looks:
+        async def probe(self, host: str, timeout_s: float) -> tuple[Answer, str]:
+            return libvirt, "libvirt's"
+
+        async def ask(self, host: str, timeout_s: float) -> tuple[Answer, str]:
+            return agent, "the agent's"
+
+    hand, _ = hands(Libvirt())
+    looks: Any = Looks()
+    hand = replace(hand, neighbours=looks, probes=looks)
+    reply = await hand.answer(Question(about="h2"))
+    assert isinstance(reply, Reply)
+    assert reply.answer is said
+    assert reply.detail == f"libvirt {libvirt.value}: libvirt's; agent {agent.value}: the agent's"
 
 
 async def test_guests_are_asked_side_by_side_and_one_that_hangs_costs_the_others_nothing() -> None:

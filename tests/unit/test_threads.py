@@ -89,7 +89,7 @@ async def test_a_host_that_hangs_for_days_costs_a_bounded_number_of_threads_and_
         with pytest.raises(UnavailableError):
             await host.call("hangs", lambda _: release.wait(30), 0.02)
     assert threading.active_count() - before <= HUNG_MOST + 8
-    assert (await host.probe(0.5))[0] is Answer.SILENT
+    assert (await host.probe(0.5))[0] is Answer.SILENT, "there is no network to ask its kernel over"
     release.set()
     await eventually(lambda: threading.active_count() <= before, "the hung threads end with their calls")
     assert (await host.probe(5.0))[0] is Answer.UP

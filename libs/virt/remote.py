@@ -1,0 +1,60 @@
+"""What there is to know of a host whose libvirt does not answer: what its error says, and whether its kernel answers."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+from libs.model import Answer
+from libs.probe import kernel_answers
+
+PORTS = {"tcp": 16509, "tls": 16514, "ssh": 22, "libssh": 22, "libssh2": 22}
+PATIENCE = 0.5
+"""Share of the deadline after which the kernel is asked, too: never behind a libvirt that works."""
+OUR_FAULTS = (
+    "could not resolve",
+    "name resolution",
+    "name or service not known",
+    "too many open files",
+    "cannot exec",
+)
+"""The question was never asked. ssh's own end shows as a reset connection, whatever it ended of."""
+TURNED_AWAY = ("permission denied (", "host key verification failed", "too many authentication failures")
+"""By the other end's sshd: the machine lives."""
+SILENT = ("no route", "timed out", "unreachable", "closed", "reset", "end of file", "no such file")
+
+
+def address_of(uri: str) -> tuple[str, int] | None:
+    """Where a libvirt URI leads over the network; None of a local one."""
+    try:
+        parts = urlsplit(uri)
+        port = parts.port
+    except ValueError:
+        return None
+    transport = parts.scheme.partition("+")[2] or "tls"
+    if not parts.hostname or transport not in PORTS:
+        return None
+    return parts.hostname, port or PORTS[transport]
+
+
+async def kernel_behind(uri: str, timeout_s: float) -> tuple[Answer, str]:
+    """Asked late, and done by the deadline. Silent of a local URI: nothing but its libvirt can be asked there."""
+    address = address_of(uri)
+    if address is None:
+        return Answer.SILENT, "nothing else to ask"
+    await asyncio.sleep(PATIENCE * timeout_s)
+    return await kernel_answers(address, (1.0 - PATIENCE) * timeout_s)
+
+
+def concluded(uri: str, said: str) -> Answer:
+    """What libvirt's error says of the machine."""
+    text = said.lower()
+    if any(fault in text for fault in OUR_FAULTS):
+        return Answer.UNKNOWN
+    if any(away in text for away in TURNED_AWAY):
+        return Answer.REFUSED
+    if "connection refused" in text:
+        # over TCP a kernel refused; a socket file outlives its daemon and its machine
+        local = "unix" in uri or ("://" in uri and uri.split("://")[1].startswith("/"))
+        return Answer.SILENT if local else Answer.REFUSED
+    return Answer.SILENT if any(silent in text for silent in SILENT) else Answer.UNKNOWN
