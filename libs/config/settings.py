@@ -159,6 +159,9 @@ class Detection(Section):
     domain_label: str = Field("rack", description="hosts with the same value of this label fail together")
     confirm_witnessed_s: PositiveFloat = Field(2.5, description="silence on all channels, with enough votes")
     confirm_silence_s: PositiveFloat = Field(8.0, description="the same without enough votes")
+    confirm_hung_s: PositiveFloat = Field(
+        30.0, description="the same while its kernel still answers; no less than confirm_silence_s"
+    )
     quiet_after_start_s: float = Field(60.0, ge=0, description="after a start, for hosts not heard since")
     deaf_period_s: PositiveFloat = Field(2.0, description="no verdict for so long after we were deaf")
     kdump_listen: str | None = Field(
@@ -174,6 +177,11 @@ class Detection(Section):
     quarantine_s: PositiveFloat = Field(
         86400.0, description="without a failure, until it is let in by itself"
     )
+
+    @property
+    def hung_s(self) -> float:
+        """confirm_hung_s as it holds: where a kernel answers there is more doubt than in silence, never less."""
+        return max(self.confirm_hung_s, self.confirm_silence_s)
 
 
 class Guests(Section):
@@ -224,6 +232,7 @@ PROFILES: dict[str, dict[str, dict[str, float]]] = {
             "ask_timeout_s": 0.5,
             "confirm_witnessed_s": 1.5,
             "confirm_silence_s": 5.0,
+            "confirm_hung_s": 20.0,
         },
         "fencing": {"status_spacing_s": 0.3},
     },
@@ -236,6 +245,7 @@ PROFILES: dict[str, dict[str, dict[str, float]]] = {
             "ask_timeout_s": 1.4,
             "confirm_witnessed_s": 6.0,
             "confirm_silence_s": 16.0,
+            "confirm_hung_s": 60.0,
             "deaf_period_s": 4.0,
         },
         "fencing": {"status_spacing_s": 1.0},

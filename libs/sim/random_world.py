@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "detection": {
         "quiet_after_start_s": 8.0,
         "confirm_silence_s": 5.0,
+        "confirm_hung_s": 6.0,
         "failures_max": 2,
         "quarantine_s": 15.0,
     },

@@ -351,6 +351,10 @@ class Detector:
         if now >= suspicion.ask_at:
             peers = gather.order(record.host, self._peers(state, record.host, now), self.domains)
             suspicion, acts = gather.next_round(suspicion, record, peers, self.settings, now)
+        if not gather.company(state, record.host, self.settings, now) and not storms.released(
+            state, record.host
+        ):
+            suspicion = replace(suspicion, alone_at=now)
         view = replace(view, suspicion=suspicion)
         state = replace(state, views=state.views.insert(record.host, view))
         step = self._judge(state, record, now)

@@ -11,7 +11,7 @@ from libs.events.facts import Evidence as KeptEvidence
 from libs.events.signals import SlotSeen
 from libs.model import Answer, Incarnation, PowerState
 from services.detector.asks import Answered, AskLibvirt, AskPeer, AskPower
-from services.detector.state import Channel, DetectorState, HostRecord, SlotView, Suspicion
+from services.detector.state import Channel, DetectorState, HostRecord, HostView, SlotView, Suspicion
 from services.detector.verdict import Evidence
 
 Kept = tuple[KeptEvidence, ...]
@@ -89,6 +89,8 @@ def answered(suspicion: Suspicion, event: Answered, at: Incarnation, now: float)
         suspicion = replace(suspicion, alive_at=now, reached_since=since)
     elif event.channel == LIBVIRT:
         suspicion = replace(suspicion, reached_since=None)
+    if event.answer is Answer.HANGS:
+        suspicion = replace(suspicion, kernel_at=now)
     for seen in event.slots:
         suspicion = _read(suspicion, seen, at, channel.asked_at, now)
     return suspicion
@@ -128,7 +130,7 @@ def evidence(
     silent_from = max(state.listening_since, view.heard_at or state.listening_since)
     if suspicion is None:
         return Evidence(now - silent_from, 0.0, last_word=bool(view.last_word))
-    fresh_s = 3 * settings.ask_every_s + settings.ask_timeout_s
+    fresh_s = _fresh_s(settings)
     fresh = {
         name: channel
         for name, channel in sorted(suspicion.channels.items())
@@ -140,13 +142,16 @@ def evidence(
         for name, channel in fresh.items()
         if name.startswith(PEER) and channel.answer is Answer.SILENT
     ]
+    alive_at = max(at for at in (suspicion.since, suspicion.alive_at, suspicion.alone_at) if at is not None)
     return Evidence(
         silent_s=now - silent_from,
-        quiet_s=now - max(suspicion.since, suspicion.alive_at or suspicion.since),
+        quiet_s=now - max(alive_at, suspicion.kernel_at or alive_at),
+        hung_s=now - alive_at,
         power_off=power is not None and power.power is PowerState.OFF,
         last_word=bool(view.last_word),
         lives_elsewhere=any(c.answer in (Answer.UP, Answer.REFUSED) for c in fresh.values()),
-        unreachable=libvirt is not None and libvirt.answer is Answer.SILENT,
+        unreachable=libvirt is not None and libvirt.answer in (Answer.SILENT, Answer.HANGS),
+        hangs=any(c.answer is Answer.HANGS for c in fresh.values()),
         votes=len(voters),
         domains=len({domains.get(peer, peer) for peer in voters}),
         domains_known=domains_known,
@@ -154,6 +159,21 @@ def evidence(
         slot_moves=suspicion.moved_at is not None and now - suspicion.moved_at <= fresh_s,
         slot_still=_still(suspicion, slot_interval_s, fresh_s, now),
     )
+
+
+def _fresh_s(settings: Detection) -> float:
+    return 3 * settings.ask_every_s + settings.ask_timeout_s
+
+
+def company(state: DetectorState, host: str, settings: Detection, now: float) -> bool:
+    """Some other host spoke, or showed that it lives, just now. Where none does, the one that is cut off may be us
+    (DESIGN §4 rule 6): a server of the bus on our own machine goes on returning our canary."""
+
+    def lives(view: HostView) -> bool:
+        answered_at = None if view.suspicion is None else view.suspicion.alive_at
+        return any(at is not None and now - at <= _fresh_s(settings) for at in (view.heard_at, answered_at))
+
+    return any(lives(view) for other, view in state.views.items() if other != host)
 
 
 def _still(suspicion: Suspicion, slot_interval_s: float, fresh_s: float, now: float) -> bool:

@@ -103,6 +103,10 @@ class Suspicion:
     round: int = 0
     alive_at: float | None = None
     """The latest sign of life on any channel but the heartbeat."""
+    kernel_at: float | None = None
+    """When its kernel last took a connection on which no process answered."""
+    alone_at: float | None = None
+    """When no other host was heard either, so that it may be us who are cut off."""
     reached_since: float | None = None
     """Since when our own question to its libvirt, or a peer, has reached it without a break."""
     moved_at: float | None = None

@@ -35,12 +35,16 @@ def stormy(state: State, hosts: Hosts, judged: str | None = None) -> bool:
 def holds(state: State, hosts: Hosts, judged: str, settle_s: float, now: float) -> bool:
     """True where a verdict on this host needs evidence that stands on its own: in a storm that no operator has
     released it from, and while others still fall silent, since that may be how a storm begins."""
-    storm = state.storm
-    if storm is not None and judged in storm.released:
+    if released(state, judged):
         return False
-    if storm is not None or stormy(state, hosts, judged):
+    if state.storm is not None or stormy(state, hosts, judged):
         return True
     return any(now - since < settle_s for host, since in state.silent_since.items() if host != judged)
+
+
+def released(state: State, host: str) -> bool:
+    """An operator has looked, and said that this host may be held failed in the storm that is held."""
+    return state.storm is not None and host in state.storm.released
 
 
 def ordered(state: State, hosts: Hosts, word: StormReleaseOrdered) -> Step[State]:

@@ -20,7 +20,9 @@ class Evidence:
     silent_s: float
     """Since its last heartbeat, or since we began to listen."""
     quiet_s: float
-    """Since the last sign of life on any channel."""
+    """Since anything was heard of it on any channel, its kernel included, or nobody else was heard either."""
+    hung_s: float = 0.0
+    """The same, but a kernel's answer is no sign of life."""
     power_off: bool = False
     """A fence device reads off, asked after the silence began."""
     last_word: bool = False
@@ -28,9 +30,11 @@ class Evidence:
     lives_elsewhere: bool = False
     """Some channel over a network brought a sign of life in the latest round."""
     unreachable: bool = False
-    """Our own question to its libvirt went unanswered in the latest round."""
+    """No process answered our own question to its libvirt in the latest round."""
+    hangs: bool = False
+    """Some channel's latest word is that its kernel takes connections on which nothing answers."""
     votes: int = 0
-    """Peers that said in the latest round that they cannot reach it. Silence is no vote."""
+    """Peers that said in the latest round that they cannot reach it. Silence is no vote, a kernel's answer is none."""
     domains: int = 0
     """Failure domains (DESIGN: racks) in which these peers are."""
     domains_known: int = 2
@@ -55,9 +59,14 @@ class Rule:
     """Stands on its own: also while a storm is held (DESIGN §4 rule 7)."""
 
 
+def _gone(e: Evidence) -> bool:
+    """Not even its kernel answers."""
+    return e.unreachable and not e.hangs
+
+
 def _witnessed(e: Evidence, s: Detection) -> bool:
     apart = e.domains >= min(2, max(1, e.domains_known))
-    return e.unreachable and e.slot_still and e.votes >= s.votes_min and apart
+    return _gone(e) and e.slot_still and e.votes >= s.votes_min and apart
 
 
 RULES: tuple[Rule, ...] = (
@@ -81,14 +90,14 @@ RULES: tuple[Rule, ...] = (
         HostState.FAILED,
         "proof",
         lambda e, s: e.last_word and not e.slot_moves,
-        "it said goodbye for good, or that it panicked, and nothing answers since: at once",
+        "it said goodbye for good, or that it panicked, and no process answers since: at once",
     ),
     Rule(
         "slot-moves",
         HostState.ISOLATED,
         "none",
         lambda e, s: e.unreachable and e.slot_moves,
-        "no network reaches it and its storage slot moves: alone, alive",
+        "no process answers on any network and its storage slot moves: alone, alive",
     ),
     Rule(
         "witnessed",
@@ -103,8 +112,15 @@ RULES: tuple[Rule, ...] = (
         "silence-only",
         HostState.FAILED,
         "silence",
-        lambda e, s: e.unreachable and e.quiet_s >= s.confirm_silence_s,
+        lambda e, s: _gone(e) and e.quiet_s >= s.confirm_silence_s,
         "no channel answers, and too few peers voted or no storage slot could be read, for confirm_silence_s",
+    ),
+    Rule(
+        "hung",
+        HostState.FAILED,
+        "silence",
+        lambda e, s: e.unreachable and e.hangs and e.hung_s >= s.hung_s,
+        "its kernel takes connections, no process answers on them, its storage slot does not move, for confirm_hung_s",
     ),
 )
 

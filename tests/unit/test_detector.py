@@ -131,6 +131,7 @@ def pool(*hosts: str, **more: Any) -> Watch:
 NOTHING = Evidence(silent_s=9, quiet_s=0)
 SILENT = {"unreachable": True}
 WITNESSED = {**SILENT, "votes": 2, "domains": 2, "slot_still": True, "quiet_s": 2.5}
+HUNG = {**SILENT, "hangs": True, "hung_s": 30.0}
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,16 @@ WITNESSED = {**SILENT, "votes": 2, "domains": 2, "slot_still": True, "quiet_s": 
         ({**SILENT, "quiet_s": 7.99}, None, None),
         ({"quiet_s": 1e6}, None, None),
         ({"quiet_s": 1e6, "votes": 9, "domains": 9, "slot_still": True}, None, None),
+        (HUNG, "hung", S.FAILED),
+        ({**HUNG, "slot_still": True, "quiet_s": 1e6}, "hung", S.FAILED),
+        ({**HUNG, "hung_s": 29.99, "quiet_s": 1e6}, None, None),
+        ({**HUNG, "unreachable": False, "hung_s": 1e6}, None, None),
+        ({**HUNG, "hangs": False, "hung_s": 1e6}, None, None),
+        ({**HUNG, **WITNESSED, "hung_s": 29.99, "quiet_s": 1e6}, None, None),
+        ({**HUNG, "slot_moves": True}, "slot-moves", S.ISOLATED),
+        ({**HUNG, "lives_elsewhere": True}, "answers-elsewhere", S.AGENT_DOWN),
+        ({**HUNG, "hung_s": 0.0, "power_off": True}, "power-off", S.FAILED),
+        ({**HUNG, "hung_s": 0.0, "last_word": True}, "last-word", S.FAILED),
     ],
 )
 def test_every_row_of_the_rules(
@@ -289,6 +300,153 @@ def test_silence_that_nobody_witnesses_takes_eight_seconds() -> None:
         told = watch.after(0.1)
     assert watch.told[-1].rule == "silence-only"
     assert 7.9 <= watch.now - suspected_at <= 8.4
+
+
+def hangs(watch: Watch, host: str, seconds: float, *peers: str) -> list[str]:
+    """So long its kernel takes every connection, and nothing answers on them; its slot stands still."""
+    told: list[str] = []
+    until = watch.now + seconds
+    while watch.now < until and not told:
+        watch.answer(host, "power", power=PowerState.UNKNOWN)
+        watch.answer(host, "libvirt", Answer.HANGS)
+        for peer in peers:
+            watch.answer(host, f"peer:{peer}", Answer.HANGS, slots=(watch.slot(host, 7),))
+        told += watch.after(0.5)
+    return told
+
+
+def test_a_host_that_thrashes_for_twenty_seconds_is_suspected_and_left_alone() -> None:
+    watch = pool().gone("h1")
+    assert hangs(watch, "h1", 20.0, "h2", "h3", "h4") == []
+    assert watch.hear(beat("h1")) == ["host.refuted"]
+
+
+def test_a_host_that_hangs_for_good_is_failed_after_thirty_seconds_and_the_evidence_says_why() -> None:
+    watch = pool().gone("h1")
+    suspected_at = watch.now - 0.2
+    assert hangs(watch, "h1", 60.0, "h2", "h3") == ["host.failed"]
+    assert watch.told[-1].rule == "hung"
+    assert 29.9 <= watch.now - suspected_at <= 30.9
+    said = {kept.channel: kept.said for kept in watch.told[-1].evidence}
+    assert said["libvirt"] == said["peer:h2"] == said["peer:h3"] == "hangs"
+    assert said["slot:nfs"].startswith("write 7, unchanged for ")
+
+
+@pytest.mark.parametrize("channel", ["libvirt", "peer:h4"])
+def test_one_kernels_answer_keeps_all_silent_witnesses_from_a_quick_verdict(channel: str) -> None:
+    watch = pool().gone("h1")
+    for _ in range(24):
+        watch.nobody_sees("h1", "h2", "h3")
+        watch.answer("h1", channel, Answer.HANGS)
+        assert watch.after(1.0) == []
+
+
+def test_a_peer_that_sees_a_kernel_answer_has_not_voted() -> None:
+    watch = pool().gone("h1")
+    watch.nobody_sees("h1", "h2", "h3")
+    watch.answer("h1", "peer:h3", Answer.HANGS)
+    watch.after(DEFAULT.confirm_witnessed_s)
+    told = [fact for fact in watch.told if fact.kind == "host.failed"]
+    assert told == []
+
+
+def test_where_the_kernel_falls_silent_too_a_whole_confirmation_begins() -> None:
+    """Twenty seconds of hanging are not counted as silence: a connection that is lost in a long thrash is no verdict."""
+    watch = pool().gone("h1")
+    hangs(watch, "h1", 20.0, "h2", "h3")
+    last = watch.now - 0.5
+    told: list[str] = []
+    while not told:
+        watch.nobody_sees("h1", "h2", "h3")
+        told = watch.after(0.1)
+    assert (told, watch.told[-1].rule) == (["host.failed"], "witnessed")
+    assert DEFAULT.confirm_witnessed_s <= watch.now - last <= DEFAULT.confirm_witnessed_s + 0.3
+
+
+def test_a_process_that_answers_begins_the_long_wait_anew() -> None:
+    watch = pool().gone("h1")
+    hangs(watch, "h1", 25.0, "h2", "h3")
+    assert watch.answer("h1", "libvirt", Answer.UP) == ["host.agent_down"]
+    answered_at = watch.now
+    assert hangs(watch, "h1", 60.0, "h2", "h3") == ["host.failed"]
+    assert watch.now - answered_at >= DEFAULT.confirm_hung_s
+
+
+def test_a_kernel_that_answers_only_now_and_then_does_not_put_a_verdict_off_for_ever() -> None:
+    watch = pool().gone("h1")
+    suspected_at = watch.now - 0.2
+    told: list[str] = []
+    for second in range(60):
+        watch.nobody_sees("h1", "h2")
+        if second % 6 == 0:
+            watch.answer("h1", "libvirt", Answer.HANGS)
+        told += watch.after(1.0)
+        if told:
+            break
+    assert (told, watch.told[-1].rule) == (["host.failed"], "hung")
+    assert watch.now - suspected_at <= DEFAULT.confirm_hung_s + 7.0
+
+
+def test_the_wait_for_a_hung_host_is_never_shorter_than_that_for_a_silent_one() -> None:
+    settings = Detection(confirm_silence_s=40.0)
+    hung = Evidence(silent_s=99, quiet_s=0, unreachable=True, hangs=True, hung_s=39.9)
+    assert judge(hung, settings) is None
+    assert judge(replace(hung, hung_s=40.0), settings) is not None
+
+
+# -- nobody else is heard
+
+
+def fenced_but_one() -> Watch:
+    """Two hosts, one of them fenced: of the other's silence nobody else can tell."""
+    watch = pool("h1", "h2").gone("h2")
+    watch.answer("h2", "power", power=PowerState.OFF)
+    watch.hear(fenced(boot("h2")))
+    watch.after(10.0)
+    return watch.gone("h1")
+
+
+def test_the_last_host_that_is_heard_is_not_failed_by_its_silence_alone_since_it_may_be_us_who_are_cut_off() -> (
+    None
+):
+    watch = fenced_but_one()
+    for _ in range(120):
+        watch.nobody_sees("h1")
+        watch.after(1.0)
+    assert watch.is_("h1") is S.SUSPECT
+    assert watch.hear(beat("h1")) == ["host.refuted"], "it was our own network"
+
+
+def test_once_somebody_is_heard_again_its_silence_counts_from_then_on() -> None:
+    watch = fenced_but_one()
+    for _ in range(60):
+        watch.nobody_sees("h1")
+        watch.after(1.0)
+    assert watch.hear(beat("h2", 2)) == ["host.joined"]
+    watch.silent.discard("h2")
+    heard_at, told = watch.now, list[str]()
+    while not told and watch.now - heard_at < 60:
+        watch.nobody_sees("h1", "h2")
+        told = watch.after(0.1)
+    assert (told, watch.told[-1].rule) == (["host.failed"], "silence-only")
+    assert DEFAULT.confirm_silence_s <= watch.now - heard_at <= DEFAULT.confirm_silence_s + 0.5
+
+
+def test_a_proof_by_power_needs_no_company() -> None:
+    assert fenced_but_one().answer("h1", "power", power=PowerState.OFF) == ["host.failed"]
+
+
+def test_a_host_without_its_agent_that_answers_is_company() -> None:
+    """It is not heard on the bus and answers all the same: the way from us to the hosts works."""
+    watch = pool("h1", "h2").gone("h2")
+    assert watch.answer("h2", "libvirt", Answer.UP) == ["host.agent_down"]
+    watch.gone("h1")
+    told: list[str] = []
+    for _ in range(12):
+        watch.nobody_sees("h1")
+        watch.answer("h2", "libvirt", Answer.UP)
+        told += watch.after(1.0)
+    assert (told, watch.told[-1].rule) == (["host.failed"], "silence-only")
 
 
 @pytest.mark.parametrize("said", [Answer.UNKNOWN, None])

@@ -63,6 +63,28 @@ def test_whom_an_operator_releases_may_be_held_failed_and_the_storm_stays_held()
     assert watch.state.storm is None
 
 
+def test_a_release_holds_also_where_nobody_is_heard_any_more() -> None:
+    """Silence in which nobody at all is heard is no verdict, unless somebody has looked."""
+    watch = storm(*SIX)
+    nobody_answers(watch, 12, *SIX)
+    assert failed(watch) == set()
+    watch.hear(word(watch, *SIX))
+    nobody_answers(watch, 9, *SIX)
+    assert failed(watch) == set(SIX)
+
+
+def test_hosts_that_hang_all_at_once_are_a_storm_and_held() -> None:
+    """A datastore that stalls for all of them: their kernels answer, and nothing stands on its own."""
+    watch = storm()
+    for _ in range(60):
+        for host in ("h1", "h2", "h3"):
+            watch.answer(host, "libvirt", Answer.HANGS)
+            for peer in ("h5", "h6"):
+                watch.answer(host, f"peer:{peer}", Answer.HANGS, slots=(watch.slot(host, 7),))
+        watch.after(1.0)
+    assert failed(watch) == set()
+
+
 def test_a_suspect_more_than_the_operator_saw_is_held_and_that_is_told() -> None:
     watch = storm()
     first = watch.told[-1]
