@@ -17,6 +17,10 @@ PEER_SHARE = 0.78
 FIRST_TRIES_S = (0.0, RTO_S, 3 * RTO_S)
 """A standing connection sends again by itself. Once it failed a new one is opened, whose second try comes too late."""
 SYN_RTO_S = 1.0
+SYN_LEGS_S = (SYN_RTO_S,) * 2
+"""A handshake: what is lost of it is sent again so much later."""
+PATIENCE = 0.5
+"""Share of a question's time after which the kernel is asked beside a libvirt that is late (libs/virt/remote.py)."""
 SLOT_REST = 2.0
 """Slot intervals without a movement, from first to latest reading, after which a slot counts as still."""
 PEERS_ASKED = 3
@@ -29,7 +33,7 @@ class How(IntEnum):
     UP = 0
     LOSSY = 1
     STARVED = 2
-    """The kernel answers (ICMP, a TCP handshake), no process does."""
+    """The kernel takes connections, no process answers on them."""
     CUT = 3
 
 
@@ -65,25 +69,47 @@ REACH: dict[Kind, Reach] = {
     Kind.BUS: Reach(How.UP, How.UP, Voters.NONE, How.UP, How.UP),
     Kind.OBSERVER_CUT: Reach(How.CUT, How.UP, Voters.NONE, How.UP, How.UP),
     Kind.DEAD: Reach(How.CUT, How.CUT, Voters.ALL, How.CUT, How.CUT),
+    Kind.HUNG: Reach(How.STARVED, How.STARVED, Voters.ALL, How.STARVED, How.STARVED),
 }
 CUTS = frozenset({Kind.LINK, Kind.UPLINK, Kind.CORE})
 """With converged storage these cut a living host off from every network."""
 ANSWERED = frozenset(kind for kind, reach in REACH.items() if reach.own is How.UP)
 """Under these alone its libvirt answers every question of ours."""
+KERNEL_TELLS = frozenset(
+    kind for kind, reach in REACH.items() if {reach.own, reach.peers} & {How.LOSSY, How.STARVED}
+)
+"""Under these a connection may be taken on which nothing is answered in time."""
 
 
 class Words(NamedTuple):
     """What the peers say in one round."""
 
-    kernel: bool
-    """Some saw no answer, but the kernel would have given one."""
-    votes: int
-    domains: int
+    silent: tuple[bool, ...]
+    """Who saw nothing at all, in the order of asking."""
+    hanging: tuple[bool, ...]
+    """To whom its kernel gave a connection on which nothing came."""
     domains_known: int
-    neighbour: bool
+    beside: bool
+    """The first of them is of the suspect's own rack."""
+
+    @property
+    def kernel(self) -> bool:
+        return any(self.hanging)
+
+    def votes(self, kernel: bool) -> int:
+        """Each is of another rack. `kernel`: its answer is told from silence; else it passes for silence."""
+        return sum(self._against(kernel))
+
+    def neighbour(self, kernel: bool) -> bool:
+        return self.beside and self._against(kernel)[0]
+
+    def _against(self, kernel: bool) -> list[bool]:
+        return [alone or (hung and not kernel) for alone, hung in zip(self.silent, self.hanging, strict=True)]
 
 
-UNHEARD = Words(False, 0, 0, 0, False)
+UNHEARD = Words((), (), 0, False)
+ALONE = frozenset(kind for kind, reach in REACH.items() if reach.voters is Voters.NONE)
+"""Under these no host is heard: the observer may be the one that is cut off, and counts anew from their end."""
 
 
 class Round(NamedTuple):
@@ -93,6 +119,7 @@ class Round(NamedTuple):
     own_life: float | None
     """When its libvirt answered us."""
     own_kernel: bool
+    """Its libvirt did not, but its kernel took the connection."""
     peer_life: float | None
     """When some peer told that it was answered."""
     words: Words
@@ -129,6 +156,12 @@ class Suspect:
         while len(self._rounds) <= number:
             self._rounds.append(self._ask(len(self._rounds)))
         return self._rounds[number]
+
+    def alone(self) -> list[tuple[float, float]]:
+        """From when to when the observer has heard nobody else for as long as answers count."""
+        fresh_s = 3 * self.settings.ask_every_s + self.settings.ask_timeout_s
+        spans = [(fault.start + fresh_s, fault.end) for fault in self.faults if fault.kind in ALONE]
+        return [(start, end) for start, end in spans if start < end]
 
     def kept_alive_at(self, soonest_s: float) -> float | None:
         """The first sign of life, where our own questions and its heartbeat bring one so often that it is never quiet
@@ -173,29 +206,37 @@ class Suspect:
             lost += 1
         return rto_s * (2.0**lost - 1.0)
 
-    def _passes(self, fresh: bool, within_s: float) -> float | None:
-        """Seconds until a question under loss is answered. A new connection takes three more round trips."""
-        legs = (SYN_RTO_S,) * 2 + (RTO_S,) * 6 if fresh else (RTO_S,) * 2
-        took = ANSWER_S
-        for rto_s in legs:
+    def _passes(self, fresh: bool, within_s: float) -> tuple[float | None, bool]:
+        """Seconds until a question under loss is answered, and whether at least a connection was taken. A new one takes
+        three more round trips; beside a standing one a new one is tried when half of the time is over."""
+        took, taken = ANSWER_S, False
+        for number, rto_s in enumerate((*SYN_LEGS_S, *(RTO_S,) * 6) if fresh else (RTO_S,) * 2):
             took += self._delay(rto_s)
             if took > within_s:
-                return None
-        return took
+                return None, taken or (not fresh and self._taken(PATIENCE * within_s))
+            taken = taken or (fresh and number + 1 == len(SYN_LEGS_S))
+        return took, False
+
+    def _taken(self, within_s: float) -> bool:
+        """A handshake under loss succeeds in time."""
+        return ANSWER_S + sum(self._delay(rto_s) for rto_s in SYN_LEGS_S) <= within_s
 
     def _question(self, asked: float, within_s: float, fresh: bool, peer: bool) -> tuple[float | None, bool]:
-        """When it was answered, if in time; and whether at least the kernel would have answered."""
+        """When it was answered, if in time; and where it was not, whether its kernel took the connection."""
         for late_s in (0.0,) if fresh else FIRST_TRIES_S:
             at = asked + late_s
-            worst = max((reach.peers if peer else reach.own for reach in self._reach(at)), default=How.UP)
+            here = {reach.peers if peer else reach.own for reach in self._reach(at)}
+            worst = max(here, default=How.UP)
             if worst is How.UP and at + ANSWER_S < asked + within_s:
                 return at + ANSWER_S, False
             if worst is How.LOSSY:
-                took = self._passes(fresh, within_s)
-                return (None if took is None else asked + took), False
+                took, taken = self._passes(fresh, within_s)
+                return (None if took is None else asked + took), taken
             if worst is How.STARVED:
                 over = max(fault.end for fault in self.faults if fault.start <= at < fault.end)
-                return (over + ANSWER_S if over + ANSWER_S < asked + within_s else None), True
+                if over + ANSWER_S < asked + within_s:
+                    return over + ANSWER_S, False
+                return None, How.LOSSY not in here or self._taken(PATIENCE * within_s)
         return None, False
 
     def _asked(self, number: int) -> float:
@@ -232,12 +273,10 @@ class Suspect:
         looks = [self._question(asked, within_s, True, peer=True) for _ in range(PEERS_ASKED)]
         lives = [at for at, _ in looks if at is not None]
         # the first is of the suspect's own rack if one is heard there, each other of another rack
-        votes = len(looks) - len(lives)
         words = Words(
-            kernel=any(kernel for _, kernel in looks),
-            votes=votes,
-            domains=votes,
+            silent=tuple(at is None and not kernel for at, kernel in looks),
+            hanging=tuple(kernel for _, kernel in looks),
             domains_known=RACKS if voters is Voters.ALL else RACKS - 1,
-            neighbour=voters is Voters.ALL and looks[0][0] is None,
+            beside=voters is Voters.ALL,
         )
         return Round(asked, own, own_kernel, min(lives, default=None), words)

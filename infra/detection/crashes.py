@@ -10,8 +10,8 @@ from enum import StrEnum
 
 from infra.detection.hearing import Silence
 from infra.detection.model import HOSTS, Fault, Kind
-from infra.detection.stages import CHANNELS, GUARDED, Pipeline, Stage
-from infra.detection.walking import TICK_S, power_read, walk
+from infra.detection.stages import CHANNELS, GUARDED, Pipeline, Stage, like
+from infra.detection.walking import TICK_S, Verdict, power_read, walk
 
 A_HOST_YEAR = 2
 """Crashes tried at random instants for each host-year, and as many in the middle of a fault."""
@@ -30,6 +30,8 @@ class Speed(StrEnum):
     """What is told of a crash beyond the stages."""
 
     PROOF = "power reads off"
+    HUNG = "hangs for good"
+    """All stages together, where its kernel goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Crashes:
             for key in sorted(keys)
         }
 
-    def _silence(self, host: int, at: float) -> Silence:
+    def _silence(self, host: int, at: float, kind: Kind) -> Silence:
         """The last one. It may have begun before the crash, by another fault."""
         known = self._line.silences[host]
         index = bisect_right(known, at, key=lambda silence: silence.last) - 1
@@ -86,11 +88,11 @@ class Crashes:
             if fault.start < at + AROUND_S and fault.end > last
         ]
         own = [fault for fault in (before.faults if before else ()) if fault not in around]
-        return Silence(last, at + GIVEN_UP_S, (Fault(Kind.DEAD, at, math.inf), *own, *around))
+        return Silence(last, at + GIVEN_UP_S, (Fault(kind, at, math.inf), *own, *around))
 
     def _crash(self, when: When, host: int, at: float) -> None:
         line = self._line
-        silence = self._silence(host, at)
+        silence = self._silence(host, at, Kind.DEAD)
         suspect_s = line.profile.settings.suspect_after_s + TICK_S * line.rng.random()
         since = silence.last + suspect_s
         for stall in line.time.stalls:
@@ -105,8 +107,12 @@ class Crashes:
         power_s = self._rng.uniform(*POWER_ANSWER_S)
         for span in spans:
             asked = line.suspect(host, silence, span)
+            walks: dict[Stage, Verdict | None] = {}
             for stage in [one for one in Stage if one in pending]:
-                walked = walk(asked, CHANNELS[GUARDED.get(stage, stage)], span.judge_from).verdict
+                shared = like(GUARDED.get(stage, stage), silence.faults)
+                if shared not in walks:
+                    walks[shared] = walk(asked, CHANNELS[shared], span.judge_from).verdict
+                walked = walks[shared]
                 if walked is not None and stage in GUARDED:
                     later = line.guarded(stage, asked, walked)
                     walked = later[1] if later else None
@@ -119,6 +125,19 @@ class Crashes:
                 pending.discard(Speed.PROOF)
         for what in pending:
             self._missed[when, what] += 1
+        self._hang(when, host, at, suspect_s)
+
+    def _hang(self, when: When, host: int, at: float, suspect_s: float) -> None:
+        """The same host at the same moment, whose processes all stop while its kernel goes on."""
+        silence = self._silence(host, at, Kind.HUNG)
+        for span in self._line.deafness.cuts(silence, suspect_s):
+            asked = self._line.suspect(host, silence, span)
+            walked = walk(asked, CHANNELS[GUARDED[Stage.GUARD]], span.judge_from).verdict
+            later = None if walked is None else self._line.guarded(Stage.GUARD, asked, walked)
+            if later is not None:
+                return self._note(when, Speed.HUNG, later[1].at - at, later[1].rule.name)
+        self._missed[when, Speed.HUNG] += 1
+        return None
 
     def _note(self, when: When, what: Stage | Speed, took_s: float, rule: str) -> None:
         """A verdict before the crash was a false one, and is counted as such elsewhere."""

@@ -49,7 +49,8 @@ class Kind(StrEnum):
     OBSERVER_STALL = "observer stalls"
     OBSERVER_CUT = "observer isolated"
     DEAD = "host dead"
-    """What is to be detected; never drawn with the others."""
+    HUNG = "host hangs for good"
+    """What is to be detected; these are never drawn with the others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from enum import StrEnum
 from random import Random
 from typing import NamedTuple
 
-from infra.detection.asking import ANSWERED, CUTS, Suspect
+from infra.detection.asking import ANSWERED, CUTS, KERNEL_TELLS, Suspect
 from infra.detection.hearing import Silence, silences
 from infra.detection.model import CONVERGED, HOSTS, Fault, Kind, PoolTime
 from infra.detection.walking import TICK_S, Channels, Profile, Verdict, Walk, soonest_s, walk
@@ -37,9 +37,10 @@ class Stage(StrEnum):
     OWN = "+ own question to libvirt"
     PEERS = "+ peers' votes"
     SLOT = "+ storage slot"
+    KERNEL = "+ a kernel's answer"
     GUARD = "+ storm guard: Rekindle"
     SILENT = "Rekindle without storage and voters"
-    KERNEL = "Rekindle if a kernel's answer counted"
+    UNTOLD = "Rekindle if a kernel's answer passed for silence"
 
 
 CHANNELS: dict[Stage, Channels] = {
@@ -47,13 +48,22 @@ CHANNELS: dict[Stage, Channels] = {
     Stage.PEERS: Channels(peers=True),
     Stage.SLOT: Channels(peers=True, slot=True),
     Stage.KERNEL: Channels(peers=True, slot=True, kernel=True),
+    Stage.SILENT: Channels(kernel=True),
 }
 GUARDED: dict[Stage, Stage] = {
-    Stage.GUARD: Stage.SLOT,
-    Stage.SILENT: Stage.OWN,
-    Stage.KERNEL: Stage.KERNEL,
+    Stage.GUARD: Stage.KERNEL,
+    Stage.SILENT: Stage.SILENT,
+    Stage.UNTOLD: Stage.SLOT,
 }
 """Stages behind the storm guard, and whose walk they share."""
+UNTOLD: dict[Stage, Stage] = {Stage.KERNEL: Stage.SLOT, Stage.SILENT: Stage.OWN}
+"""Whose walk these take where no kernel's answer is to be told from silence."""
+
+
+def like(stage: Stage, faults: tuple[Fault, ...]) -> Stage:
+    """The stage whose walk it shares under these faults."""
+    told = any(fault.kind in KERNEL_TELLS for fault in faults)
+    return stage if told else UNTOLD.get(stage, stage)
 
 
 class Span(NamedTuple):
@@ -272,8 +282,8 @@ class Pipeline:
             asked = self.suspect(host, silence, span)
             walks: dict[Stage, Walk] = {}
             for stage, channels in CHANNELS.items():
-                if stage is Stage.KERNEL and not any(f.kind is Kind.THRASH for f in silence.faults):
-                    walks[stage] = walks[Stage.SLOT]
+                if (shared := like(stage, silence.faults)) is not stage:
+                    walks[stage] = walks[shared]
                     continue
                 lives = asked.kept_alive_at(self._soonest_s[channels])
                 walks[stage] = walk(asked, channels, span.judge_from) if lives is None else Walk(lives, None)

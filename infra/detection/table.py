@@ -19,12 +19,13 @@ from infra.detection.walking import Profile
 SCHEMA = "rekindle.detection.v1"
 BAR_FALSE, BAR_SILENCE_S = 0.6, 10.0
 """What the issue asks of the balanced profile in normal weather: false verdicts a host-year, median of silence alone."""
-TOLD = (Speed.PROOF, Stage.GUARD, Stage.SILENT)
+TOLD = (Speed.PROOF, Stage.GUARD, Stage.SILENT, Speed.HUNG)
 TOLD_FROM = 0.001
 SAYS = {
     Speed.PROOF: "power reads off",
     Stage.GUARD: "power unreadable or on; storage and peers",
     Stage.SILENT: "silence only: no storage, too few voters",
+    Speed.HUNG: "hangs for good: its kernel goes on, storage and peers",
 }
 HOW = {How.UP: "answered", How.LOSSY: "30 % lost", How.STARVED: "by the kernel only", How.CUT: "not answered"}
 SLOT = {How.UP: "moves", How.LOSSY: "moves late", How.STARVED: "still", How.CUT: "still"}

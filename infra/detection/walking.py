@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
-from infra.detection.asking import ANSWER_S, PEER_SHARE, PEERS_ASKED, SLOT_REST, UNHEARD, Round, Suspect
+from infra.detection.asking import KERNEL_TELLS, PEER_SHARE, PEERS_ASKED, SLOT_REST, UNHEARD, Round, Suspect
 from infra.detection.model import RACKS, Kind
 from libs.config.settings import Detection, Heartbeats
 from libs.model import HostState
@@ -38,7 +38,7 @@ class Channels(NamedTuple):
     peers: bool = False
     slot: bool = False
     kernel: bool = False
-    """What if a kernel's answer counted as a sign of life?"""
+    """A kernel that takes connections on which nothing answers is told from silence."""
 
 
 def soonest_s(settings: Detection, channels: Channels) -> float:
@@ -80,6 +80,8 @@ class _Event(NamedTuple):
     own: bool
     """An answer to our own question; else what the peers say."""
     life: bool
+    hangs: bool
+    """No sign of life, and its kernel answered."""
     round: Round
 
 
@@ -88,17 +90,14 @@ def _events(asked: Suspect, channels: Channels) -> Iterator[_Event]:
     settings = asked.settings
     for number in count():
         one = asked.round(number)
-        own = one.own_life
-        if own is None and channels.kernel and one.own_kernel:
-            own = one.asked + ANSWER_S
-        answer = _Event(own or one.asked + settings.ask_timeout_s, True, own is not None, one)
+        own, hangs = one.own_life, channels.kernel and one.own_kernel
+        answer = _Event(own or one.asked + settings.ask_timeout_s, True, own is not None, hangs, one)
         if not channels.peers:
             yield answer
             continue
-        life = one.peer_life
-        if life is None and channels.kernel and one.words.kernel:
-            life = one.asked + ANSWER_S
-        word = _Event(life or one.asked + PEER_SHARE * settings.ask_timeout_s, False, life is not None, one)
+        life, hangs = one.peer_life, channels.kernel and one.words.kernel
+        told = one.asked + PEER_SHARE * settings.ask_timeout_s
+        word = _Event(life or told, False, life is not None, hangs, one)
         yield from (answer, word) if answer.at <= word.at else (word, answer)
 
 
@@ -108,7 +107,10 @@ class _Walker:
     def __init__(self, asked: Suspect, channels: Channels, judge_from: float) -> None:
         self._asked, self._channels, self._judge_from = asked, channels, judge_from
         self._settings = asked.settings
-        self._quiet_from = asked.since
+        self._quiet_from = self._hung_from = asked.since
+        self._alone = asked.alone()
+        self._latest_s = math.inf
+        """After it time alone makes no difference any more, unless something is heard."""
         self._own: _Event | None = None
         self._peers: _Event | None = None
         self._read_first: float | None = None
@@ -126,10 +128,12 @@ class _Walker:
             if event.round.read:
                 self._read(event.round.asked)
         if event.life:
-            self._quiet_from = event.at
+            self._hung_from = event.at
+        if event.life or event.hangs:
+            self._quiet_from, self._latest_s = event.at, math.inf
         own, peers = self._own, self._peers
         known = (
-            None if own is None else own.life,
+            None if own is None else (own.life, own.hangs),
             None if peers is None else (peers.life, peers.round.words),
             self._moves,
             self._still,
@@ -146,24 +150,32 @@ class _Walker:
 
     def thresholds(self, after: float, until: float) -> list[float]:
         """When the mere passing of time may make a verdict, in that span."""
-        quiet, settings = self._quiet_from, self._settings
-        if after >= quiet + settings.confirm_silence_s and after >= self._judge_from:
+        if after >= self._latest_s:
             return []
-        moments = (quiet + settings.confirm_witnessed_s, quiet + settings.confirm_silence_s, self._judge_from)
+        settings = self._settings
+        moments = [self._judge_from, self._hung_from + settings.hung_s]
+        for clock in (self._quiet_from, *(end for _, end in self._alone)):
+            moments += (clock + settings.confirm_witnessed_s, clock + settings.confirm_silence_s)
+        moments += (end + settings.hung_s for _, end in self._alone)
+        self._latest_s = max(moments)
         return sorted([moment for moment in moments if after < moment <= until])
 
     def evidence(self, now: float) -> Evidence:
+        alone = max((min(end, now) for start, end in self._alone if start <= now), default=-math.inf)
         own, peers = self._own, self._peers
-        words = UNHEARD if peers is None else peers.round.words
+        words, kernel = UNHEARD if peers is None else peers.round.words, self._channels.kernel
+        votes = words.votes(kernel)
         return Evidence(
             silent_s=now - self._asked.since + self._settings.suspect_after_s,
-            quiet_s=now - self._quiet_from + 1e-6,
+            quiet_s=now - max(self._quiet_from, alone) + 1e-6,
+            hung_s=now - max(self._hung_from, alone) + 1e-6,
             lives_elsewhere=(own is not None and own.life) or (peers is not None and peers.life),
             unreachable=own is not None and not own.life,
-            votes=words.votes,
-            domains=words.domains,
+            hangs=(own is not None and own.hangs) or (peers is not None and peers.hangs),
+            votes=votes,
+            domains=votes,
             domains_known=words.domains_known,
-            neighbour=words.neighbour,
+            neighbour=words.neighbour(kernel),
             slot_moves=self._moves,
             slot_still=self._still,
         )
@@ -217,7 +229,8 @@ def _nothing_new_after(asked: Suspect, judge_from: float) -> float:
     if not asked.steady:
         return asked.heard
     settings = asked.settings
-    longest_s = settings.confirm_silence_s + 3 * settings.ask_every_s + settings.ask_timeout_s
+    confirm_s = settings.hung_s if asked.faults[0].kind in KERNEL_TELLS else settings.confirm_silence_s
+    longest_s = confirm_s + 3 * settings.ask_every_s + settings.ask_timeout_s
     slot_s = (SLOT_REST + 1) * asked.beats.slot_interval_s
     return min(asked.heard, max(asked.since, judge_from) + longest_s + slot_s)
 
