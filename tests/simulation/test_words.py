@@ -48,7 +48,7 @@ def test_a_word_that_is_a_lie_shows_as_a_vm_that_runs_twice() -> None:
         "steps": [
             {"at_s": 1, "do": "break_fencing", "host": "h1", "method": "power", "how": "dead"},
             {"at_s": 1, "do": "hang", "host": "h1"},
-            {"at_s": 20, "do": "confirm_failed", "host": "h1"},
+            {"at_s": 40, "do": "confirm_failed", "host": "h1"},
         ],
     }
     found = run(Scenario.model_validate(body), 0, PLANE, stop_at_first=False)
