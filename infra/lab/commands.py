@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from infra.lab import steps
+from infra.lab.interrupt import interruptible
 from infra.lab.lab import Lab, LabError
 from infra.lab.needs import missing_packages
 from infra.lab.paths import default_root
@@ -35,8 +34,6 @@ from libs.scenario.model import (
 )
 from libs.scenario.outcome import Outcome
 
-T = TypeVar("T")
-CANCEL_AGAIN_S = 0.3
 lab = typer.Typer(help="A pool on this one machine, out of real parts.", no_args_is_help=True)
 RootOption = Annotated[
     Path | None, typer.Option("--root", help="the lab's directory; default /tmp/rkl-<uid>")
@@ -85,37 +82,12 @@ def _new_root(given: Path | None) -> Path:
     return given or Path(tempfile.mkdtemp(prefix="rkl-"))
 
 
-async def _interruptible(work: Coroutine[Any, Any, T], cleans_up: Callable[[], bool]) -> T:
-    """Cancel the work on the first Ctrl-C or SIGTERM; further ones do not disturb its cleaning up. Whatever it awaits
-    may swallow a cancellation that comes in the moment of its end (asyncio.wait_for before Python 3.12 does): it is
-    cancelled again until `cleans_up` says that it has begun to end."""
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
-    asked: list[int] = []
-
-    def stop() -> None:
-        if not asked:
-            asked.append(1)
-            cancel()
-
-    def cancel() -> None:
-        if not task.done() and not cleans_up():
-            task.cancel()
-            loop.call_later(CANCEL_AGAIN_S, cancel)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-
-
 def run_scenario(run: LabRun) -> Outcome:
     """Run it, with our errors as messages."""
     _require_packages()
     configure(Logging(level="error"))
     try:
-        return asyncio.run(_interruptible(run.run(), lambda: run.stopping))
+        return asyncio.run(interruptible(run.run(), lambda: run.stopping))
     except (LabError, RunFailedError, TimeoutError) as error:
         sys.stderr.write(f"rekindle: the lab did not come up: {error}\n")
         raise typer.Exit(1) from error
@@ -239,7 +211,7 @@ def up(
         example(hosts, vms), where, say=lambda line: console.print(line, style="dim", highlight=False)
     )
     try:
-        asyncio.run(_interruptible(_raise(run), lambda: run.stopping))
+        asyncio.run(interruptible(_raise(run), lambda: run.stopping))
     except (LabError, RunFailedError, TimeoutError) as error:
         raise BadInputError(f"lab: {error}") from error
     console.print(f"lab runs at {where}; look: rekindle hosts -c {run.plane.config}", highlight=False)

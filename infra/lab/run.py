@@ -70,13 +70,19 @@ class LabRun:
 
     async def run(self) -> Outcome:
         """Build, play, observe, take down; also after an error or Ctrl-C. Raises RunFailedError."""
+        async with self.standing():
+            await self.play()
+            await asyncio.to_thread(self.lab.stop_observer)
+            return await asyncio.to_thread(self.outcome)
+
+    @contextlib.asynccontextmanager
+    async def standing(self) -> AsyncIterator[None]:
+        """Built, known to the plane, its facts followed; taken down in the end. Raises RunFailedError."""
         building = asyncio.create_task(asyncio.to_thread(self.build))
         try:
             await asyncio.shield(building)
             async with self.playing():
-                await self.play()
-                await asyncio.to_thread(self.lab.stop_observer)
-                return await asyncio.to_thread(self.outcome)
+                yield
         finally:
             await self.abandon(building)
 
@@ -100,7 +106,7 @@ class LabRun:
         refusing = any(step.do == "fail_start" for step in self.scenario.steps)
         datastores = [LabStore(one.name, one.hosts) for one in self.scenario.datastores]
         self.lab = Lab.create(claims, self.root, kvm=None, hooks=refusing, datastores=datastores)
-        self.plane = Plane(self.lab, self.scenario.hosts, self.scenario.settings, self.agents)
+        self.plane = Plane(self.lab, self.scenario.hosts, self.scenario.settings, self.agents, self.bus_nodes)
         self.plane.write()
         self.lab.up(progress=self.say)
         for host in added:  # a lab's hosts are made with it; one that is added later is off until then
@@ -132,7 +138,8 @@ class LabRun:
     @contextlib.asynccontextmanager
     async def playing(self) -> AsyncIterator[None]:
         """Wait until everything is known to the plane, then follow its facts."""
-        await self._ready()
+        self.say("waiting until all hosts and VMs are known")
+        await self.ready()
         following = asyncio.create_task(self._follow())
         try:
             yield
@@ -141,9 +148,8 @@ class LabRun:
             with contextlib.suppress(asyncio.CancelledError):
                 await following
 
-    async def _ready(self) -> None:
-        """Every host healthy, every VM under a lease, every role held."""
-        self.say("waiting until all hosts and VMs are known")
+    async def ready(self) -> None:
+        """Wait until every host is healthy, every VM under a lease, every role held. Raises RunFailedError."""
         until = asyncio.get_running_loop().time() + READY_S
         lacking = "the bus does not answer"
         while asyncio.get_running_loop().time() < until:
