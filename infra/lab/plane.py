@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -15,12 +16,14 @@ from typing import Any
 import yaml
 
 from infra.lab import procs
+from infra.lab.bus import BusCluster
 from infra.lab.lab import FENCE_AGENT, Lab
 from libs.config.settings import Settings, load_settings
 from libs.scenario.model import ScenarioHost, ScenarioVm
 from libs.virt.definition import POLICY_NS
 
 STOP_S = 20.0
+POOL = "lab"
 
 
 def policy_metadata(vm: ScenarioVm) -> str:
@@ -37,7 +40,7 @@ def _policy_attributes(vm: ScenarioVm) -> str:
     return " ".join(f'{key}="{value}"' for key, value in vm.policy.model_dump(mode="json").items())
 
 
-@dataclass(slots=True)
+@dataclass
 class Plane:
     """The management plane of one lab, and the agents on its hosts."""
 
@@ -45,11 +48,18 @@ class Plane:
     hosts: tuple[ScenarioHost, ...]
     overlay: dict[str, Any] = field(default_factory=dict)
     agents: bool = True
+    bus_nodes: int = 1
+    """1: the server that `rekindle up` embeds; 3: servers of the lab's own, see bus.py."""
     _up: subprocess.Popen[bytes] | None = None
 
     @property
     def config(self) -> Path:
         return self.lab.root / "pool.yaml"
+
+    @functools.cached_property
+    def bus(self) -> BusCluster:
+        """The servers of the lab's own, where it has them."""
+        return BusCluster(self.lab.root, self.lab.bus_address, POOL)
 
     @property
     def data(self) -> Path:
@@ -61,9 +71,9 @@ class Plane:
     def write(self) -> None:
         """Write the pool file and say to each host which agent it runs."""
         pool: dict[str, Any] = {
-            "pool": "lab",
+            "pool": POOL,
             "data_dir": str(self.data),
-            "bus": {"listen": self.lab.bus_address},
+            "bus": {"listen": self.lab.bus_address} if self.bus_nodes == 1 else self.bus.settings,
             "hosts": [self._entry(host) for host in self.hosts],
             "datastores": self._datastores(),
             **self.overlay,
@@ -114,7 +124,9 @@ class Plane:
         return [*command, "--config", str(self.config), "--host", host]
 
     def start(self) -> None:
-        """Start `rekindle up`; its services write logs below the lab's root."""
+        """Start the bus, where it is the lab's own, and `rekindle up`; its services write logs below the lab's root."""
+        if self.bus_nodes > 1:
+            self.bus.start()
         command = [sys.executable, "-m", "services.cli", "up", "--config", str(self.config)]
         log = (self.lab.root / "up.log").open("ab")
         with log:

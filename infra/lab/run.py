@@ -58,6 +58,8 @@ class LabRun:
     heard: Heard = lambda _: None
     agents: bool = True
     keep: bool = False
+    bus_nodes: int = 1
+    """1 or 3: see Plane."""
     stopping: bool = False
     lab: Lab = field(init=False)
     plane: Plane = field(init=False)
@@ -132,6 +134,8 @@ class LabRun:
         """Nothing is left afterwards; also where the build never came far."""
         if hasattr(self, "plane"):
             self.plane.stop()
+            if self.bus_nodes > 1:
+                self.plane.bus.stop()
         if hasattr(self, "lab"):
             self.lab.down(keep_logs=self.keep)
 
