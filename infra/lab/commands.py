@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import tempfile
 from datetime import datetime
@@ -12,13 +13,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from infra.lab import steps
+from infra.lab import soakcommand, steps
+from infra.lab.bus import NODES
 from infra.lab.interrupt import interruptible
 from infra.lab.lab import Lab, LabError
 from infra.lab.needs import missing_packages
 from infra.lab.paths import default_root
 from infra.lab.plane import Plane
 from infra.lab.run import LabRun, RunFailedError
+from infra.lab.soak import Soak
 from libs.config.settings import Logging
 from libs.config.yamlfile import BadInputError
 from libs.events.envelope import Envelope
@@ -197,19 +200,50 @@ def report(console: Console, scenario: Scenario, outcome: Outcome) -> None:
 
 
 @lab.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.1, help="how long")] = 60.0,
+    loss_percent: Annotated[
+        float, typer.Option(min=0.0, max=90.0, help="of the packets on each host's link, each way")
+    ] = 5.0,
+    bus_nodes: Annotated[int, typer.Option(help="NATS servers, 1 or 3")] = NODES,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+    keep: KeepOption = False,
+) -> None:
+    """Load, loss, a change of NATS's leader each minute, and no suspicion may become a verdict. Exit 1 if one does."""
+    soakcommand.check(bus_nodes)
+    _require_packages()
+    console, where = Console(stderr=as_json, highlight=False), _new_root(root)
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{line}[/]")
+
+    result = soakcommand.perform(Soak(where, minutes, loss_percent, bus_nodes, keep, say))
+    if as_json:
+        sys.stdout.write(json.dumps(result.document(), indent=2) + "\n")
+    else:
+        soakcommand.report(console, result)
+    if keep:
+        console.print(f"logs: {where}")
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+@lab.command()
 def up(
     root: RootOption = None,
     hosts: Annotated[int, typer.Option(min=1, max=16)] = 3,
     vms: Annotated[int, typer.Option(min=0, max=64)] = 6,
+    bus_nodes: Annotated[int, typer.Option(help="NATS servers, 1 or 3")] = 1,
 ) -> None:
     """Build a lab with VMs and Rekindle over it, and leave it running until `lab down`."""
     _require_packages()
     configure(Logging(level="error"))
     console = Console()
     where = root or default_root()
-    run = LabRun(
-        example(hosts, vms), where, say=lambda line: console.print(line, style="dim", highlight=False)
-    )
+    soakcommand.check_nodes(bus_nodes)
+    run = LabRun(example(hosts, vms), where, bus_nodes=bus_nodes)
+    run.say = lambda line: console.print(line, style="dim", highlight=False)
     try:
         asyncio.run(interruptible(_raise(run), lambda: run.stopping))
     except (LabError, RunFailedError, TimeoutError) as error:
@@ -257,8 +291,6 @@ def lab_do(
 @lab.command()
 def status(root: RootOption = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Hosts of the lab, their power and their VMs, by their own lists."""
-    import json
-
     from services.cli import tables
 
     found = _open(root)

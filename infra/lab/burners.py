@@ -1,0 +1,35 @@
+"""Processes that keep the machine's processors busy, so that all else has to share them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+# It looks whether its parent still lives: however we end, it ends a moment later.
+_BUSY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1_000_000):
+        pass
+"""
+
+
+@contextlib.contextmanager
+def burning(many: int | None = None) -> Iterator[None]:
+    """So many busy loops at the usual priority, one a processor where none is said, until the end of the block."""
+    argv = [sys.executable, "-c", _BUSY]
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(many if many is not None else os.cpu_count() or 1):
+            # of a session of their own: a Ctrl-C is for us, and we end them last
+            running.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True))
+        yield
+    finally:
+        for process in running:
+            process.kill()
+        for process in running:
+            process.wait()

@@ -1,0 +1,73 @@
+"""The command `rekindle lab soak`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import typer
+from rich.console import Console
+
+from infra.lab import weather
+from infra.lab.bus import NODES
+from infra.lab.interrupt import interruptible
+from infra.lab.lab import LabError
+from infra.lab.run import RunFailedError
+from infra.lab.soak import Result, Soak
+from libs.config.settings import Logging
+from libs.config.yamlfile import BadInputError
+from libs.logs import configure
+
+SHOWN = ("host.suspected", "host.refuted", "host.agent_down", "storm.held", "detector.degraded")
+
+
+def perform(soak: Soak) -> Result:
+    """Play it, with our errors as messages. Exits with 1 where the lab itself fails."""
+    configure(Logging(level="error"))
+    try:
+        return asyncio.run(interruptible(soak.play(), lambda: soak.run.stopping))
+    except (LabError, RunFailedError, TimeoutError) as error:
+        sys.stderr.write(f"rekindle: the lab failed: {error}\n")
+        raise typer.Exit(1) from error
+    finally:
+        if not soak.keep and soak.root.exists() and not any(soak.root.iterdir()):
+            soak.root.rmdir()
+
+
+def check_nodes(bus_nodes: int) -> None:
+    """Raises BadInputError for a bus that the lab cannot have."""
+    if bus_nodes not in (1, NODES):
+        raise BadInputError(f"--bus-nodes {bus_nodes}: 1 or {NODES}")
+
+
+def check(bus_nodes: int) -> None:
+    """Raises BadInputError for what cannot be done here."""
+    check_nodes(bus_nodes)
+    lacking = weather.why_not()
+    if lacking is not None:
+        raise BadInputError(f"lab soak loses packets: it {lacking}")
+
+
+def report(console: Console, result: Result) -> None:
+    """For people."""
+    console.print()
+    console.print(
+        f"{result.lasted_s / 60:.1f} min, {result.loss_percent:g} % of the packets lost each way, "
+        f"load average {result.load:g}, {len(result.changes)} leader changes on {result.bus_nodes} NATS nodes"
+    )
+    for change in result.changes:
+        console.print(
+            f"  {change.at_s:7.1f} s  {change.how} {change.node}: no leader for {change.away_s:.2f} s"
+        )
+    counts = ", ".join(f"{kind} {result.facts.get(kind, 0)}" for kind in SHOWN)
+    console.print(f"told: {counts} ({result.degraded_s:g} s in all)")
+    console.print(
+        f"the observer looked at least {result.observer_lowest_hz:.0f} times a second at every host"
+    )
+    if result.proof:
+        console.print(f"afterwards {result.proof}")
+    for found in result.found:
+        console.print(f"[bold red]must not be[/]: {found}")
+    console.print(
+        "[green]passed[/]: no verdict, no fencing, no VM touched" if result.passed else "[bold red]failed[/]"
+    )

@@ -1,0 +1,79 @@
+"""`rekindle lab soak` as a person uses it: as a process, with Ctrl-C.
+
+The whole soak is an hour, `rekindle lab soak`; here it lasts REKINDLE_SOAK_MINUTES, 1 where that is not set, since
+`make test` must end within ten minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from infra.lab import procs, weather
+from tests.lab.roots import Roots
+
+pytestmark = pytest.mark.lab
+REKINDLE = [sys.executable, "-m", "services.cli"]
+MINUTES = float(os.environ.get("REKINDLE_SOAK_MINUTES", "1"))
+AROUND_S = 240
+"""To bring the lab up, to see the verdict in the end, and to take it down, on a machine that is busy otherwise, too."""
+
+
+def _possible() -> None:
+    if weather.why_not() is not None:
+        pytest.skip(f"a soak loses packets: it {weather.why_not()}")
+
+
+def _burners() -> list[int]:
+    return [pid for pid in procs.every_pid() if any("parent = os.getppid()" in a for a in procs.cmdline(pid))]
+
+
+@pytest.mark.timeout(60 * MINUTES + AROUND_S)
+def test_no_suspicion_becomes_a_verdict_under_load_loss_and_changes_of_leader(roots: Roots) -> None:
+    _possible()
+    root = roots.new()
+    done = subprocess.run(
+        [*REKINDLE, "lab", "soak", "--minutes", str(MINUTES), "--json", "--root", str(root)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout)
+    assert done.returncode == 0, f"{told}\n{done.stderr}"
+    assert told["schema"] == "rekindle.soak.v1"
+    assert told["found"] == []
+    assert told["lasted_s"] >= 60 * MINUTES
+    assert len(told["changes"]) >= MINUTES - 1
+    assert {change["how"] for change in told["changes"]} <= {"kill", "step_down"}
+    assert "was held failed after" in told["proof"]
+    assert told["observer_lowest_hz"] >= 10, "the observer looked too seldom to be believed"
+    assert procs.of_lab(root) == []
+    assert not root.exists()
+
+
+def test_ctrl_c_ends_a_soak_and_leaves_nothing(roots: Roots) -> None:
+    """Also its busy loops. What a Ctrl-C does while a lab is built is tested with the demo."""
+    _possible()
+    root, before = roots.new(), set(_burners())
+    with subprocess.Popen(
+        [*REKINDLE, "lab", "soak", "--root", str(root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+    ) as process:
+        assert process.stdout is not None
+        assert any("soaking for 60 min" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(60) == 130
+    assert procs.of_lab(root) == []
+    assert not root.exists()
+    assert set(_burners()) <= before
