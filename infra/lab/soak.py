@@ -34,6 +34,7 @@ LOOK_S = 0.2
 VERDICT_S = 60.0
 """For the verdict on the host whose power is cut in the end, with load and loss still there."""
 READ_S = 30.0
+VERDICTS = frozenset(["host.failed", "host.isolated"])
 HARMLESS = frozenset(
     ["host.suspected", "host.refuted", "host.agent_down", "storm.held", "storm.released", "detector.degraded"]
 )
@@ -75,6 +76,7 @@ class Result:
     lasted_s: float = 0.0
     facts: dict[str, int] = field(default_factory=dict)
     degraded_s: float = 0.0
+    service_restarts: int = 0
     changes: list[LeaderChange] = field(default_factory=list)
     load: float = 0.0
     observer_lowest_hz: float = 0.0
@@ -130,13 +132,15 @@ class Soak:
                     f"soaking for {self.minutes:g} min: all processors busy, {self.loss_percent:g} % loss"
                 )
                 await self._last(result)
-                until = datetime.now(UTC)
                 result.lasted_s = round(time.monotonic() - self.began, 1)
                 after = await asyncio.to_thread(self._standing)
-                result.found += differences(before, after) + self._seen(since, until)
-                await self._verdict_still_possible(result)
+                result.found += differences(before, after)
+                until = await self._verdict_still_possible(result)
+                result.found += self._seen(since, until)
                 self._count(result, await self._told(), since, until)
             summary = await asyncio.to_thread(self.run.lab.stop_observer)
+            if summary.sightings:
+                result.found.append(f"observer: VMs ran twice, for {summary.double_s:g} s")
             rates = [rate["lowest_hz"] for rate in summary.hosts.values() if rate.get("lowest_hz")]
             result.observer_lowest_hz = min(rates, default=0.0)
         return result
@@ -154,11 +158,12 @@ class Soak:
             change = await self._change(kill=number % 2 == 0)
             result.changes.append(change)
             number += 1
-            kinds = Counter(envelope.data.kind for envelope in self.run.envelopes)
+            kinds = Counter[str](envelope.data.kind for envelope in self.run.envelopes)
+            verdicts = sum(kinds[kind] for kind in VERDICTS)
             self.say(
                 f"{change.at_s / 60:.1f} of {self.minutes:g} min: {change.how} {change.node}, no leader for "
                 f"{change.away_s:.1f} s; so far {kinds['host.suspected']} suspicions, "
-                f"{kinds['host.refuted']} refuted, {kinds['host.failed'] + kinds['host.isolated']} verdicts"
+                f"{kinds['host.refuted']} refuted, {verdicts} verdicts"
             )
 
     async def _change(self, *, kill: bool) -> LeaderChange:
@@ -219,9 +224,14 @@ class Soak:
             *(f"observer: the guest of {one.name} booted anew" for one in booted),
         ]
 
-    async def _verdict_still_possible(self, result: Result) -> None:
-        """Cut the power of one host, and wait for the verdict on it."""
-        host = self.run.lab.hosts[-1]
+    @property
+    def _cut(self) -> str:
+        """The host whose power is cut in the end."""
+        return self.run.lab.hosts[-1]
+
+    async def _verdict_still_possible(self, result: Result) -> datetime:
+        """Cut the power of one host, and wait for the verdict on it. Returns when it was cut."""
+        host = self._cut
         self.say(f"the time is over; cutting the power of {host}, which must be held failed")
         cut_at, began = datetime.now(UTC), time.monotonic()
         await asyncio.to_thread(self.run.lab.power_off, host)
@@ -230,9 +240,10 @@ class Soak:
                 if one.data.kind == "host.failed" and one.subject == host and one.time >= cut_at:
                     after_s = (one.time - cut_at).total_seconds()
                     result.proof = f"{host}, without power, was held failed after {after_s:.2f} s"
-                    return
+                    return cut_at
             await asyncio.sleep(LOOK_S)
         result.found.append(f"{host} has no power, and was not held failed within {VERDICT_S:g} s")
+        return cut_at
 
     async def _told(self) -> list[Envelope]:
         """All facts of the stream, read from its beginning: who followed them may have missed some."""
@@ -252,9 +263,15 @@ class Soak:
         degraded = [one.data.deaf_s for one in mine if isinstance(one.data, DetectorDegraded)]
         result.degraded_s = round(sum(degraded), 1)
         result.load = round(os.getloadavg()[0], 1)
+        log = (self.root / "up.log").read_text(errors="replace")
+        result.service_restarts = log.count("service ended, starting it again")
+        # of what is told after the cut only verdicts on other hosts are not its doing
+        late = [
+            one for one in told if one.time > until and one.data.kind in VERDICTS and one.subject != self._cut
+        ]
         result.found += [
             f"stream: {one.data.kind} {one.subject} at {(one.time - since).total_seconds():.1f} s ({one.data.rule})"
-            for one in mine
+            for one in [*mine, *late]
             if one.data.kind not in HARMLESS
         ]
 

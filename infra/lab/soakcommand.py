@@ -60,7 +60,10 @@ def report(console: Console, result: Result) -> None:
             f"  {change.at_s:7.1f} s  {change.how} {change.node}: no leader for {change.away_s:.2f} s"
         )
     counts = ", ".join(f"{kind} {result.facts.get(kind, 0)}" for kind in SHOWN)
-    console.print(f"told: {counts} ({result.degraded_s:g} s in all)")
+    console.print(
+        f"told: {counts} ({result.degraded_s:g} s in all); "
+        f"{result.service_restarts} services of the plane ended and were started again"
+    )
     console.print(
         f"the observer looked at least {result.observer_lowest_hz:.0f} times a second at every host"
     )
