@@ -7,6 +7,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from libs.events.datastores import DatastoreLost
 from libs.events.envelope import Envelope
 from libs.events.facts import (
     FailoverCompleted,
@@ -59,6 +60,7 @@ def failovers(envelopes: Iterable[Envelope]) -> list[FailoverStory]:
     """Fold facts, in the order of the stream, into one story an incident."""
     stories: dict[str, FailoverStory] = {}
     suspected: dict[str, datetime] = {}
+    lost: dict[str, FailoverStory] = {}
 
     def change(incident: str, **update: object) -> None:
         stories[incident] = stories[incident].model_copy(update=update)
@@ -80,11 +82,16 @@ def failovers(envelopes: Iterable[Envelope]) -> list[FailoverStory]:
                 stories[fact.incident] = FailoverStory(
                     incident=fact.incident, host=fact.at.host, rule=fact.rule, confirmed=time
                 )
+            case DatastoreLost():  # a story only once something moves for it
+                lost[fact.incident] = FailoverStory(
+                    incident=fact.incident, host=fact.at.host, rule=fact.rule, confirmed=time
+                )
             case HostFenced() if fact.incident in stories:
                 change(fact.incident, fenced=time, proof=fact.proof.method.value)
             case FailoverPlanned():
                 if fact.incident not in stories:
-                    stories[fact.incident] = FailoverStory(incident=fact.incident, host="")
+                    unheard = FailoverStory(incident=fact.incident, host="")
+                    stories[fact.incident] = lost.get(fact.incident, unheard)
                 change(fact.incident, vms=_planned(stories[fact.incident], fact))
                 if stories[fact.incident].planned is None:
                     change(fact.incident, planned=time)

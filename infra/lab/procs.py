@@ -50,6 +50,15 @@ def parent(pid: int) -> int | None:
     return None if fields is None else int(fields[1])
 
 
+def ending(pid: int) -> bool:
+    """Some thread of it is there still, though the first may be a zombie: killed, and not gone."""
+    try:
+        threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(find(thread) is not None for thread in threads)
+
+
 def cmdline(pid: int) -> list[str]:
     """Arguments of a process; empty when it is gone, a zombie or a kernel thread."""
     try:

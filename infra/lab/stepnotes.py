@@ -38,7 +38,8 @@ NOTES = {
     "reboot": "a boot takes 1 s in the lab, 3 to 9 s in the simulator; `how: fast` in the simulator only",
     "restore_storage": "root only",
     "save_vm": "as `virsh managedsave`; the simulator's hosts resume it at boot as libvirt-guests does, the lab's with autostart only",
-    "stall_storage": "of the `datastores` that the file names, root only; a restored one is as before",
+    "stall_storage": "of the `datastores` that the file names, root only; a restored one is as before. What hangs "
+    "can be killed there (`how: killable`, or none); in the simulator only with it",
     "start_bus": "nothing in the lab: the supervisor did it",
 }
 """What one should know of a step where the worlds differ, or how the lab does it."""

@@ -67,6 +67,8 @@ def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
         return _partition_problem(scenario, step)
     if step.do in ("loss", "delay"):
         return _weather_problem(scenario, step)
+    if step.do == "stall_storage" and step.how not in (None, "killable"):
+        return "how", "what hangs on a stalled datastore of the lab can be killed: killable"
     if step.do in STORAGE_STEPS and not scenario.datastores:
         return "do", f"{step.do} needs datastores, and the file names none"
     if step.do in INSIDE and not any(vm.name == step.vm and vm.agent for vm in scenario.vms):

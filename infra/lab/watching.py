@@ -76,7 +76,8 @@ class ProcessScan:
         self._dull: dict[int, float] = {}
 
     def look(self, now: float) -> list[Qemu]:
-        """All QEMU processes of the lab at this moment; zombies are not among them."""
+        """All QEMU processes of the lab at this moment; zombies are not among them, but those are that were killed
+        and hang in a datastore that stalls: they have no arguments any more, and what they hold open."""
         pids = set(procs.every_pid())
         self._dull = {pid: since for pid, since in self._dull.items() if pid in pids}
         found: dict[int, Qemu] = {}
@@ -86,6 +87,9 @@ class ProcessScan:
             if since is not None and now - since > self._SETTLED_S:
                 continue
             arguments = procs.cmdline(pid)
+            if not arguments and pid in self._known and procs.ending(pid):
+                found[pid] = self._known[pid]
+                continue
             if not procs.is_qemu_of(arguments, self.root) or "-uuid" not in arguments:
                 self._dull.setdefault(pid, now)
                 continue

@@ -172,6 +172,9 @@ class Detection(Section):
     storm_settle_s: float = Field(
         1.0, ge=0, description="no verdict by witnesses for so long after another host fell silent"
     )
+    datastore_lost_s: PositiveFloat = Field(
+        15.0, description="without a write, until a datastore is lost on a host, or has failed for all"
+    )
     failures_max: int = Field(3, ge=1, description="verdicts within failures_window_s that quarantine a host")
     failures_window_s: PositiveFloat = 3600.0
     quarantine_s: PositiveFloat = Field(
@@ -233,6 +236,7 @@ PROFILES: dict[str, dict[str, dict[str, float]]] = {
             "confirm_witnessed_s": 1.5,
             "confirm_silence_s": 5.0,
             "confirm_hung_s": 20.0,
+            "datastore_lost_s": 8.0,
         },
         "fencing": {"status_spacing_s": 0.3},
     },
@@ -247,6 +251,7 @@ PROFILES: dict[str, dict[str, dict[str, float]]] = {
             "confirm_silence_s": 16.0,
             "confirm_hung_s": 60.0,
             "deaf_period_s": 4.0,
+            "datastore_lost_s": 30.0,
         },
         "fencing": {"status_spacing_s": 1.0},
     },
@@ -314,6 +319,13 @@ class Settings(Section):
                 f"detection.confirm_witnessed_s ({detect.confirm_witnessed_s} s) is shorter than two writes of a "
                 f"storage slot (2 x heartbeats.slot_interval_s = {2 * slot} s): none could be seen to stand still"
             )
+        write_s = slot + self.heartbeats.slot_timeout_s
+        if self.datastores and detect.datastore_lost_s < 3 * write_s:
+            raise ValueError(
+                f"detection.datastore_lost_s ({detect.datastore_lost_s} s) is shorter than three slow writes of a "
+                f"slot (3 x (heartbeats.slot_interval_s + slot_timeout_s) = {3 * write_s:g} s): a datastore that "
+                "stalls for a moment would be lost"
+            )
         if self.guests.silent_after_s < 3 * self.guests.ping_every_s:
             raise ValueError(
                 f"guests.silent_after_s ({self.guests.silent_after_s} s) is shorter than three pings "
@@ -347,6 +359,10 @@ class Settings(Section):
         raise BadInputError(
             f"hosts: no host is called {name}; there are {', '.join(h.name for h in self.hosts)}"
         )
+
+    def datastores_of(self, host: str) -> tuple[Datastore, ...]:
+        """The datastores that a host has."""
+        return tuple(one for one in self.datastores if one.hosts is None or host in one.hosts)
 
     def nats_directory(self) -> Path:
         return self.data_dir / "nats"

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from libs.events.base import HostFact, NumberedFact, PoolFact, RevisedFact, SuspicionFact, VerdictFact, VmFact
+from libs.events.datastores import DatastoreFailed, DatastoreLost, DatastoreRecovered
 from libs.events.guests import (
     HostDrainEnded,
     HostDraining,
@@ -421,6 +422,9 @@ AnyFact = Annotated[
     | StormReleased
     | StormReleaseOrdered
     | DetectorDegraded
+    | DatastoreLost
+    | DatastoreFailed
+    | DatastoreRecovered
     | FailoverPlanned
     | FailoverCompleted
     | HostGrey

@@ -24,6 +24,9 @@ class Heartbeat(Value):
         {},
         description="each of its datastores: for how many seconds it has not taken a write of the slot there",
     )
+    untried: tuple[str, ...] = Field(
+        (), description="of these, those that have taken none since the agent began: for so long at least"
+    )
 
 
 class Goodbye(Value):

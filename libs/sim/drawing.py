@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -20,6 +20,8 @@ class Draw:
     autostart: frozenset[str]
     replicas: int
     at_s: float
+    stores: dict[str, list[str]] = field(default_factory=dict)
+    """The datastores that have a name, and their hosts."""
 
     def when(self) -> dict[str, Any]:
         return {"at_s": self.at_s}

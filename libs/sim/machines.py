@@ -39,7 +39,7 @@ class VmSpec:
     agent: bool = False
     """Its guest runs an agent that can be asked."""
     datastore: str = ""
-    """On which its disk lies; the world's first where nothing is said."""
+    """On which its disk lies; "" for storage that never stalls."""
 
 
 @dataclass(slots=True)
@@ -130,7 +130,9 @@ class Machines:
     def __init__(self, loop: SimLoop, chance: Random) -> None:
         self._loop, self._chance = loop, chance
         self.datastores = {SHARED: Datastore(loop)}
-        """By name; VMs of which nothing is said are on the first."""
+        self.slotted: dict[str, tuple[str, ...] | None] = {}
+        """The datastores that the pool file names: their hosts, None for all."""
+        self._elsewhere = Datastore(loop)
         self.hosts: dict[str, SimHost] = {}
         self.specs: dict[str, VmSpec] = {}
         """Each VM by the definition of its latest run."""
@@ -155,7 +157,16 @@ class Machines:
 
     def store_of(self, vm: str) -> Datastore:
         """On which the VM's disk lies."""
-        return self.datastores[self.specs[vm].datastore or next(iter(self.datastores))]
+        return self.datastores.get(self.specs[vm].datastore, self._elsewhere)
+
+    def datastores_of(self, host: str, spec: VmSpec) -> tuple[str, ...]:
+        """Of those that this host has by the pool file the ones on which the VM's disk lies."""
+        return (spec.datastore,) if self.has(host, spec.datastore) else ()
+
+    def has(self, host: str, datastore: str) -> bool:
+        """By the pool file."""
+        hosts = self.slotted.get(datastore)
+        return datastore in self.slotted and (hosts is None or host in hosts)
 
     def present(self, at: Incarnation) -> SimHost | None:
         """The host, if this very boot of it is going on."""

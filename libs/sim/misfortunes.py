@@ -346,6 +346,37 @@ def _crashed_again(draw: Draw, fails: Step, vm: str) -> list[Step]:
     ]
 
 
+def _storage(draw: Draw) -> list[Step]:
+    """A datastore stalls on a host, on a few or on all, for a moment or until it is mended; and something with it."""
+    chance = draw.chance
+    if chance.random() < 0.7:  # so early that it is believed before it is mended
+        draw = replace(draw, at_s=round(min(draw.at_s, chance.uniform(1.5, 5.0)), 3))
+    stall: Step = {**draw.when(), "do": "stall_storage"}
+    hosts = draw.hosts
+    if draw.stores and chance.random() < 0.7:
+        stall["datastore"] = chance.choice(sorted(draw.stores))
+        hosts = draw.stores[stall["datastore"]]
+    if chance.random() < 0.6:
+        stall["how"] = "killable"
+    fate = chance.random()
+    if fate < 0.25:
+        steps = [stall]
+    else:
+        several = chance.sample(hosts, min(len(hosts), 1 if fate < 0.8 else 2))
+        steps = [{**stall, "host": host, "at_s": draw.soon(0.0, 0.3)} for host in several]
+    if chance.random() < 0.3:
+        back_s = draw.soon(0.5, 9.0)
+        steps += [
+            {key: value for key, value in one.items() if key != "how"}
+            | {"at_s": back_s, "do": "restore_storage"}
+            for one in steps
+        ]
+    if chance.random() < 0.5:
+        again = replace(draw, at_s=draw.soon(0.0, 7.0))
+        steps += chance.choice((_power_off, _vm, _agent, _plane, _plane_lost, _struck, _pause, _guest))(again)
+    return steps
+
+
 def _clock(draw: Draw) -> list[Step]:
     return [
         {**draw.when(), "do": "step_clock", "host": draw.host(), "seconds": draw.chance.choice((-3600, 3600))}
@@ -378,6 +409,7 @@ MAKERS: dict[str, tuple[int, Callable[[Draw], list[Step]]]] = {
     "guest": (8, _guest),
     "grey": (3, _grey),
     "fail_start": (2, _fail_start),
+    "storage": (8, _storage),
     "clock": (1, _clock),
 }
 """By name: how often, and who draws it."""

@@ -20,6 +20,7 @@ MENDED_BY = {
     "kill_agent": "start_agent",
     "break_fencing": "mend_fencing",
     "kill_bus": "start_bus",
+    "stall_storage": "restore_storage",
 }
 WEATHER = ("partition", "delay", "loss")
 SETTINGS: dict[str, Any] = {
@@ -30,13 +31,17 @@ SETTINGS: dict[str, Any] = {
         "quiet_after_start_s": 8.0,
         "confirm_silence_s": 5.0,
         "confirm_hung_s": 6.0,
+        "datastore_lost_s": 4.0,
         "failures_max": 2,
         "quarantine_s": 15.0,
     },
+    "heartbeats": {"slot_timeout_s": 0.8},
     "guests": {"ping_every_s": 2.0, "silent_after_s": 6.0},
 }
 SLOTTED = 0.75
 """Share of pools whose hosts keep slots on a shared datastore."""
+TWO_STORES = 0.35
+"""Share of pools that have two datastores with names."""
 POLICIES = ("restart", "restart", "restart", "restart", "best_effort", "none")
 PRIORITIES = ("highest", "high", "medium", "medium", "low", "lowest")
 
@@ -87,7 +92,7 @@ def mends(faults: list[Step]) -> list[Step]:
         mend = MENDED_BY.get(fault["do"])
         if mend is None or fault.get("how") == "for_good":
             continue
-        subject: Step = {key: fault[key] for key in ("host", "node") if key in fault}
+        subject: Step = {key: fault[key] for key in ("host", "node", "datastore") if key in fault}
         step: Step = {"at_s": HEAL_S, "do": mend, **subject}
         if step not in healing:
             healing.append(step)
@@ -122,7 +127,15 @@ def _pool(chance: Random) -> dict[str, Any]:
         )
     levels = chance.choice((1, 1, 1, 2))
     fencing = [{"method": "power", "level": level + 1, "timeout_s": 2.0} for level in range(levels)]
+    if hosts[1:] and chance.random() < TWO_STORES:
+        has = sorted(chance.sample(hosts, chance.randint(2, len(hosts))))
+        for vm in vms:
+            vm["datastore"] = "san" if vm["host"] in has and chance.random() < 0.5 else "nfs"
+        stores = {"datastores": [{"name": "nfs"}, {"name": "san", "hosts": has}]}
+    else:
+        stores = {}
     return {
+        **stores,
         "management": {"replicas": chance.choice((1, 1, 2))},
         "hosts": [{"name": host, "memory_mib": memory, "cpus": 4, "fencing": fencing} for host in hosts],
         "vms": vms,
@@ -134,6 +147,7 @@ def _faults(chance: Random, pool: dict[str, Any]) -> list[Step]:
     vms = [vm["name"] for vm in pool["vms"]]
     homes = {vm["name"]: vm["host"] for vm in pool["vms"]}
     autostart = frozenset(vm["name"] for vm in pool["vms"] if vm["autostart"])
+    stores = {one["name"]: one.get("hosts", hosts) for one in pool.get("datastores", ())}
     makers = [maker for often, maker in MAKERS.values() for _ in range(often)]
     steps: list[Step] = []
     for _ in range(chance.choice((1, 2, 2, 3, 3, 4, 5, 7))):
@@ -141,6 +155,6 @@ def _faults(chance: Random, pool: dict[str, Any]) -> list[Step]:
         near = steps and chance.random() < 0.5
         at_s = steps[-1]["at_s"] + chance.expovariate(1.0) if near else chance.uniform(*FAULTS_S)
         at_s = round(min(at_s, FAULTS_S[1]), 3)
-        drawn = Draw(chance, hosts, vms, homes, autostart, pool["management"]["replicas"], at_s)
+        drawn = Draw(chance, hosts, vms, homes, autostart, pool["management"]["replicas"], at_s, stores)
         steps += chance.choice(makers)(drawn)
     return [step for step in steps if step["at_s"] < HEAL_S]

@@ -67,9 +67,16 @@ def _without(
         groups = [[name for name in group if name not in hosts] for group in fault["groups"]]
         if all(groups):
             left.append({**fault, "groups": groups})
+    stores = [
+        {**store, "hosts": [host for host in store["hosts"] if host not in hosts]}
+        if store.get("hosts")
+        else store
+        for store in body.get("datastores", [])
+    ]
     yield compose(
         {
             **body,
+            "datastores": stores,
             "hosts": [host for host in body["hosts"] if host["name"] not in hosts],
             "vms": [vm for vm in body.get("vms", []) if vm["name"] not in vms],
         },

@@ -33,6 +33,8 @@ def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
             return "replica", f"there are {replicas} replicas, counted from 0"
     if step.do in ("kill_bus", "start_bus") and step.node > 2:
         return "node", "the simulated bus has nodes 0, 1 and 2"
+    if step.do == "stall_storage" and step.how not in (None, "killable"):
+        return "how", "what hangs on a stalled datastore dies when that is back, or is killable"
     if step.do == "break_fencing" and step.how not in HOWS:
         return "how", f"a device can be broken by {', '.join(HOWS)}"
     if step.do in ("delay", "loss") and step.how not in (None, *WEATHER):
@@ -135,7 +137,7 @@ class Stage:
     def stall_storage(self, step: StepEntry) -> None:
         for name in self._named(step):
             for store in self._stores(step):
-                store.stall(name)
+                store.stall(name, killable=step.how == "killable")
 
     def restore_storage(self, step: StepEntry) -> None:
         for name in self._named(step):

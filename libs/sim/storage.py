@@ -21,6 +21,8 @@ class Stall:
     host: str
     began: float
     ended: float | None = None
+    killable: bool = False
+    """What hangs in it can be killed, as on NFS; else it dies when the datastore is back (D state)."""
 
 
 class Datastore:
@@ -37,9 +39,22 @@ class Datastore:
     def stalled(self, host: str) -> bool:
         return any(one.host == host and one.ended is None for one in self.stalls)
 
-    def stall(self, host: str) -> None:
+    def stall(self, host: str, *, killable: bool = False) -> None:
         if not self.stalled(host):
-            self.stalls.append(Stall(host, self._loop.time()))
+            self.stalls.append(Stall(host, self._loop.time(), killable=killable))
+
+    def holds(self, host: str) -> bool:
+        """What hangs there now cannot even be killed."""
+        return any(one.host == host and one.ended is None and not one.killable for one in self.stalls)
+
+    def stalls_of(self, host: str) -> list[Stall]:
+        return [one for one in self.stalls if one.host == host]
+
+    def longest_s(self, host: str, since: float) -> float:
+        """The longest time since then for which it stalled on this host without a break."""
+        now = self._loop.time()
+        ends = [(one.began, now if one.ended is None else one.ended) for one in self.stalls_of(host)]
+        return max((ended - max(began, since) for began, ended in ends), default=0.0)
 
     def restore(self, host: str) -> None:
         """All that hung on this host goes on, in the order in which it began to hang."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from libs.events.base import Fact, HostFact, VmFact
+from libs.events.datastores import DatastoreFailed, DatastoreLost, DatastoreRecovered
 from libs.events.envelope import Envelope, wrap
 from libs.events.facts import (
     CapacityExhausted,
@@ -73,6 +74,13 @@ def gist(fact: Fact, names: dict[str, str]) -> str:
             return f"{subject}: silent for {fact.silent_s:.1f} s"
         case StormHeld():
             return f"{', '.join(fact.suspects)} at once, {fact.limit} believable"
+        case DatastoreLost():
+            on_it = ", ".join(sorted(vm.name for vm in fact.vms)) or "nothing"
+            return f"{fact.datastore} on {fact.at}: {fact.well} of {fact.asked} are well; on it {on_it}"
+        case DatastoreFailed():
+            return f"{fact.datastore} on {', '.join(fact.hosts)} of {fact.asked}"
+        case DatastoreRecovered():
+            return f"{fact.datastore}{f' on {fact.host}' if fact.host else ''}: {fact.rule}"
         case HostQuarantined():
             return f"{fact.host}: failed {', '.join(f'{ago:.1f}' for ago in fact.failed_ago_s)} s ago"
         case StormReleaseOrdered():

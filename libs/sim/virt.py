@@ -133,6 +133,7 @@ class SimHypervisor:
             memory_mib=domain.spec.memory_mib,
             vcpus=domain.spec.vcpus,
             policy=domain.spec.policy,
+            datastores=self._virt.machines.datastores_of(host.name, domain.spec),
         )
 
     async def ping_guest(self, uuid: str, timeout_s: float) -> bool:
@@ -239,7 +240,11 @@ class SimHypervisor:
             host.stop_failed.discard(uuid)
             domain = host.domains.get(uuid)
             ends = functools.partial(self._killed, host.at, uuid, domain.run if domain else 0, killed)
-            self._virt.machines.store_of(uuid).when_back(host.name, ends)
+            store = self._virt.machines.store_of(uuid)
+            if store.holds(host.name):
+                store.when_back(host.name, ends)
+            else:
+                ends()
             return True
 
         began, killed = self._virt.loop.time(), self._virt.loop.create_future()

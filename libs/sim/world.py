@@ -86,6 +86,7 @@ class World:
         self.virt = Virt(loop, self.network, self.machines, self.chance("virt"))
         self.members = list(scenario.hosts)
         self.settings = settings_of(self.members, scenario)
+        self.machines.slotted = {one.name: one.hosts for one in self.settings.datastores}
         self.outlets: dict[str, list[Outlet]] = {}
         self.slots: dict[str, Slot] = {}
         self.wall_steps: dict[str, float] = {}
@@ -103,9 +104,8 @@ class World:
         for host in scenario.hosts:
             self._build(host)
         for vm in scenario.vms:
-            spec = VmSpec(
-                vm_uuid(vm.name), vm.name, vm.memory_mib, vm.vcpus, vm.policy, vm.agent, vm.datastore or ""
-            )
+            datastore = vm.datastore or ("" if scenario.datastores else SHARED)
+            spec = VmSpec(vm_uuid(vm.name), vm.name, vm.memory_mib, vm.vcpus, vm.policy, vm.agent, datastore)
             self.machines.specs[spec.uuid] = spec
             domain = Domain(spec, autostart=vm.autostart)
             self.machines.hosts[vm.host].domains[spec.uuid] = domain
@@ -266,8 +266,7 @@ class World:
             store.name: SimSlots(
                 self.machines.datastores[store.name], store.name, process, self.loop, timeout_s
             )
-            for store in self.settings.datastores
-            if store.hosts is None or host in store.hosts
+            for store in self.settings.datastores_of(host)
         }
 
     def _agent_listens(self, host: str) -> bool:

@@ -160,11 +160,10 @@ def _ours(file: int, offset: int, buffer: mmap.mmap) -> None:
 def slots_of(settings: Settings, host: str | None = None) -> dict[str, SlotFiles]:
     """The slots of each datastore that this host reaches; of all where none is named."""
     found = {}
-    for store in settings.datastores:
+    for store in settings.datastores if host is None else settings.datastores_of(host):
         members = store.hosts or tuple(entry.name for entry in settings.hosts)
-        if host is None or host in members:
-            places = {name: _place(settings, store, name) for name in members}
-            found[store.name] = SlotFiles(store.name, places, settings.heartbeats.slot_timeout_s)
+        places = {name: _place(settings, store, name) for name in members}
+        found[store.name] = SlotFiles(store.name, places, settings.heartbeats.slot_timeout_s)
     return found
 
 

@@ -7,7 +7,10 @@ The policy lives in the domain's own metadata and travels with it:
 from __future__ import annotations
 
 import hashlib
+import os
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -63,6 +66,25 @@ def size_of(root: ET.Element) -> tuple[int, int]:
     assert memory.text is not None
     kib = int(memory.text)  # libvirt always prints KiB
     return -(-kib // 1024) + OVERHEAD_MIB, int(root.findtext("vcpu", "1"))
+
+
+def datastores_of(root: ET.Element, places: Mapping[str, Path]) -> tuple[str, ...]:
+    """On which datastores the disks of a domain lie, backing files included. `places` are the directories by name;
+    where one lies in another, a disk is on the inner one. What is read once (a CD in its drive) is no disk; a volume of a
+    libvirt pool, and what is reached over a network by QEMU itself, has no path to tell it by."""
+    found: set[str] = set()
+    for disk in root.iterfind("devices/disk"):
+        if disk.get("device", "disk") not in ("disk", "lun"):
+            continue
+        for source in disk.iter("source"):
+            path = source.get("file") or source.get("dev")
+            if path is None:
+                continue
+            lies = Path(os.path.normpath(path))
+            holding = [name for name, place in places.items() if lies.is_relative_to(place)]
+            if holding:
+                found.add(max(holding, key=lambda name: (len(places[name].parts), name)))
+    return tuple(sorted(found))
 
 
 def definition_of(uuid: str, name: str, inactive_xml: str, live_xml: str | None = None) -> VmDefinition:

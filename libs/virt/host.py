@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import libvirt
@@ -21,6 +23,7 @@ from libs.threads import HostThreads
 from libs.virt import remote
 from libs.virt.definition import (
     BadPolicyError,
+    datastores_of,
     definition_of,
     policy_of,
     size_of,
@@ -33,6 +36,7 @@ T = TypeVar("T")
 CALL_S = 5.0
 START_S = 30.0
 HUNG_MOST = 16
+NO_PLACES: Mapping[str, Path] = MappingProxyType({})
 LOOK_S = 0.2
 log = structlog.get_logger()
 
@@ -70,12 +74,21 @@ libvirt.registerErrorHandler(_quiet, None)
 
 
 class LibvirtHost:
-    """A connection that opens itself again. `opened_at` is when the present one was opened."""
+    """A connection that opens itself again. `opened_at` is when the present one was opened; `places` are the
+    directories of the host's datastores, by name."""
 
     def __init__(
-        self, name: str, uri: str, defaults: VmPolicy, clock: Callable[[], float], *, threads: int = 8
+        self,
+        name: str,
+        uri: str,
+        defaults: VmPolicy,
+        clock: Callable[[], float],
+        *,
+        threads: int = 8,
+        places: Mapping[str, Path] = NO_PLACES,
     ) -> None:
         self.name, self.uri = name, uri
+        self._places = places
         self._defaults, self._clock = defaults, clock
         self._threads = HostThreads(f"libvirt-{name}", threads)
         self._size = threads
@@ -219,6 +232,7 @@ class LibvirtHost:
             memory_mib=memory_mib,
             vcpus=vcpus,
             policy=self._policy(root, name),
+            datastores=datastores_of(root, self._places),
         )
 
     def _policy(self, root: ET.Element, name: str) -> VmPolicy:

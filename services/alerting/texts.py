@@ -61,6 +61,15 @@ TEXTS: dict[str, tuple[Severity, str]] = {
         Severity.WARNING,
         "the detector did not hear itself on the bus for {deaf_s} s: nobody was judged meanwhile",
     ),
+    "datastore.lost": (
+        Severity.CRITICAL,
+        "host {host} has lost datastore {datastore}, {well} of {asked} hosts are well with it: its {vms} VMs there move",
+    ),
+    "datastore.failed": (
+        Severity.CRITICAL,
+        "datastore {datastore} takes no writes on {hosts} ({asked} hosts are heard): it is the storage, nothing moves",
+    ),
+    "datastore.recovered": (Severity.INFO, "datastore {datastore} is back: {rule} {host}"),
     "storm.held": (
         Severity.CRITICAL,
         "{suspects} are silent at once (believable: {limit}): nobody is fenced without proof",

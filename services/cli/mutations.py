@@ -23,7 +23,7 @@ from libs.leases import Grant, Ruling
 from libs.model import FenceProof, LeaseState, PowerState, ProofMethod, StopReason
 from libs.planning import plan as planning
 from libs.power.devices import FenceDevices
-from services.cli import faults, guestfaults
+from services.cli import faults, guestfaults, storefaults
 from services.detector import guests as detector_guests
 from services.detector import hearing, storms
 from services.detector.decide import Detector
@@ -423,5 +423,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         "what could not be stopped once stays as it is",
         guestfaults.failed_eviction_dropped,
     ),
+    Mutation("peers not asked", "a host's own word on its datastore is enough", storefaults.peers_not_asked),
+    Mutation(
+        "loss unnoticed", "a datastore that hangs on one host is told to nobody", storefaults.loss_unnoticed
+    ),
+    Mutation("reach ignored", "who reaches a datastore is nothing to a plan", storefaults.reach_ignored),
     Mutation("one VM in two incidents", "a crash after a restart is both's", faults.one_vm_in_two_incidents),
 )

@@ -48,7 +48,7 @@ from libs.model import (
     ProofMethod,
     VmReport,
 )
-from services.detector import canary, flapping, hearing, inventories, storms, watching
+from services.detector import canary, datastores, flapping, hearing, inventories, storms, watching
 from services.detector import evidence as gather
 from services.detector.asks import Answered, Disconnected, Looked, Panicked
 from services.detector.state import (
@@ -57,6 +57,7 @@ from services.detector.state import (
     DetectorState,
     HostRecord,
     HostView,
+    StoreRecord,
     StormRecord,
     Suspicion,
 )
@@ -88,7 +89,7 @@ class Detector:
 
     @property
     def record_type(self) -> Any:
-        return HostRecord | StormRecord
+        return HostRecord | StormRecord | StoreRecord
 
     def initial(self, now: float) -> State:
         started = now if self.plane_started is None else min(now, self.plane_started)
@@ -126,8 +127,8 @@ class Detector:
         match event:
             case None:
                 return self._tick(state, now)
-            case Heartbeat(at=at, agent=agent) if at.host in self.hosts:
-                return self._heard(state, at, agent, now)
+            case Heartbeat(at=at) if at.host in self.hosts:
+                return self._heard(state, event, now)
             case InventorySeen(inventory=inventory) if inventory.at.host in self.hosts:
                 return inventories.heard(state, inventory, self.grey_min)
             case Goodbye() if event.at.host in self.hosts:
@@ -166,10 +167,12 @@ class Detector:
 
     # -- hearing
 
-    def _heard(self, state: State, at: Incarnation, agent: str, now: float) -> Step[State]:
+    def _heard(self, state: State, beat: Heartbeat, now: float) -> Step[State]:
+        at = beat.at
         record = state.record(at.host)
-        if at.boot in record.former or record.removes(agent):
+        if at.boot in record.former or record.removes(beat.agent):
             return Step(state)
+        state = datastores.heard(state, beat, self.settings, now)
         view = replace(
             state.view(at.host), heard_at=now, seen=at, mute_until=0.0, last_word="", doubted=False
         )
@@ -293,6 +296,9 @@ class Detector:
         if now // flapping.LOOK_S != before // flapping.LOOK_S:
             step = flapping.quiet(step.state, self.hosts, self.settings, now)
             effects += step.effects
+            if not doubtful:
+                step = datastores.look(step.state, self.hosts, self.settings, now)
+                effects += step.effects
         return Step(step.state, tuple(effects))
 
     def _well(self, state: State, host: str, now: float) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from pydantic import Field
 from rpds import HashTrieMap
 
 from libs.core.decider import Records
@@ -71,6 +73,41 @@ class StormRecord(Value):
 
 STORM = "pool.storm"
 """The name of its record: no host's name has a dot."""
+
+
+class Loss(Value):
+    """A datastore that is lost on one boot of a host."""
+
+    number: int
+    at: Incarnation
+
+
+class StoreRecord(Value):
+    """What is told of one datastore and not over. Bounded by the pool's hosts; see datastores.py."""
+
+    PREFIX: ClassVar[str] = "pool.datastore."
+
+    datastore: str
+    number: int = 0
+    """Grows with every loss and failure."""
+    failed: int = 0
+    """Number of the failure that goes on; 0: it is well, or lost on single hosts."""
+    lost: dict[str, Loss] = Field({})
+    """By host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """What a host's heartbeats say of its datastores."""
+
+    at: Incarnation
+    heard_at: float
+    since: float
+    """It has been heard without a break since."""
+    age_s: dict[str, float]
+    """By datastore: how long ago it took a write, when that was said."""
+    well_since: dict[str, float]
+    """Datastores that take writes, and since when we have heard so without a break."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +216,8 @@ class DetectorState:
     """The connection to the bus is lost."""
     silent_since: HashTrieMap[str, float] = field(default_factory=HashTrieMap)
     """Who is suspected or held failed, and since when this process has known it."""
+    writes: HashTrieMap[str, Writes] = field(default_factory=HashTrieMap)
+    """What each host says of its datastores."""
 
     def record(self, host: str) -> HostRecord:
         found = self.records.get(host)

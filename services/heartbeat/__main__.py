@@ -60,7 +60,10 @@ class Agents:
         return [self._watch(context, entry) for entry in watched]
 
     def _libvirt(self, context: Context, entry: HostEntry, uri: str) -> LibvirtHost:
-        return LibvirtHost(entry.name, uri, context.settings.vm_defaults, context.clock.monotonic)
+        stores = context.settings.datastores_of(entry.name)
+        places = {store.name: store.path for store in stores if not store.block}
+        defaults, clock = context.settings.vm_defaults, context.clock.monotonic
+        return LibvirtHost(entry.name, uri, defaults, clock, places=places)
 
     async def _watch(self, context: Context, entry: HostEntry) -> None:
         """Beat for a host as long as its libvirt answers; each time that it comes back, anew."""

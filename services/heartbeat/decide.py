@@ -235,8 +235,14 @@ class Agent:
         effects: list[Effect] = []
         if now >= state.beat_at:
             rev = 0 if state.inventory is None else state.inventory.rev
-            ages = slots.ages(state.slot_state, now)
-            beat = Heartbeat(at=self.at, agent=self.life, seq=state.seq + 1, inventory_rev=rev, stores=ages)
+            beat = Heartbeat(
+                at=self.at,
+                agent=self.life,
+                seq=state.seq + 1,
+                inventory_rev=rev,
+                stores=slots.ages(state.slot_state, now),
+                untried=slots.untried(state.slot_state),
+            )
             effects.append(Send(f"heartbeat.{self.at.host}", beat))
             # late beats are not made up for: the next is due one interval from now
             due = max(state.beat_at + self.settings.interval_s, now + self.settings.interval_s / 2)

@@ -136,6 +136,11 @@ def run_again(state: SlotState, active: set[str], read: int) -> SlotState:
     return replace(state, ordered=state.ordered - active)
 
 
+def untried(state: SlotState) -> tuple[str, ...]:
+    """Datastores that have taken no write since this life of the agent began: nothing good is known of them yet."""
+    return tuple(name for name, slot in sorted(state.slots.items()) if not slot.known)
+
+
 def ages(state: SlotState, now: float) -> dict[str, float]:
     """Of each datastore, for how many seconds it has not taken a write."""
     return {name: round(max(0.0, now - slot.taken_at), 3) for name, slot in sorted(state.slots.items())}

@@ -11,6 +11,7 @@ from libs.config.settings import Guests, Restart
 from libs.core.decider import Effect, Input, Publish, Records, Step, TableRead
 from libs.core.evolve import replace
 from libs.crashes import crashes
+from libs.events.datastores import DatastoreFailed, DatastoreLost, DatastoreRecovered
 from libs.events.facts import (
     FailoverCompleted,
     HostAgentDown,
@@ -36,7 +37,7 @@ from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, Hos
 from libs.model import Incarnation, Inventory, Protection, RunLease
 from libs.planning.plan import Plan, plan
 from libs.planning.snapshot import PoolPolicy
-from services.placement import failing, incidents, pool, standing
+from services.placement import failing, incidents, pool, standing, stores
 from services.placement.keeping import keep, settle
 from services.placement.state import Beat, Incident, Item, Phase, PlacementRecord, PlacementState
 
@@ -52,6 +53,10 @@ class Placement:
     policy: PoolPolicy = field(default_factory=PoolPolicy)
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
     guests: Guests = field(default_factory=Guests)
+    datastores: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Those that each host has by the pool file."""
+    lost_s: float = 15.0
+    """For how long a datastore must take no writes to be lost."""
 
     @property
     def record_type(self) -> type[PlacementRecord]:
@@ -105,6 +110,10 @@ class Placement:
                 return Step(self._due(pool.quarantined(state, event), now))
             case HostRemoved():
                 return Step(pool.removed(state, event))
+            case DatastoreLost():
+                return self._lost(state, event, now)
+            case DatastoreFailed() | DatastoreRecovered():
+                return Step(self._due(stores.told(state, event), now))
             case HostFenced():
                 return self._fenced(state, event, now)
             case HostObeyed():
@@ -186,6 +195,11 @@ class Placement:
                 step = self._open(state, incident, [item.model_copy(update={"proofs": (proof,)})], now)
                 state = step.state
                 effects += step.effects
+        state, stranded = stores.left(state, self.lost_s, now)
+        for incident, item in stranded:
+            step = self._open(state, incident, [item], now)
+            state = step.state
+            effects += step.effects
         step = self._missed_crashes(state, now)
         well = failing.reopened(step.state)
         state = self._due(well.state, now) if well.effects else well.state
@@ -237,6 +251,14 @@ class Placement:
         ]
         items = [item for item in items if self._to_be_started(state, item, now)]
         return self._open(state, Incident(id=fact.incident, cause=fact.key), items, now)
+
+    def _lost(self, state: State, fact: DatastoreLost, now: float) -> Step[State]:
+        """A host cannot write there any more, and others can: its VMs on it move."""
+        state = stores.told(state, fact)
+        opened = stores.opened(state, fact)
+        if opened is None:
+            return self._plan(state, now)  # of other incidents, what was to restart there in place
+        return self._open(state, *opened, now)
 
     def _to_be_started(self, state: State, item: Item, now: float) -> bool:
         """False for what is not protected, and for what runs already by a person's hand."""
@@ -331,6 +353,7 @@ class Placement:
             for item in incident.items
             if item.phase is Phase.WAITING and state.retry_at.get(item.vm, now) <= now
             if state.held_at(item.vm) is None and not standing.on_grey(state, item, self.guests)
+            if not (item.in_place and stores.failed(state, item))
         ]
         hosts = set(pool.usable(state, now))
         # a VM that is to restart in place waits while its host is in doubt: either that passes or a proof comes
@@ -340,6 +363,7 @@ class Placement:
         found = Plan((), ())
         if wanted:
             shot = pool.snapshot(state, self.policy, self.labels, wanted, now)
+            shot = stores.with_reach(state, shot, self.datastores, wanted)
             found = plan(shot, frozenset({pool.NOWHERE}), {item.vm: frozenset(item.avoid) for item in wanted})
         targets = {host: state.heard[host].at for host in hosts}
         effects: list[Effect] = list(ended.effects)

@@ -28,6 +28,7 @@ def item_of(size: RunLease | VmReport, origin: Incarnation) -> Item:
         vcpus=size.vcpus,
         policy=size.policy,
         origin=origin,
+        datastores=size.datastores if isinstance(size, VmReport) else (),
     )
 
 

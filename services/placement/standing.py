@@ -8,7 +8,7 @@ from libs.core.evolve import replace
 from libs.crashes import grey, to_restart
 from libs.events.guests import VmHealthRestored
 from libs.model import VmReport
-from services.placement import incidents, pool
+from services.placement import incidents, pool, stores
 from services.placement.keeping import keep, settle
 from services.placement.state import Incident, Item, Phase, PlacementRecord, PlacementState
 
@@ -32,7 +32,7 @@ def looked_at(state: State, guests: Guests, now: float) -> Step[State]:
             changed = _standing(state, changed, item, guests, now)
         if changed is incident:
             continue
-        if not changed.items:
+        if not changed.items and not changed.exhausted:
             record = f"incident.{incident.id}"
             state = replace(state, records=state.records.discard(record))
             continue
@@ -55,6 +55,10 @@ def _standing(state: State, incident: Incident, item: Item, guests: Guests, now:
         update = {"in_place": False, "avoid": (*item.avoid, item.origin.host), "reason": ""}
     elif item.in_place and pool.watched(state, item.origin, now):
         # a host without its agent takes no starts, and says whether the VM is stopped
+        update = {"in_place": False, "reason": ""}
+    elif item.in_place and (name := stores.failed(state, item)):
+        update = {"reason": f"datastore {name} has failed: it is started again where it is once that is back"}
+    elif item.in_place and stores.lost(state, item):
         update = {"in_place": False, "reason": ""}
     elif on_grey(state, item, guests):
         if guests.grey == "drain":
@@ -87,9 +91,9 @@ def on_grey(state: State, item: Item, guests: Guests) -> bool:
 
 
 def _needs_nothing(state: State, item: Item) -> bool:
-    """The guest does its work again, or is to be left by its policy, and nothing was done about it yet. Once a stop
-    was ordered it is carried out."""
-    if item.ill is None or item.attempt:
+    """The guest does its work again, or is to be left by its policy, or its datastore is back, and nothing was done
+    about it yet. Once a stop was ordered it is carried out."""
+    if (item.ill is None and not item.lost) or item.attempt or stores.lost(state, item):
         return False
     report = _shown(state, item)
     return report is not None and to_restart(report) is None
@@ -99,7 +103,7 @@ def _left_alone(state: State, incident: Incident, item: Item) -> tuple[State, In
     """Its failure does not count, and is dealt with as a new one should it come back."""
     key = f"crashes.{item.vm}"
     record = state.records.get(key)
-    if isinstance(record, PlacementRecord):
+    if isinstance(record, PlacementRecord) and item.ill is not None:
         told = tuple(one for one in record.told if one != incident.id)
         kept = record.model_copy(update={"told": told, "crashes": record.crashes[:-1]})
         state = replace(state, records=state.records.insert(key, kept))
@@ -114,6 +118,8 @@ def _left_alone(state: State, incident: Incident, item: Item) -> tuple[State, In
         at=item.origin,
         incident=incident.id,
         cause=incident.cause,
-        rule="well again before anything was done",
+        rule="its datastore is back before anything was done"
+        if item.lost
+        else "well again before anything was done",
     )
     return state, left, (Publish(f"incident.{incident.id}", restored),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pydantic import Field
@@ -42,6 +42,11 @@ class Item(Value):
     )
     shown_look: int = Field(0, description="and of the look, where its host's agent is silent")
     stuck: bool = Field(False, description="it was told that it cannot be stopped")
+    lost: bool = Field(
+        False,
+        description="it moves since its origin has lost a datastore: once that is back, nothing is done",
+    )
+    datastores: tuple[str, ...] = ()
     avoid: tuple[str, ...] = ()
     proofs: tuple[FenceProof, ...] = ()
     reason: str = ""
@@ -87,9 +92,27 @@ class HostWords(Value):
 NO_WORDS = HostWords()
 
 
+class HostLoss(Value):
+    """A datastore that one boot of a host has lost."""
+
+    number: int
+    at: Incarnation
+
+
+class StoreWords(Value):
+    """What the detector said of one datastore."""
+
+    failed: int = Field(0, description="number of its failure for all, 0 where it has not failed")
+    lost: dict[str, HostLoss] = Field({}, description="by host")
+    over: tuple[int, ...] = Field(
+        (), description="losses and failures that are over: told late, they are void"
+    )
+
+
 class PlacementRecord(Value):
-    """Records of six kinds share one ledger: an incident, the boot of a host that joined last, a host's latest
-    proof, whether a host is closed to new VMs, a VM's crashes, where a VM may run that could not be stopped."""
+    """Records of seven kinds share one ledger: an incident, the boot of a host that joined last, a host's latest
+    proof, whether a host is closed to new VMs, a VM's crashes, where a VM may run that could not be stopped, what
+    became of a datastore."""
 
     incident: Incident | None = None
     joined: Incarnation | None = None
@@ -98,6 +121,7 @@ class PlacementRecord(Value):
     words: HostWords | None = None
     held: Incarnation | None = None
     crashes: tuple[float, ...] = ()
+    store: StoreWords | None = None
     told: tuple[str, ...] = Field((), description="crashes that were dealt with: a repeat is no news")
 
 
@@ -133,6 +157,8 @@ class PlacementState:
     """When a VM whose start failed may be planned again."""
     plan_at: float | None = None
     """When to plan what waits."""
+    stranded: HashTrieMap[str, float] = field(default_factory=HashTrieMap)
+    """Runs on a datastore that is lost where they run, without an incident; and since when this is seen."""
 
     def incidents(self) -> list[Incident]:
         found = (record.incident for _, record in sorted(self.records.items()))

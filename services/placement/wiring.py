@@ -24,6 +24,9 @@ KINDS = (
     "host.readmitted",
     "host.removed",
     "host.grey",
+    "datastore.lost",
+    "datastore.failed",
+    "datastore.recovered",
     "vm.failed",
     "vm.stop_failed",
     "vm.restarted",
@@ -34,7 +37,16 @@ KINDS = (
 def shell(ports: Ports) -> Shell[PlacementState]:
     settings = ports.settings
     labels = {host.name: host.labels for host in settings.hosts}
-    decider = Placement(settings.restart, labels=labels, guests=settings.guests)
+    datastores = {
+        host.name: tuple(store.name for store in settings.datastores_of(host.name)) for host in settings.hosts
+    }
+    decider = Placement(
+        settings.restart,
+        labels=labels,
+        guests=settings.guests,
+        datastores=datastores,
+        lost_s=settings.detection.datastore_lost_s,
+    )
     wiring = Wiring(
         service=ports.service,
         bus=ports.bus,
@@ -45,6 +57,7 @@ def shell(ports: Ports) -> Shell[PlacementState]:
         kinds=KINDS,
         marks=(
             "crashes.",
+            "datastore.",
             "fenced.",
             "obeyed.",
         ),  # without its incident, a fact that is marked as told is lost

@@ -88,6 +88,7 @@ async def what_runs_is_told_with_its_size_and_run(ground: Ground) -> None:
         "nobody can be asked"
     )
     assert {(one.memory_mib, one.vcpus, one.token) for one in found.values()} == {(MEMORY_MIB, VCPUS, 0)}
+    assert {one.datastores for one in found.values()} == {("shared",)}, "all disks lie where all hosts share"
     assert len({one.run for one in found.values()}) == len(VMS), "a run is one VM's"
     assert min(one.run for one in found.values()) > 0
     assert [one.uuid for one in await ground.local("h1").reports()] == sorted(map(ground.uuid, VMS))

@@ -92,6 +92,20 @@ async def test_a_host_tells_its_vms_with_size_policy_and_run(new_host: NewHost) 
     assert await host.node() == (8000, 8)
 
 
+async def test_a_host_tells_on_which_of_its_datastores_a_vm_lies(tmp_path: Path) -> None:
+    disk = f"<devices><disk type='file'><source file='{tmp_path}/nfs/a.raw'/><target dev='vda'/></disk></devices>"
+    path = tmp_path / "h1.xml"
+    with_disk = domain("a", A).replace("</domain>", f"{disk}</domain>")
+    path.write_text(NODE.format(domains=with_disk + domain("b", B)))
+    places = {"nfs": tmp_path / "nfs", "san": tmp_path / "san"}
+    host = LibvirtHost("h1", f"test://{path}", VmPolicy(), SystemClock().monotonic, places=places)
+    assert [report.datastores for report in await host.reports()] == [("nfs",), ()]
+    await do(host, "destroy")
+    assert [report.datastores for report in await host.reports()] == [("nfs",), ()], (
+        "also of one that is down"
+    )
+
+
 async def test_a_policy_that_cannot_be_read_leaves_the_vm_under_the_pools_defaults(new_host: NewHost) -> None:
     host = new_host(domain("a", A, f'<r:policy xmlns:r="{POLICY_NS}" priority="soonest"/>'))
     assert [report.policy for report in await host.reports()] == [VmPolicy(order=3)]

@@ -14,7 +14,7 @@ from typing import TypeGuard
 
 import pytest
 
-from infra.lab import network
+from infra.lab import network, stores
 from infra.lab.run import LabRun
 from infra.lab.steps import load
 from libs.events.envelope import Envelope
@@ -51,14 +51,18 @@ def test_at_least_fourteen_files_are_played_in_both_worlds() -> None:
 
 def _as_root_only(name: str) -> bool:
     text = (SCENARIOS / f"{name}.yaml").read_text()
-    return "do: partition" in text or "do: fail_start" in text
+    return "do: partition" in text or "do: fail_start" in text or "datastores:" in text
 
 
 @pytest.fixture(scope="module")
 def played(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Outcome]]]:
     """The files of the selected tests on real hosts, a few labs side by side: they mostly wait."""
     wanted = [str(item.callspec.params["name"]) for item in request.session.items if _plays_a_file(item)]
-    possible = [name for name in wanted if not _as_root_only(name) or (os.getuid() == 0 and network.works())]
+    possible = [
+        name
+        for name in wanted
+        if not _as_root_only(name) or (os.getuid() == 0 and network.works() and stores.why_not() is None)
+    ]
     roots = Roots()
 
     def play(name: str) -> Outcome:
@@ -82,7 +86,7 @@ def _plays_a_file(item: pytest.Item) -> TypeGuard[pytest.Function]:
 @pytest.mark.parametrize("name", FILES)
 def test_both_worlds_come_to_the_same_verdicts(name: str, played: dict[str, Future[Outcome]]) -> None:
     if name not in played:
-        pytest.skip("cut links and refused starts need root, and a machine on which bridges can be made")
+        pytest.skip("cut links, refused starts and datastores need root, bridges and FUSE")
     scenario = _load(name)
     simulated = simulate(scenario, scenario.seed, PLANE, stop_at_first=False).outcome
     assert simulated.passed, simulated.violations

@@ -34,6 +34,7 @@ class RealGround:
 
     def __init__(self, lab: Lab, settings: Settings, hypervisors: LibvirtHosts) -> None:
         self.lab, self.hypervisors = lab, hypervisors
+        self.places = {store.name: store.path for store in settings.datastores}
         hosts = [
             host.model_copy(
                 update={"fencing": tuple(one.model_copy(update={"timeout_s": 2.0}) for one in host.fencing)}
@@ -46,7 +47,8 @@ class RealGround:
         return Incarnation(host=host, boot=self.lab.boot_id(host))
 
     def local(self, host: str) -> LibvirtHost:
-        return LibvirtHost(host, self.lab.uri(host), VmPolicy(), SystemClock().monotonic)
+        clock = SystemClock().monotonic
+        return LibvirtHost(host, self.lab.uri(host), VmPolicy(), clock, places=self.places)
 
     def uuid(self, vm: str) -> str:
         return self.lab.vm_uuid(vm)

@@ -30,6 +30,7 @@ CAUGHT = (
     "evict skipped",
     "evict adopted as purpose",
     "agentless judged",
+    "peers not asked",
 )
 PROGRAM = """
 import hashlib

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from libs.virt.definition import (
     OVERHEAD_MIB,
     POLICY_NS,
     BadPolicyError,
+    datastores_of,
     definition_of,
     policy_of,
     size_of,
@@ -110,3 +112,31 @@ def test_a_copy_has_the_policy_that_holds_as_the_vm_runs() -> None:
     assert copy.xml.count("policy:1") == 1
     next_start = definition_of("u", "a", config, OTHER)
     assert policy_of(ET.fromstring(next_start.xml), VmPolicy()).protection is Protection.NONE
+
+
+PLACES = {"nfs": Path("/vms/nfs"), "fast": Path("/vms/nfs/fast"), "san": Path("/san")}
+
+
+@pytest.mark.parametrize(
+    ("disks", "found"),
+    [
+        ("<disk type='file'><source file='/vms/nfs/a.raw'/></disk>", ("nfs",)),
+        ("<disk type='file' device='disk'><source file='/vms/nfs/../nfs//a.raw'/></disk>", ("nfs",)),
+        ("<disk type='block' device='lun'><source dev='/san/a'/></disk>", ("san",)),
+        ("<disk type='file'><source file='/vms/nfs/fast/a.raw'/></disk>", ("fast",)),
+        ("<disk type='file'><source file='/vms/nfs2/a.raw'/></disk>", ()),
+        ("<disk type='file' device='cdrom'><source file='/san/boot.iso'/></disk>", ()),
+        ("<disk type='file' device='disk'/>", ()),
+        ("<disk type='network'><source protocol='rbd' name='pool/a'/></disk>", ()),
+        ("<disk type='volume'><source pool='nfs' volume='a'/></disk>", ()),
+        (
+            "<disk><source file='/san/a.qcow2'/><backingStore><source file='/vms/nfs/b.raw'/></backingStore></disk>",
+            ("nfs", "san"),
+        ),
+        ("", ()),
+    ],
+)
+def test_on_which_datastores_a_domain_lies(disks: str, found: tuple[str, ...]) -> None:
+    root = ET.fromstring(f"<domain><devices>{disks}</devices></domain>")
+    assert datastores_of(root, PLACES) == found
+    assert datastores_of(root, {}) == ()

@@ -70,6 +70,9 @@ class Watch:
     def resume(self, records: Any) -> list[str]:
         return self.take(self.decider.resume(self.state, records, self.now))
 
+    def beat_of(self, at: Incarnation) -> Heartbeat:
+        return Heartbeat(at=at, agent="life", seq=1)
+
     def until(self, at: float) -> list[str]:
         """Let time pass; hosts that are not silent go on beating. What was told meanwhile."""
         told: list[str] = []
@@ -81,7 +84,7 @@ class Watch:
                 for host in self.decider.hosts:
                     known = self.state.record(host).at
                     if host not in self.silent and known is not None:
-                        told += self.hear(Heartbeat(at=known, agent="life", seq=1))
+                        told += self.hear(self.beat_of(known))
             told += self.take(self.decider.step(self.state, None, self.now))
         return told
 

@@ -78,6 +78,13 @@ def test_a_good_file_is_read(pool: Path) -> None:
             "shorter than three heartbeats",
         ),
         ("pool: rack-a", "guests: {silent_after_s: 14}", None, "", "shorter than three pings"),
+        (
+            "pool: rack-a",
+            "datastores: [{name: nfs, path: /nfs}]\ndetection: {datastore_lost_s: 7}",
+            None,
+            "",
+            "shorter than three slow writes",
+        ),
         ("pool: rack-a", "guests: {grey_min: 1}", 1, "guests.grey_min", "greater than or equal to 2"),
         ("pool: rack-a", "heartbeats: {interval_s: 0.6}", None, "", "shorter than three heartbeats"),
         ("pool: rack-a", "detection: {confirm_silence_s: 2}", None, "", "less evidence must wait longer"),

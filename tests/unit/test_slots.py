@@ -178,6 +178,7 @@ def test_a_datastore_that_does_not_take_a_write_is_not_given_another_and_holds_u
         assert [r.datastore for r in more] == ["san"]
         state, _ = wrote(state, more[0], 10.0 + step / 2)
     assert slots.ages(state, 13.5) == {"nfs": 3.5, "san": 0.0}
+    assert slots.untried(state) == ("nfs",), "nobody knows for how long it took none before that"
     state = slots.failed(state, nfs.key)
     state, more = write(state, 14.0)
     assert [r.datastore for r in more] == ["nfs", "san"]

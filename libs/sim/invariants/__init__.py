@@ -18,6 +18,7 @@ from libs.sim.invariants.plans import Plans
 from libs.sim.invariants.proofs import Proofs
 from libs.sim.invariants.running import Running
 from libs.sim.invariants.stops import Stops
+from libs.sim.invariants.stores import Stores
 from libs.sim.invariants.verdicts import Verdicts
 from libs.sim.truth import Truth
 from libs.sim.world import World
@@ -33,7 +34,7 @@ class Invariants:
         self.book = Book(world, violated)
         self._memory = Memory(world, self.book)
         # what one notes another may read in the same moment: the order is that of the chain
-        for subject in (Verdicts, Proofs, Plans, Leases, Guests, Running, Stops):
+        for subject in (Verdicts, Proofs, Plans, Leases, Guests, Running, Stops, Stores):
             subject(world, truth, self.book)
 
     @property

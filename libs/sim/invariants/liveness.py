@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from libs.model import Protection
 from libs.sim.invariants.book import Book
 from libs.sim.invariants.guests import untreated
-from libs.sim.machines import Os
+from libs.sim.invariants.stores import unrecovered
+from libs.sim.machines import Os, VmSpec
 from libs.sim.truth import Truth
 from libs.sim.world import World
 
@@ -33,6 +34,7 @@ def owed(world: World, truth: Truth, book: Book, *, soon: bool = False) -> list[
         *_lies(world, truth, book, alerted_s),
         *_records(world, book),
         *_quarantines(world),
+        *unrecovered(world, truth, alerted_s),
     ]
 
 
@@ -52,15 +54,13 @@ def _vms(world: World, book: Book) -> Iterator[tuple[str, str]]:
             continue
         if _untold(world, spec.uuid):
             continue
-        room = _room(world, book, spec.memory_mib, spec.vcpus)
+        room = _room(world, book, spec)
         if room:
             yield "10", f"VM {spec.name} runs nowhere and {room[0]} has room"
 
 
 def _guests(world: World, book: Book) -> Iterator[tuple[str, str]]:
-    room = {
-        spec.uuid: _room(world, book, spec.memory_mib, spec.vcpus) for spec in world.machines.specs.values()
-    }
+    room = {spec.uuid: _room(world, book, spec) for spec in world.machines.specs.values()}
     yield from untreated(world, book, room)
 
 
@@ -71,8 +71,9 @@ def _untold(world: World, vm: str) -> bool:
     return changed is not None and bool(ended) and ended[-1] - changed < POLICY_TOLD_S
 
 
-def _room(world: World, book: Book, memory_mib: int, vcpus: int) -> list[str]:
-    """Hosts that are up, speak and have room."""
+def _room(world: World, book: Book, spec: VmSpec) -> list[str]:
+    """Hosts that are up, speak, reach its datastore and have room."""
+    placed = spec.datastore in world.machines.slotted
     found = []
     for host in world.machines.hosts.values():
         speaks = host.os is Os.UP and host.announced == host.at.boot and host.agent
@@ -80,9 +81,12 @@ def _room(world: World, book: Book, memory_mib: int, vcpus: int) -> list[str]:
             continue  # one that was fenced by a lie is to be rebooted by a person first
         if host.name in world.operator.closed:
             continue
+        reaches = not placed or world.machines.has(host.name, spec.datastore)
+        if not reaches or world.machines.store_of(spec.uuid).stalled(host.name):
+            continue
         memory = host.memory_mib - host.memory_reserved_mib - sum(d.spec.memory_mib for d in host.active())
         cpus = host.cpus * OVERCOMMIT - sum(domain.spec.vcpus for domain in host.active())
-        if memory >= memory_mib and cpus >= vcpus:
+        if memory >= spec.memory_mib and cpus >= spec.vcpus:
             found.append(host.name)
     return found
 

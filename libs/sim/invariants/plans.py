@@ -81,10 +81,14 @@ class Plans:
             rank = self._world.machines.specs[waiting.vm].policy.priority.rank
             for start in fact.starts:
                 took = start.memory_mib >= waiting.memory_mib and start.vcpus >= waiting.vcpus
-                lower = start.priority_rank > rank
+                lower = start.priority_rank > rank and self._store(start.vm) == self._store(waiting.vm)
                 if took and lower and start.policy.protection is self._protection(waiting.vm):
                     said = f"VM {waiting.name} waits, {start.name} took room before it"
                     self._book.broken("priority", said)
+
+    def _store(self, vm: str) -> str:
+        """One on another datastore may have room where this one cannot be."""
+        return self._world.machines.specs[vm].datastore
 
     def _protection(self, vm: str) -> object:
         return self._world.machines.specs[vm].policy.protection

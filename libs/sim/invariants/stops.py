@@ -7,6 +7,7 @@ from libs.model import Incarnation, Isolation
 from libs.sim.broker import Stored
 from libs.sim.invariants.book import Book
 from libs.sim.invariants.guests import may_be_stopped
+from libs.sim.invariants.stores import stranded
 from libs.sim.machines import SimHost
 from libs.sim.truth import Truth
 from libs.sim.world import World
@@ -35,7 +36,8 @@ class Stops:
             self._ordered(host, vm)
             return
         if known and may_be_stopped(host, domain, known[-1][1]):
-            if (vm, host.at, domain.run) not in self._world.machines.ills:
+            ill = (vm, host.at, domain.run) in self._world.machines.ills
+            if not ill and not stranded(self._world, host, domain):
                 self._book.broken("guest", f"VM {domain.spec.name} is well and is stopped on {host.at}")
             return
         away = self._world.plane_away or self._world.broker.disturbed

@@ -96,7 +96,7 @@ class Verdicts:
             name, record = key.removeprefix("detector."), json.loads(value)["record"]
             if name == STORM:
                 self._held = bool(record and record["held"])
-            else:
+            elif "." not in name:  # of a host
                 self._record(name, record)
 
     def _record(self, host: str, record: dict[str, Any] | None) -> None:
