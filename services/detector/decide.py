@@ -13,7 +13,6 @@ from rpds import HashTrieMap
 
 from libs.config.settings import Detection
 from libs.core.decider import (
-    Act,
     BusChanged,
     Effect,
     Expired,
@@ -27,11 +26,8 @@ from libs.core.decider import (
 from libs.core.evolve import replace
 from libs.events.facts import (
     AnyFact,
-    HostAgentDown,
-    HostFailed,
     HostFenced,
     HostFenceRefuted,
-    HostIsolated,
     HostJoined,
     HostRecovered,
     HostRefuted,
@@ -39,18 +35,16 @@ from libs.events.facts import (
 )
 from libs.events.signals import Canary, Goodbye, Heartbeat, InventorySeen
 from libs.events.words import HostReadmitOrdered, HostRemoved, StormReleaseOrdered
-from libs.lifecycle import allowed
 from libs.model import (
     FenceProof,
     HostState,
     Incarnation,
-    PowerState,
     ProofMethod,
-    VmReport,
 )
 from services.detector import canary, datastores, flapping, hearing, inventories, storms, watching
-from services.detector import evidence as gather
 from services.detector.asks import Answered, Disconnected, Looked, Panicked
+from services.detector.moves import failed_fact, judged, move
+from services.detector.pursuit import Pursuit
 from services.detector.state import (
     FORMER_KEPT,
     CanaryState,
@@ -59,9 +53,7 @@ from services.detector.state import (
     HostView,
     StoreRecord,
     StormRecord,
-    Suspicion,
 )
-from services.detector.verdict import Rule, judge
 
 TICK_S = 0.1
 HINT_S = 0.02
@@ -86,6 +78,11 @@ class Detector:
     """The failure domain of each host that names one; any other is one of its own."""
     grey_min: int = 2
     """Guests of known health that must all fail for their host to be held grey."""
+    _pursuit: Pursuit = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        pursuit = Pursuit(self.hosts, self.settings, self.slot_interval_s, self.domains)
+        object.__setattr__(self, "_pursuit", pursuit)
 
     @property
     def record_type(self) -> Any:
@@ -138,7 +135,7 @@ class Detector:
             case Disconnected(host=host) if host in self.hosts:
                 return self._doubt_now(state, host, "", now)
             case Answered():
-                return self._answered(state, event, now)
+                return self._pursuit.answered(state, event, now)
             case HostFenced():
                 return self._fenced(state, event, now)
             case HostRemoved():
@@ -196,7 +193,7 @@ class Detector:
             cause=f"host.fenced/{record.incident}",
             rule="heard after its proof",
         )
-        return self._move(state, record.model_copy(update={"refuted": record.epoch}), fact)
+        return move(state, record.model_copy(update={"refuted": record.epoch}), fact)
 
     def _alive(self, state: State, record: HostRecord, at: Incarnation) -> Step[State]:
         """A heartbeat that changes something: a first one, a new boot, or a sign of life in time."""
@@ -214,7 +211,7 @@ class Detector:
                 return Step(state)  # an echo of the boot that is proven over
             case _:
                 fact = HostJoined(at=at, epoch=record.epoch, rule="heard")
-        return self._move(state, healthy, fact)
+        return move(state, healthy, fact)
 
     def _rebooted(self, state: State, record: HostRecord, at: Incarnation) -> Step[State]:
         """Another boot speaks: the old one is over, and that is its fence proof."""
@@ -227,8 +224,8 @@ class Detector:
                 detail=f"heard from boot {at.boot}",
                 successor=at.boot,
             )
-            record = self._verdict(record, HostState.FAILED)
-            facts.append(self._failed_fact(state, record, "rebooted", (), proof))
+            record = judged(record, HostState.FAILED)
+            facts.append(failed_fact(state, record, "rebooted", (), proof))
         old = record.at
         assert old is not None
         former = (*record.former, old.boot)[-FORMER_KEPT:]
@@ -275,7 +272,7 @@ class Detector:
             return Step(state)
         if record.removes(fact.agent):
             return Step(state)  # told again, and it has joined since
-        return self._move(replace(state, views=state.views.discard(host)), record.without(fact), None)
+        return move(replace(state, views=state.views.discard(host)), record.without(fact), None)
 
     # -- judging
 
@@ -324,7 +321,7 @@ class Detector:
         if record.state is HostState.FAILED or record.state is HostState.FENCED:
             return Step(state)
         if record.state in (HostState.SUSPECT, HostState.AGENT_DOWN, HostState.ISOLATED):
-            step = self._pursue(state, record, now)
+            step = self._pursuit.pursue(state, record, now)
             look = watching.due(step.state, host, now)
             return Step(look.state, (*step.effects, *look.effects))
         silent_from = max(state.listening_since, view.heard_at or state.listening_since)
@@ -337,7 +334,7 @@ class Detector:
             # not heard since we began: it had no chance yet to be heard, and we claim nothing
             if record.state is HostState.UNKNOWN:
                 return Step(state)
-            return self._move(state, record.model_copy(update={"state": HostState.UNKNOWN}), None)
+            return move(state, record.model_copy(update={"state": HostState.UNKNOWN}), None)
         record = record.model_copy(update={"state": HostState.SUSPECT, "number": record.number + 1})
         fact = HostSuspected(
             at=record.at,
@@ -345,143 +342,6 @@ class Detector:
             silent_s=round(now - silent_from, 3),
             rule="its connection ended, or it said so" if view.doubted else "silent for suspect_after_s",
         )
-        step = self._move(state, record, fact)
-        asked = self._pursue(step.state, record, now)
+        step = move(state, record, fact)
+        asked = self._pursuit.pursue(step.state, record, now)
         return Step(asked.state, (*step.effects, *asked.effects))
-
-    def _pursue(self, state: State, record: HostRecord, now: float) -> Step[State]:
-        """Ask a round where one is due, then judge."""
-        view = state.view(record.host)
-        suspicion = view.suspicion or Suspicion(since=max(now, state.listening_since), ask_at=now)
-        acts: tuple[Act, ...] = ()
-        if now >= suspicion.ask_at:
-            peers = gather.order(record.host, self._peers(state, record.host, now), self.domains)
-            suspicion, acts = gather.next_round(suspicion, record, peers, self.settings, now)
-        if not gather.company(state, record.host, self.settings, now) and not storms.released(
-            state, record.host
-        ):
-            suspicion = replace(suspicion, alone_at=now)
-        view = replace(view, suspicion=suspicion)
-        state = replace(state, views=state.views.insert(record.host, view))
-        step = self._judge(state, record, now)
-        return Step(step.state, (*acts, *step.effects))
-
-    def _peers(self, state: State, host: str, now: float) -> tuple[str, ...]:
-        """Who is well and was heard just now: only these are asked and counted."""
-        fresh_s = self.settings.suspect_after_s
-        return tuple(
-            peer
-            for peer in self.hosts
-            if peer != host
-            and state.record(peer).state is HostState.HEALTHY
-            and (heard := state.view(peer).heard_at) is not None
-            and now - heard < fresh_s
-        )
-
-    def _answered(self, state: State, event: Answered, now: float) -> Step[State]:
-        record, view = state.record(event.host), state.view(event.host)
-        if view.suspicion is None or record.number != event.number:
-            return Step(state)  # an answer about a suspicion that is over
-        assert record.at is not None
-        suspicion = gather.answered(view.suspicion, event, record.at, now)
-        news = event.power is PowerState.OFF or suspicion.alive_at == now
-        state = replace(state, views=state.views.insert(event.host, replace(view, suspicion=suspicion)))
-        return self._judge(state, record, now) if news else Step(state)
-
-    def _judge(self, state: State, record: HostRecord, now: float) -> Step[State]:
-        if now < state.judge_from or record.at is None:
-            return Step(state)
-        peers = self._peers(state, record.host, now)
-        known = len({self.domains.get(peer, peer) for peer in peers})
-        found = gather.evidence(
-            state, record.host, self.settings, self.slot_interval_s, self.domains, known, now
-        )
-        rule = judge(found, self.settings)
-        if rule is None or rule.verdict is record.state:
-            return Step(state)
-        stands = rule.stands(found) or rule.verdict is not HostState.FAILED
-        if not stands and storms.holds(state, self.hosts, record.host, self.settings.storm_settle_s, now):
-            return Step(state)
-        view = state.view(record.host)
-        kept = gather.as_kept(view.suspicion, found, view.last_word, now)
-        match rule.verdict:
-            case HostState.AGENT_DOWN:
-                reached = view.suspicion.reached_since if view.suspicion is not None else None
-                again_s = now - (now if reached is None else reached)
-                if record.state is HostState.ISOLATED and again_s < 2 * self.settings.suspect_after_s:
-                    return Step(state)  # its network is back, and its agent needs a moment to find the bus
-                if found.silent_s < self.settings.suspect_after_s:
-                    return Step(state)  # asked after early, on a hint: it may only be connecting anew
-                return self._agent_down(state, record, rule, kept)
-            case HostState.ISOLATED:
-                return self._isolated(state, record, rule, kept)
-            case _:
-                return self._fail(state, self._verdict(record, HostState.FAILED), rule, kept)
-
-    def _agent_down(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
-        assert record.at is not None
-        before: tuple[Effect, ...] = ()
-        if record.state is HostState.ISOLATED:  # a network reaches it again: nothing is to be stopped there
-            over = HostRecovered(
-                at=record.at, incident=record.incident, epoch=record.epoch, rule="answers on a network"
-            )
-            before = (Publish(record.host, over),)
-        down = record.model_copy(update={"state": HostState.AGENT_DOWN})
-        fact = HostAgentDown(at=record.at, number=record.number, evidence=kept, rule=rule.name)
-        step = self._move(state, down, fact)
-        return Step(step.state, (*before, *step.effects))
-
-    def _isolated(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
-        record = self._verdict(record, HostState.ISOLATED)
-        assert record.at is not None
-        fact = HostIsolated(
-            at=record.at,
-            incident=record.incident,
-            epoch=record.epoch,
-            evidence=kept,
-            vms=self._running(state, record),
-            rule=rule.name,
-            cause=f"host.suspected/{record.at.host}/{record.at.boot}/{record.number}",
-        )
-        return self._move(state, record, fact)
-
-    def _fail(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
-        fact = self._failed_fact(state, record, rule.name, kept, None)
-        view = replace(state.view(record.host), suspicion=None)
-        return self._move(replace(state, views=state.views.insert(record.host, view)), record, fact)
-
-    def _verdict(self, record: HostRecord, verdict: HostState) -> HostRecord:
-        assert record.at is not None
-        epoch = record.epoch + 1
-        incident = f"{record.host}-{record.at.boot[:8]}-{epoch}"
-        return record.model_copy(update={"state": verdict, "epoch": epoch, "incident": incident})
-
-    def _running(self, state: State, record: HostRecord) -> tuple[VmReport, ...]:
-        """What ran there by the host's own latest word."""
-        inventory = state.view(record.host).inventory
-        known = inventory is not None and inventory.at == record.at
-        return tuple(vm for vm in inventory.vms if vm.state.active) if inventory and known else ()
-
-    def _failed_fact(
-        self, state: State, record: HostRecord, rule: str, kept: gather.Kept, proof: FenceProof | None
-    ) -> HostFailed:
-        assert record.at is not None
-        return HostFailed(
-            at=record.at,
-            incident=record.incident,
-            epoch=record.epoch,
-            evidence=kept,
-            proof=proof,
-            vms=self._running(state, record),
-            rule=rule,
-            cause=f"host.suspected/{record.at.host}/{record.at.boot}/{record.number}"
-            if proof is None
-            else "",
-        )
-
-    def _move(self, state: State, record: HostRecord, fact: AnyFact | None) -> Step[State]:
-        """The one place where a host's state changes."""
-        before = state.record(record.host).state
-        assert allowed(before, record.state), f"{record.host}: {before} to {record.state} is not in the table"
-        state = replace(state, records=state.records.insert(record.host, record))
-        return Step(state, () if fact is None else (Publish(record.host, fact),))

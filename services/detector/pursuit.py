@@ -1,0 +1,130 @@
+"""A host in doubt: asked after round by round, and judged by what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libs.config.settings import Detection
+from libs.core.decider import Act, Effect, Publish, Step
+from libs.core.evolve import replace
+from libs.events.facts import HostAgentDown, HostIsolated, HostRecovered
+from libs.model import HostState, PowerState
+from services.detector import evidence as gather
+from services.detector import storms
+from services.detector.asks import Answered
+from services.detector.moves import failed_fact, judged, move, running
+from services.detector.state import DetectorState, HostRecord, Suspicion
+from services.detector.verdict import Rule, judge
+
+State = DetectorState
+
+
+@dataclass(frozen=True, slots=True)
+class Pursuit:
+    """What the detector does about a host that is silent. Fields as the detector's own."""
+
+    hosts: tuple[str, ...]
+    settings: Detection
+    slot_interval_s: float
+    domains: dict[str, str]
+
+    def pursue(self, state: State, record: HostRecord, now: float) -> Step[State]:
+        """Ask a round where one is due, then judge."""
+        view = state.view(record.host)
+        suspicion = view.suspicion or Suspicion(since=max(now, state.listening_since), ask_at=now)
+        acts: tuple[Act, ...] = ()
+        if now >= suspicion.ask_at:
+            peers = gather.order(record.host, self._peers(state, record.host, now), self.domains)
+            suspicion, acts = gather.next_round(suspicion, record, peers, self.settings, now)
+        if not gather.company(state, record.host, self.settings, now) and not storms.released(
+            state, record.host
+        ):
+            suspicion = replace(suspicion, alone_at=now)
+        view = replace(view, suspicion=suspicion)
+        state = replace(state, views=state.views.insert(record.host, view))
+        step = self._judge(state, record, now)
+        return Step(step.state, (*acts, *step.effects))
+
+    def _peers(self, state: State, host: str, now: float) -> tuple[str, ...]:
+        """Who is well and was heard just now: only these are asked and counted."""
+        fresh_s = self.settings.suspect_after_s
+        return tuple(
+            peer
+            for peer in self.hosts
+            if peer != host
+            and state.record(peer).state is HostState.HEALTHY
+            and (heard := state.view(peer).heard_at) is not None
+            and now - heard < fresh_s
+        )
+
+    def answered(self, state: State, event: Answered, now: float) -> Step[State]:
+        record, view = state.record(event.host), state.view(event.host)
+        if view.suspicion is None or record.number != event.number:
+            return Step(state)  # an answer about a suspicion that is over
+        assert record.at is not None
+        suspicion = gather.answered(view.suspicion, event, record.at, now)
+        news = event.power is PowerState.OFF or suspicion.alive_at == now
+        state = replace(state, views=state.views.insert(event.host, replace(view, suspicion=suspicion)))
+        return self._judge(state, record, now) if news else Step(state)
+
+    def _judge(self, state: State, record: HostRecord, now: float) -> Step[State]:
+        if now < state.judge_from or record.at is None:
+            return Step(state)
+        peers = self._peers(state, record.host, now)
+        known = len({self.domains.get(peer, peer) for peer in peers})
+        found = gather.evidence(
+            state, record.host, self.settings, self.slot_interval_s, self.domains, known, now
+        )
+        rule = judge(found, self.settings)
+        if rule is None or rule.verdict is record.state:
+            return Step(state)
+        stands = rule.stands(found) or rule.verdict is not HostState.FAILED
+        if not stands and storms.holds(state, self.hosts, record.host, self.settings.storm_settle_s, now):
+            return Step(state)
+        view = state.view(record.host)
+        kept = gather.as_kept(view.suspicion, found, view.last_word, now)
+        match rule.verdict:
+            case HostState.AGENT_DOWN:
+                reached = view.suspicion.reached_since if view.suspicion is not None else None
+                again_s = now - (now if reached is None else reached)
+                if record.state is HostState.ISOLATED and again_s < 2 * self.settings.suspect_after_s:
+                    return Step(state)  # its network is back, and its agent needs a moment to find the bus
+                if found.silent_s < self.settings.suspect_after_s:
+                    return Step(state)  # asked after early, on a hint: it may only be connecting anew
+                return self._agent_down(state, record, rule, kept)
+            case HostState.ISOLATED:
+                return self._isolated(state, record, rule, kept)
+            case _:
+                return self._fail(state, judged(record, HostState.FAILED), rule, kept)
+
+    def _agent_down(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
+        assert record.at is not None
+        before: tuple[Effect, ...] = ()
+        if record.state is HostState.ISOLATED:  # a network reaches it again: nothing is to be stopped there
+            over = HostRecovered(
+                at=record.at, incident=record.incident, epoch=record.epoch, rule="answers on a network"
+            )
+            before = (Publish(record.host, over),)
+        down = record.model_copy(update={"state": HostState.AGENT_DOWN})
+        fact = HostAgentDown(at=record.at, number=record.number, evidence=kept, rule=rule.name)
+        step = move(state, down, fact)
+        return Step(step.state, (*before, *step.effects))
+
+    def _isolated(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
+        record = judged(record, HostState.ISOLATED)
+        assert record.at is not None
+        fact = HostIsolated(
+            at=record.at,
+            incident=record.incident,
+            epoch=record.epoch,
+            evidence=kept,
+            vms=running(state, record),
+            rule=rule.name,
+            cause=f"host.suspected/{record.at.host}/{record.at.boot}/{record.number}",
+        )
+        return move(state, record, fact)
+
+    def _fail(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
+        fact = failed_fact(state, record, rule.name, kept, None)
+        view = replace(state.view(record.host), suspicion=None)
+        return move(replace(state, views=state.views.insert(record.host, view)), record, fact)
