@@ -52,10 +52,18 @@ class SafeClient(Client):
         await super()._send_ping(future)
 
     async def _attempt_reconnect(self) -> None:
+        self._abort()
+        await super()._attempt_reconnect()
+
+    async def _connect_to_server(self, s: Any) -> None:
+        self._abort()  # nats-py forgets, unclosed, a connection on which the server said nothing in time
+        await super()._connect_to_server(s)
+
+    def _abort(self) -> None:
+        """Never wait for a peer that may be gone."""
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
-            writer.transport.abort()  # never wait for a peer that may be gone
-        await super()._attempt_reconnect()
+            writer.transport.abort()
 
 
 async def exit_when_closed() -> None:
