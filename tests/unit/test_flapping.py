@@ -16,7 +16,8 @@ from tests.unit.test_words import entered, exited
 
 pytestmark = pytest.mark.fast
 S = HostState
-FLAP = {"failures_max": 3, "failures_window_s": 3600.0, "quarantine_s": 7200.0}
+FLAP = {"failures_max": 3, "failures_window_s": 360.0, "quarantine_s": 720.0}
+"""Minutes instead of the defaults' hours: each second is ten ticks of the detector."""
 
 
 def reboots(watch: Watch, times: int, every_s: float = 60.0, host: str = "h1") -> list[str]:
@@ -74,7 +75,7 @@ def test_a_verdict_of_failure_counts_as_a_reboot_does() -> None:
 
 def test_failures_that_are_spread_over_more_than_the_window_do_not_count_together() -> None:
     watch = pool("h1", "h2", "h3", **FLAP)
-    reboots(watch, 6, every_s=1801.0)
+    reboots(watch, 6, every_s=181.0)
     assert kinds(watch) == []
     assert len(watch.state.record("h1").failures) <= 3
 
@@ -88,18 +89,18 @@ def test_each_host_is_counted_by_itself() -> None:
 
 def test_it_fails_on_in_quarantine_and_that_is_told_once_and_its_quiet_time_begins_anew() -> None:
     watch = flapper()
-    watch.after(7000.0)
+    watch.after(640.0)
     reboots(watch, 1)
     assert kinds(watch) == ["host.quarantined"]
-    watch.after(7000.0)
+    watch.after(640.0)
     assert kinds(watch) == ["host.quarantined"]
-    watch.after(300.0)
+    watch.after(60.0)
     assert kinds(watch) == ["host.quarantined", "host.readmitted"]
 
 
 def test_a_quiet_time_lets_it_in_and_its_failures_are_forgotten() -> None:
     watch = flapper()
-    watch.after(7200.0)
+    watch.after(720.0)
     fact = watch.told[-1]
     assert isinstance(fact, HostReadmitted)
     assert (fact.number, fact.by) == (3, "")
@@ -147,9 +148,9 @@ def test_a_restart_of_the_detector_changes_nothing() -> None:
     assert "host.quarantined" in reboots(after, 1)
     last = successor(after, after.now + 5.0)
     assert last.state.record("h1").quarantine == 3
-    last.after(7050.0)
+    last.after(640.0)
     assert kinds(last) == []
-    last.after(100.0)
+    last.after(30.0)
     assert kinds(last) == ["host.readmitted"]
 
 
@@ -160,9 +161,9 @@ def test_after_a_reboot_of_the_management_machine_a_quarantine_begins_anew_and_n
     assert after.state.record("h1").failures == ()
     assert "host.quarantined" not in reboots(after, 2)
     quarantined = successor(flapper(), now=10.0)
-    quarantined.after(7100.0)
+    quarantined.after(710.0)
     assert kinds(quarantined) == []
-    quarantined.after(200.0)
+    quarantined.after(20.0)
     assert kinds(quarantined) == ["host.readmitted"]
 
 
