@@ -16,3 +16,9 @@ def keep_out(*needed: str) -> None:
     for name in JUST_IN_CASE:
         if name not in needed:
             sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # import's own way to say "not there"
+
+
+def let_in(name: str) -> None:
+    """Undo that for one that is needed after all."""
+    if sys.modules.get(name, name) is None:
+        del sys.modules[name]

@@ -8,7 +8,9 @@ from libs.lean import keep_out
 
 
 def main() -> None:
-    if sys.argv[1:2] != ["service"]:
+    if sys.argv[1:2] == ["up"]:
+        keep_out()
+    elif sys.argv[1:2] != ["service"]:
         keep_out("rich")
     else:
         keep_out(*(["aiohttp"] if "alerting" in sys.argv[2:3] else []))

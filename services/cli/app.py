@@ -78,12 +78,13 @@ def up(
     ] = None,
 ) -> None:
     """Run the management plane: embedded NATS and every service, supervised. Ctrl-C stops it; no VM is touched."""
+    from services.cli import nursery
     from services.cli.supervisor import Supervisor
 
     path = config_path(config)
     settings = load_settings(path)
     configure(settings.logging)
-    supervisor = Supervisor(settings, path.resolve(), log_dir)
+    supervisor = Supervisor(settings, path.resolve(), log_dir, nursery.fork())
     raise typer.Exit(_run(supervisor.run()))
 
 
@@ -280,7 +281,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 def main() -> int:
     """Entry point. Translates our errors into a message and an exit status."""
-    if sys.argv[1:2] != ["service"]:  # a service's own process is lean: see __main__
+    if sys.argv[1:2] not in (["service"], ["up"]):  # a service's own process is lean: see __main__
         from infra.lab.commands import demo, lab
         from services.cli.operator import confirm_failed, maintenance, readmit, remove_host, storm
         from services.cli.simulate import simulate

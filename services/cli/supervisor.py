@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import structlog
 
@@ -25,6 +24,7 @@ from libs.jetstream.bus import open_bus
 from libs.jetstream.schema import ensure
 from libs.jetstream.server import EmbeddedServer
 from libs.power.devices import agent_devices
+from services.cli.nursery import Child, Nursery
 
 SERVICES = ("alerting", "executor", "placement", "fencer", "detector")
 STOP_S = 8.0
@@ -40,7 +40,8 @@ class Supervisor:
     settings: Settings
     config: Path
     log_directory: Path | None = None
-    _processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+    nursery: Nursery | None = None
+    _processes: dict[str, Child | asyncio.subprocess.Process] = field(default_factory=dict)
     _stopping: bool = False
     _exit: int = 0
 
@@ -85,6 +86,8 @@ class Supervisor:
                 await stop.wait()
             finally:
                 await self._stop(keepers)
+                if self.nursery is not None:
+                    await self.nursery.stop()
                 if server is not None:
                     await server.stop()
             log.info("management plane stopped; no VM was touched", pool=self.settings.pool)
@@ -110,12 +113,28 @@ class Supervisor:
             await asyncio.sleep(backoff_s)
 
     async def _once(self, name: str, environment: dict[str, str]) -> int:
+        process = self._processes[name] = await self._begin(name, environment)
+        pid_file = self.settings.data_dir / "run" / f"{name}.pid"
+        pid_file.write_text(str(process.pid))
+        try:
+            return await process.wait()
+        finally:
+            pid_file.unlink(missing_ok=True)
+
+    async def _begin(self, name: str, environment: dict[str, str]) -> Child | asyncio.subprocess.Process:
+        log_file = None
+        if self.log_directory is not None:
+            self.log_directory.mkdir(parents=True, exist_ok=True)
+            log_file = self.log_directory / f"{name}.log"
+        if self.nursery is not None:
+            try:
+                return await self.nursery.begin(name, self.config, environment, log_file)
+            except UnavailableError as error:
+                log.error("services start slowly from now on", reason=str(error))
+                self.nursery = None
         with contextlib.ExitStack() as files:
-            sink: IO[bytes] | None = None
-            if self.log_directory is not None:
-                self.log_directory.mkdir(parents=True, exist_ok=True)
-                sink = files.enter_context((self.log_directory / f"{name}.log").open("ab"))
-            process = await asyncio.create_subprocess_exec(
+            sink = None if log_file is None else files.enter_context(log_file.open("ab"))
+            return await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "services.cli", "service", name, "--config", str(self.config)),
                 env=environment,
@@ -124,13 +143,6 @@ class Supervisor:
                 stdout=sink,
                 stderr=sink,
             )
-        self._processes[name] = process
-        pid_file = self.settings.data_dir / "run" / f"{name}.pid"
-        pid_file.write_text(str(process.pid))
-        try:
-            return await process.wait()
-        finally:
-            pid_file.unlink(missing_ok=True)
 
     async def _keep_server(self, server: EmbeddedServer, stop: asyncio.Event) -> None:
         while not self._stopping:

@@ -345,3 +345,26 @@ def test_a_service_whose_supervisor_has_gone_does_not_begin(tmp_path: Path) -> N
     done = rekindle("service", "fencer", "--config", str(config), REKINDLE_SUPERVISED="1")
     assert done.returncode == 1
     assert "its supervisor is gone" in done.stdout + done.stderr
+
+
+def test_services_are_forks_with_names_and_outlive_the_end_of_what_forks_them(plane: Plane) -> None:
+    plane.wait(lambda: plane.states().get("h1") == "healthy", "h1 is healthy")
+    first = plane.pids()
+    assert Path(f"/proc/{first['fencer']}/comm").read_text() == "rk-fencer\n"
+    parents = {
+        pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in first.values()
+    }
+    (nursery,) = {parents[pid] for name, pid in first.items() if name != "nats-server"}
+    assert nursery != plane.process.pid
+    os.kill(nursery, signal.SIGKILL)
+    services = first.keys()
+    plane.wait(
+        lambda: (
+            plane.pids().keys() == services
+            and all(plane.pids()[name] != first[name] for name in services - {"nats-server"})
+        ),
+        "every service runs again",
+    )
+    plane.wait(lambda: plane.states().get("h1") == "healthy", "h1 is healthy again")
+    assert plane.stop() == 0
+    assert "Traceback" not in plane.log.read_text()
