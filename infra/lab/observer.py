@@ -38,6 +38,8 @@ class Observer:
         self.scan_rate = Rate()
         self.heard: dict[str, float] = {}
         self.active: dict[str, dict[str, str]] = {host: {} for host in hosts}
+        self.ended: dict[str, set[str]] = {}
+        """VMs whose process ended while their host's libvirt did not answer, and which it lists still."""
         self.names: dict[str, str] = {}
         self.qemus: list[Qemu] = []
         self.started = time.monotonic()
@@ -54,6 +56,8 @@ class Observer:
     def _set_active(self, host: str, names: dict[str, str], mono: float, source: str) -> None:
         """What counts for this host from now on; differences are written."""
         before = self.active.setdefault(host, {})
+        if source == "processes":
+            self.ended.setdefault(host, set()).update(before.keys() - names.keys())
         if before == names:
             return
         for vm in before.keys() | names.keys():
@@ -75,7 +79,14 @@ class Observer:
         self.heard[answer.host] = answer.mono
         self.rates[answer.host].hit(answer.mono)
         self.listed.see(answer.host, answer.domains, answer.mono)
-        self._set_active(answer.host, answer.domains, answer.mono, "domains")
+        self._set_active(answer.host, self._believed(answer.host, answer.domains), answer.mono, "domains")
+
+    def _believed(self, host: str, domains: dict[str, str]) -> dict[str, str]:
+        """Without those whose process was seen to end while this list was not to be had: libvirt, which answers again,
+        lists them for a moment more. That is no start. What ran twice is counted by the list as it is."""
+        alive = {qemu.uuid for qemu in self.qemus if qemu.host == host}
+        self.ended.setdefault(host, set()).intersection_update(domains.keys() - alive)
+        return {vm: name for vm, name in domains.items() if vm not in self.ended[host]}
 
     def _lost(self, host: str, mono: float) -> bool:
         """No answer is no evidence: its list is unknown, its processes are not. False when that was known."""
