@@ -126,7 +126,7 @@ def condemned_elsewhere() -> list[Patch]:
     return [
         (PlacementState, "held_at", lambda self, vm: None),
         (pool, "runs_at", lambda state, item, now: None),
-        (ExecutorHands, "_runs_on_successor", nowhere),
+        (ExecutorHands, "_runs_still", nowhere),
     ]
 
 

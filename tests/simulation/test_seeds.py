@@ -14,7 +14,7 @@ import pytest
 
 from libs.sim.random_world import draw
 from libs.sim.run import run
-from services.cli.mutations import MUTATIONS
+from services.cli.mutations import MUTATIONS, Mutation
 from services.cli.simplane import PLANE
 
 SEEDS = int(os.environ.get("REKINDLE_SEEDS", "200"))
@@ -89,3 +89,11 @@ def test_a_deliberate_fault_is_caught(name: str) -> None:
     mutation = next(one for one in MUTATIONS if one.name == name)
     with mutation.applied():
         assert any(broken(seed) for seed in range(80))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.name)
+def test_every_deliberate_fault_finds_what_it_breaks(mutation: Mutation) -> None:
+    """One whose target was renamed breaks nothing, and would only be missed in the table."""
+    with mutation.applied():
+        pass
