@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import structlog
+
 from libs.core.ports import UnavailableError
 from libs.lean import let_in
 from libs.service import die_with_parent
@@ -30,13 +32,20 @@ from libs.service import die_with_parent
 PR_SET_NAME = 15
 PRELOADED = ("alerting", "executor", "placement", "fencer", "detector", "heartbeat")
 LINE_MOST = 1 << 20
+ORDER_S = 60.0
+"""For the nursery to have imported everything, on a machine that is busy, and to have begun what it was told to."""
+STATUS_S = 2.0
+"""For the nursery to tell the status of a child that has ended."""
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Child:
-    """A service's process; as much of asyncio's own as its supervisor needs."""
+    """A service's process; as much of asyncio's own as its supervisor needs. It is held by a descriptor of the kernel's:
+    its number may be another's by the time that we hear of its end, and its end shows also where the nursery is gone."""
 
     pid: int
+    handle: int
     returncode: int | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -50,14 +59,18 @@ class Child:
         """Raises ProcessLookupError where it has ended."""
         if self.returncode is not None:
             raise ProcessLookupError(self.pid)
-        os.kill(self.pid, number)
+        signal.pidfd_send_signal(self.handle, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
     def end(self, code: int) -> None:
-        self.returncode = code
-        self.ended.set()
+        """It has ended: nothing more is said of it."""
+        if self.returncode is None:
+            self.returncode = code
+            asyncio.get_running_loop().remove_reader(self.handle)
+            os.close(self.handle)
+            self.ended.set()
 
 
 @dataclass(slots=True)
@@ -74,7 +87,7 @@ class Nursery:
     _reading: asyncio.Task[None] | None = None
 
     async def begin(self, name: str, config: Path, environment: dict[str, str], log: Path | None) -> Child:
-        """Have a service started. Raises UnavailableError where the nursery is gone."""
+        """Have a service started. Raises UnavailableError where the nursery is gone, or stands still: then it is ended."""
         if self._writer is None:
             reader, self._writer = await asyncio.open_unix_connection(sock=self.line, limit=LINE_MOST)
             self._reading = asyncio.create_task(self._read(reader))
@@ -85,14 +98,17 @@ class Nursery:
         self._orders[self._number] = order
         said = {"id": self._number, "name": name, "config": str(config), "environment": environment}
         self._writer.write(json.dumps({**said, "log": None if log is None else str(log)}).encode() + b"\n")
-        with contextlib.suppress(ConnectionError):
-            await self._writer.drain()
-        return await order
+        try:
+            async with asyncio.timeout(ORDER_S):
+                return await order
+        except TimeoutError:
+            self._kill()  # what it may still have begun ends with it, before anybody is told so
+            raise UnavailableError(f"the nursery did not answer in {ORDER_S:g} s") from None
 
     async def stop(self) -> None:
-        """Let it end; its children have ended, or end with it."""
+        """End it; its children have ended, or end with it."""
+        self._kill()
         if self._reading is not None:
-            self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
         if self._writer is not None:
             self._writer.close()
@@ -100,23 +116,64 @@ class Nursery:
         with contextlib.suppress(ChildProcessError):
             await asyncio.to_thread(os.waitpid, self.pid, 0)
 
+    def _kill(self) -> None:
+        # our child, and not waited for yet: its number is its own
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        while told := await reader.readline():
-            word = json.loads(told)
-            if "id" in word:
-                child = self._children[word["pid"]] = Child(word["pid"])
-                self._orders.pop(word["id"]).set_result(child)
-            else:
-                self._children.pop(word["pid"]).end(word["code"])
-        self._gone = True
-        for order in self._orders.values():
-            order.set_exception(UnavailableError("the nursery is gone"))
-        for child in self._children.values():  # the kernel ends them with it
-            child.end(-signal.SIGTERM)
+        try:
+            while told := await reader.readline():
+                self._heard(json.loads(told))
+        except OSError:
+            log.info("the line to the nursery broke")
+        finally:
+            self._gone = True
+            for order in self._orders.values():
+                if not order.done():
+                    order.set_exception(UnavailableError("the nursery is gone"))
+            # who is told that a service has ended takes over what it led: it must be true
+            for child in list(self._children.values()):
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+
+    def _heard(self, word: dict[str, Any]) -> None:
+        pid = word["pid"]
+        if "id" in word:
+            self._born(pid, self._orders.pop(word["id"]))
+        elif (child := self._children.pop(pid, None)) is not None:
+            child.end(word["code"])
+
+    def _born(self, pid: int, order: asyncio.Future[Child]) -> None:
+        try:
+            handle = os.pidfd_open(pid)
+        except (
+            ProcessLookupError
+        ):  # it has ended and been waited for: its status comes next, and nobody misses it
+            if not order.done():
+                order.set_exception(UnavailableError("it ended at once"))
+            return
+        child = self._children[pid] = Child(pid, handle)
+        asyncio.get_running_loop().add_reader(handle, self._ending, child)
+        if order.done():
+            child.kill()  # waited for in vain
+        else:
+            order.set_result(child)
+
+    def _ending(self, child: Child) -> None:
+        """The kernel says that it has ended. With which status is the nursery's to tell, if it still can."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(child.handle)
+        loop.call_later(0.0 if self._gone else STATUS_S, child.end, -signal.SIGKILL)
 
 
-def fork() -> Nursery:
-    """Begin a nursery as a fork of this process, which must have one thread and run no loop yet."""
+def fork() -> Nursery | None:
+    """Begin a nursery as a fork of this process, which must have one thread and run no loop yet. None where the kernel
+    cannot hold a process by a descriptor (Linux before 5.3)."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return None
     ours, theirs = socket.socketpair()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -150,7 +207,7 @@ def _serve(line: socket.socket) -> None:
     os.set_blocking(woken, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakes)
-    heard = b""
+    heard, nursery = b"", os.getpid()
     while True:
         ready, _, _ = select.select([line.fileno(), woken], [], [])
         if woken in ready:
@@ -170,7 +227,7 @@ def _serve(line: socket.socket) -> None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for descriptor in (woken, wakes, line.fileno()):
                     os.close(descriptor)
-                _become(request)
+                _become(request, nursery)
             line.sendall(json.dumps({"id": request["id"], "pid": pid}).encode() + b"\n")
 
 
@@ -186,12 +243,11 @@ def _reap(line: socket.socket) -> None:
         line.sendall(json.dumps({"pid": pid, "code": code}).encode() + b"\n")
 
 
-def _become(request: dict[str, Any]) -> NoReturn:
+def _become(request: dict[str, Any], nursery: int) -> NoReturn:
     """This child is the service from now on."""
     code = 1
     try:
         name = request["name"]
-        nursery = os.getppid()
         os.setsid()
         ctypes.CDLL(None).prctl(PR_SET_NAME, f"rk-{name}".encode(), 0, 0, 0)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -130,8 +130,10 @@ class Supervisor:
             try:
                 return await self.nursery.begin(name, self.config, environment, log_file)
             except UnavailableError as error:
-                log.error("services start slowly from now on", reason=str(error))
-                self.nursery = None
+                # each a program of its own from now on: slower, and the same services
+                log.error("a service could not be forked", service=name, reason=str(error))
+                # a name of its own: what was begun under the other one may not be quite gone
+                environment = {**environment, "REKINDLE_HOLDER": uuid.uuid4().hex}
         with contextlib.ExitStack() as files:
             sink = None if log_file is None else files.enter_context(log_file.open("ab"))
             return await asyncio.create_subprocess_exec(
