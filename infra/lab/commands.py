@@ -20,6 +20,7 @@ from infra.lab.lab import Lab, LabError
 from infra.lab.needs import missing_packages
 from infra.lab.paths import default_root
 from infra.lab.plane import Plane
+from infra.lab.playing import play
 from infra.lab.run import LabRun, RunFailedError
 from infra.lab.soak import Soak
 from libs.config.settings import Logging
@@ -86,17 +87,9 @@ def _new_root(given: Path | None) -> Path:
 
 
 def run_scenario(run: LabRun) -> Outcome:
-    """Run it, with our errors as messages."""
+    """Run it. Exits with 1 where the lab itself fails."""
     _require_packages()
-    configure(Logging(level="error"))
-    try:
-        return asyncio.run(interruptible(run.run(), lambda: run.stopping))
-    except (LabError, RunFailedError, TimeoutError) as error:
-        sys.stderr.write(f"rekindle: the lab did not come up: {error}\n")
-        raise typer.Exit(1) from error
-    finally:
-        if not run.keep and run.root.exists() and not any(run.root.iterdir()):
-            run.root.rmdir()
+    return play(run.run(), run, "the lab did not come up")
 
 
 @lab.command("run")

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-
-import typer
 from rich.console import Console
 
 from infra.lab import weather
 from infra.lab.bus import NODES
-from infra.lab.interrupt import interruptible
-from infra.lab.lab import LabError
-from infra.lab.run import RunFailedError
+from infra.lab.playing import play
 from infra.lab.soak import Result, Soak
-from libs.config.settings import Logging
 from libs.config.yamlfile import BadInputError
-from libs.logs import configure
 
 SHOWN = ("host.suspected", "host.refuted", "host.agent_down", "storm.held", "detector.degraded")
 
 
 def perform(soak: Soak) -> Result:
-    """Play it, with our errors as messages. Exits with 1 where the lab itself fails."""
-    configure(Logging(level="error"))
-    try:
-        return asyncio.run(interruptible(soak.play(), lambda: soak.run.stopping))
-    except (LabError, RunFailedError, TimeoutError) as error:
-        sys.stderr.write(f"rekindle: the lab failed: {error}\n")
-        raise typer.Exit(1) from error
-    finally:
-        if not soak.keep and soak.root.exists() and not any(soak.root.iterdir()):
-            soak.root.rmdir()
+    """Play it. Exits with 1 where the lab itself fails."""
+    return play(soak.play(), soak.run, "the lab failed")
 
 
 def check_nodes(bus_nodes: int) -> None:

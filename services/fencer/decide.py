@@ -9,7 +9,7 @@ from rpds import HashTrieMap
 from libs.config.settings import FencingSettings
 from libs.core.decider import Act, Expired, Input, Publish, Records, Step
 from libs.core.evolve import replace
-from libs.events.facts import AnyFact, HostFailed, HostFenced, HostIsolated, HostJoined, HostRecovered
+from libs.events.facts import HostFailed, HostIsolated, HostJoined, HostRecovered
 from libs.events.words import HostConfirmedFailed
 from libs.model import FenceProof, Incarnation, ProofMethod
 from services.fencer import isolation
@@ -23,6 +23,7 @@ from services.fencer.state import (
     Ordered,
     Phase,
     again,
+    fenced,
     kept,
     over,
 )
@@ -187,18 +188,9 @@ class Fencer:
     def _proven(
         self, state: FencerState, record: FenceRecord, proof: FenceProof, cause: str
     ) -> Step[FencerState]:
-        fact: AnyFact = HostFenced(
-            at=record.at,
-            incident=record.incident,
-            epoch=record.epoch,
-            proof=proof,
-            vms=record.vms,
-            cause=cause,
-            rule=proof.method.value,
-        )
-        record = record.model_copy(update={"phase": Phase.FENCED, "vms": ()})
-        host = record.at.host
-        return kept(replace(state, retry_at=state.retry_at.discard(host)), record, Publish(host, fact))
+        done = record.model_copy(update={"phase": Phase.FENCED, "vms": ()})
+        state = replace(state, retry_at=state.retry_at.discard(record.at.host))
+        return kept(state, done, fenced(record, proof, cause))
 
 
 def _means(word: HostConfirmedFailed, record: FenceRecord) -> bool:

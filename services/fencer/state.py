@@ -130,14 +130,8 @@ def again(
     return kept(state, record, Publish(record.at.host, failed))
 
 
-def over(record: FenceRecord, later: Incarnation, cause: str) -> Publish:
-    """A later boot of the host is known to have been: this one is over."""
-    proof = FenceProof(
-        of=record.at,
-        method=ProofMethod.NEW_BOOT,
-        detail=f"boot {later.boot} came after it",
-        successor=later.boot,
-    )
+def fenced(record: FenceRecord, proof: FenceProof, cause: str) -> Publish:
+    """What is told of a proof."""
     fact = HostFenced(
         at=record.at,
         incident=record.incident,
@@ -148,3 +142,14 @@ def over(record: FenceRecord, later: Incarnation, cause: str) -> Publish:
         rule=proof.method.value,
     )
     return Publish(record.at.host, fact)
+
+
+def over(record: FenceRecord, later: Incarnation, cause: str) -> Publish:
+    """A later boot of the host is known to have been: this one is over."""
+    proof = FenceProof(
+        of=record.at,
+        method=ProofMethod.NEW_BOOT,
+        detail=f"boot {later.boot} came after it",
+        successor=later.boot,
+    )
+    return fenced(record, proof, cause)

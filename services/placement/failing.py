@@ -53,7 +53,7 @@ def dealt_with(state: State, fact: VmFailed, settings: Restart, now: float) -> D
         return Dealt(state, begun=True)
     update: dict[str, object] = {"run": max(1, fact.run)}
     if alive:
-        update |= {"evict": True, "ill": fact.why, "shown": (fact.agent, fact.rev), "shown_look": fact.look}
+        update |= {"evict": True, "ill": fact.why, "shown": (fact.agent, fact.rev, fact.look)}
         state = replace(state, retry_at=state.retry_at.insert(fact.vm, now + HOLD_S))
     if len(crashes) <= settings.crash_budget:
         update |= {"in_place": True}

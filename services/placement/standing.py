@@ -75,8 +75,8 @@ def _standing(state: State, incident: Incident, item: Item, guests: Guests, now:
 def _shown(state: State, item: Item) -> VmReport | None:
     """The run that is to end, as its living origin shows it now; nothing by what is older than its failure."""
     heard = state.heard.get(item.origin.host)
-    when = (*item.shown[1:], item.shown_look)
-    if heard is not None and heard.agent == item.shown[0] and (heard.rev, heard.look) < when:
+    agent, *when = item.shown
+    if heard is not None and heard.agent == agent and [heard.rev, heard.look] < when:
         return None
     report = heard.vm(item.vm) if heard is not None and heard.at == item.origin else None
     same = report is not None and report.state.active and report.run == item.run

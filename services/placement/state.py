@@ -37,10 +37,9 @@ class Item(Value):
     in_place: bool = False
     evict: bool = Field(False, description="its QEMU is still there at the origin and must be stopped first")
     ill: Failure | None = Field(None, description="its guest failed: where that is over, nothing is done")
-    shown: tuple[str, int] = Field(
-        ("", 0), description="the agent's life and the inventory that showed it ill"
+    shown: tuple[str, int, int] = Field(
+        ("", 0, 0), description="the agent's life, the inventory and the look over libvirt that showed it ill"
     )
-    shown_look: int = Field(0, description="and of the look, where its host's agent is silent")
     stuck: bool = Field(False, description="it was told that it cannot be stopped")
     lost: bool = Field(
         False,

@@ -112,7 +112,7 @@ MENDED: dict[str, list[dict[str, Any]]] = {
 }
 ALERTED = {
     "its fence device": "host.fence_failed",
-    "libvirt of the others": "failover.planned",
+    "libvirt of the others": "vm.start_uncertain",
     "the storage of the others": "vm.start_uncertain",
 }
 
