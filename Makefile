@@ -10,13 +10,13 @@ help: ## this list
 demo: bootstrap ## three hosts, six VMs, one host's power cut: what happens, and how fast
 	@$(BIN)/rekindle demo
 
-test: bootstrap ## every test: deciders, real NATS, real libvirt, real guests (under ten minutes)
+test: bootstrap ## every test: deciders, real NATS, real libvirt, real guests (about 25 minutes on two cores)
 	@# the lab mostly waits for guests to boot, so the rest runs beside it and is shown after it
 	@rest=$$(mktemp); REKINDLE_SEEDS=2000 $(BIN)/pytest tests -q --ignore=tests/lab >$$rest 2>&1 & other=$$!; \
 	trap 'kill $$other 2>/dev/null; rm -f $$rest' EXIT; \
 	$(BIN)/pytest tests/lab -q; lab=$$?; wait $$other; result=$$?; cat $$rest; exit $$((lab + result))
 
-check: bootstrap ## format, lint, types, import contracts, fast tests (under a minute)
+check: bootstrap ## format, lint, types, import contracts, fast tests (a minute and a half)
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache 2>&1 | tail -n 12; exit $${PIPESTATUS[0]}
