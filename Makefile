@@ -1,6 +1,9 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 SHELL := /bin/bash
+# Where the environment forbids byte code, each of the hundred processes of a test run would compile all it imports:
+# a second of CPU a process.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test check bench detection format lock clean bootstrap
 

@@ -71,7 +71,7 @@ if [ ! -x .venv/bin/python ] || [ "$(cat .venv/.made-from 2>/dev/null)" != "$wan
     echo "rekindle: making the virtual environment" >&2
     [ -x .venv/uv/bin/uv ] || { rm -rf .venv && "$python" -m venv .venv && "$python" -m venv .venv/uv; }
     .venv/uv/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9'
-    VIRTUAL_ENV=$PWD/.venv .venv/uv/bin/uv pip sync --quiet --require-hashes requirements.lock
+    VIRTUAL_ENV=$PWD/.venv .venv/uv/bin/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
     VIRTUAL_ENV=$PWD/.venv .venv/uv/bin/uv pip install --quiet --no-deps --editable .
     echo "$want" >.venv/.made-from
 fi

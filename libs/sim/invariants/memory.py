@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
 
 from pydantic import BaseModel
 from rpds import HashTrieMap
@@ -41,14 +43,25 @@ class Memory:
 
 def entries(value: object) -> int:
     """How many elements all collections below this value have together."""
-    if isinstance(value, str | bytes):
+    kind: Any = type(value)
+    names = _parts(kind)
+    if names is None:
         return 0
-    if isinstance(value, Mapping | HashTrieMap):
-        return sum(1 + entries(one) for _, one in value.items())
+    if names:
+        return sum(entries(getattr(value, name)) for name in names)
     if isinstance(value, tuple | list | frozenset | set):
-        return sum(1 + entries(one) for one in value)
-    if isinstance(value, BaseModel):
-        return sum(entries(one) for _, one in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return sum(entries(getattr(value, one.name)) for one in fields(value))
-    return 0
+        return len(value) + sum(map(entries, value))
+    assert isinstance(value, Mapping | HashTrieMap)
+    return len(value) + sum(map(entries, value.values()))
+
+
+@cache  # what a class is does not change, and asking it costs more than counting
+def _parts(kind: type[Any]) -> tuple[str, ...] | None:
+    """None for a value that holds nothing; the fields of a record; empty for a collection."""
+    if issubclass(kind, Mapping | HashTrieMap | tuple | list | frozenset | set):
+        return ()
+    if issubclass(kind, BaseModel):
+        return tuple(kind.model_fields) or None
+    if is_dataclass(kind):
+        return tuple(one.name for one in fields(kind)) or None
+    return None
