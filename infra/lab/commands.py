@@ -101,22 +101,24 @@ def lab_run(
     agentless: Annotated[
         bool, typer.Option(help="no agents on the hosts; they are watched over libvirt")
     ] = False,
+    bare: Annotated[
+        bool, typer.Option(help="guests without an operating system, which are up at once on any machine")
+    ] = False,
 ) -> None:
     """Run a scenario file on real hosts. Exit 1 if it does not go as the file expects."""
-    scenario = steps.load(file)
-    _play(scenario, root, as_json, keep, agents=not agentless)
+    run = LabRun(steps.load(file), _new_root(root), agents=not agentless, keep=keep, bare=bare)
+    _play(run, as_json)
 
 
 def demo(root: RootOption = None, as_json: JsonOption = False, keep: KeepOption = False) -> None:
     """Three hosts, six VMs, one host's power cut: what happens, and how fast."""
-    _play(example(), root, as_json, keep, agents=True)
+    _play(LabRun(example(), _new_root(root), keep=keep), as_json)
 
 
-def _play(scenario: Scenario, root: Path | None, as_json: bool, keep: bool, *, agents: bool) -> None:
+def _play(run: LabRun, as_json: bool) -> None:
     from services.cli import tables
 
     console = Console(stderr=as_json)
-    run = LabRun(scenario, _new_root(root), agents=agents, keep=keep)
     zero: list[datetime] = []
 
     def say(line: str) -> None:
@@ -129,13 +131,14 @@ def _play(scenario: Scenario, root: Path | None, as_json: bool, keep: bool, *, a
             console.print(tables.event_line(envelope, run.zero), highlight=False, soft_wrap=True)
 
     run.say, run.heard = say, heard
+    scenario = run.scenario
     console.print(f"[bold]{scenario.name}[/]: {len(scenario.hosts)} hosts, {len(scenario.vms)} VMs")
     outcome = run_scenario(run)
     if as_json:
         sys.stdout.write(outcome.model_dump_json(indent=2, by_alias=True) + "\n")
     else:
         report(console, scenario, outcome)
-        if keep:
+        if run.keep:
             console.print(f"logs: {run.root}")
     if not outcome.passed:
         raise typer.Exit(1)

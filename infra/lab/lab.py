@@ -13,7 +13,7 @@ import libvirt
 from infra.lab import build, procs
 from infra.lab.build import Progress
 from infra.lab.cuts import links_of
-from infra.lab.guest import UP_LINE, Guest, ensure_guest
+from infra.lab.guest import UP_LINE, Guest, ensure_bare_guest, ensure_guest
 from infra.lab.guests import GuestHandle
 from infra.lab.handle import StorageHandle
 from infra.lab.needs import program
@@ -211,7 +211,8 @@ class Lab(StorageHandle, GuestHandle):
     def xml(self, vm: LabVm) -> str:
         """The VM's definition in this lab."""
         emulator = program("qemu-system-x86_64")
-        guest = ensure_guest(self.spec.cache_dir, agent=vm.guest_agent)
+        cache = self.spec.cache_dir
+        guest = ensure_bare_guest(cache) if vm.bare else ensure_guest(cache, agent=vm.guest_agent)
         ground = VmGround(guest, emulator, self.spec.domain_type, self.spec.disk_cache)
         disk = self.store_path(vm.datastore) / f"{vm.name}.raw" if vm.datastore else self.paths.disk(vm.name)
         return domain_xml(vm, ground, vm.disk or disk, self.console_log(vm.name))

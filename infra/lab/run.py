@@ -60,6 +60,8 @@ class LabRun:
     keep: bool = False
     bus_nodes: int = 1
     """1 or 3: see Plane."""
+    bare: bool = False
+    """Guests that nothing is asked of have no operating system: they are up in 0.2 s of CPU instead of 3."""
     stopping: bool = False
     lab: Lab = field(init=False)
     plane: Plane = field(init=False)
@@ -118,7 +120,7 @@ class LabRun:
         for vm in self.scenario.vms:
             self._go_on()
             self.say(f"starting VM {vm.name} on {vm.host}")
-            self.lab.define_vm(lab_vm(vm), vm.host, autostart=vm.autostart)
+            self.lab.define_vm(lab_vm(vm, bare=self.bare), vm.host, autostart=vm.autostart)
         for vm in self.scenario.vms:
             wait_for(partial(self._is_up, vm.name), GUEST_S, f"guest of {vm.name}", LOOK_S)
 
@@ -294,7 +296,7 @@ class LabRun:
         return found
 
 
-def lab_vm(vm: ScenarioVm) -> LabVm:
+def lab_vm(vm: ScenarioVm, *, bare: bool = False) -> LabVm:
     """What a VM occupies, as the scenario says it, includes its hypervisor's overhead. One that panics keeps its QEMU, as
     the simulator's do: to restart it takes an eviction, while libvirt itself turns the other sort into a crash."""
     return LabVm(
@@ -305,6 +307,7 @@ def lab_vm(vm: ScenarioVm) -> LabVm:
         datastore=vm.datastore or "",
         guest_agent=vm.agent,
         on_crash="preserve",
+        bare=bare and not vm.agent,
     )
 
 

@@ -22,9 +22,7 @@ _TEMPLATE = """<domain type={type}>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>{kernel}</kernel>
-    <initrd>{initrd}</initrd>
-    <cmdline>{cmdline}</cmdline>
-  </os>
+{linux}  </os>
   <features><acpi/></features>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
@@ -56,7 +54,8 @@ class LabVm:
 
     `disk` defaults to a file on the lab's shared directory, or in the `datastore`; `metadata` is the XML inside
     libvirt's <metadata>. `guest_agent`: the guest has QEMU's guest agent, a panic device and a watchdog that it feeds
-    (see agentguest.py); `on_crash`: what libvirt does when such a guest panics.
+    (see agentguest.py); `on_crash`: what libvirt does when such a guest panics. `bare`: the guest has no operating
+    system (see bareguest.py).
     """
 
     name: str
@@ -68,10 +67,13 @@ class LabVm:
     datastore: str = ""
     guest_agent: bool = False
     on_crash: str = "destroy"
+    bare: bool = False
 
     def __post_init__(self) -> None:
         if self.disk is not None and self.datastore:
             raise ValueError(f"VM {self.name}: a disk of its own or a datastore, not both")
+        if self.bare and self.guest_agent:
+            raise ValueError(f"VM {self.name}: a bare guest has no agent")
         least = agentguest.MIN_MEMORY_MIB if self.guest_agent else MIN_MEMORY_MIB
         if self.memory_mib < least:
             raise ValueError(f"VM {self.name}: memory_mib {self.memory_mib}, the guest needs {least}")
@@ -96,6 +98,10 @@ class VmGround:
 
 def domain_xml(vm: LabVm, ground: VmGround, disk: Path, console: Path) -> str:
     """The definition to hand to libvirt."""
+    linux = ""
+    if ground.guest.initrd is not None:
+        line = f"{COMMAND_LINE} {agentguest.COMMAND_LINE}" if vm.guest_agent else COMMAND_LINE
+        linux = f"    <initrd>{escape(str(ground.guest.initrd))}</initrd>\n    <cmdline>{escape(line)}</cmdline>\n"
     return _TEMPLATE.format(
         type=quoteattr(ground.domain_type),
         name=escape(vm.name),
@@ -104,8 +110,7 @@ def domain_xml(vm: LabVm, ground: VmGround, disk: Path, console: Path) -> str:
         memory=vm.memory_mib,
         vcpus=vm.vcpus,
         kernel=escape(str(ground.guest.kernel)),
-        initrd=escape(str(ground.guest.initrd)),
-        cmdline=escape(f"{COMMAND_LINE} {agentguest.COMMAND_LINE}" if vm.guest_agent else COMMAND_LINE),
+        linux=linux,
         on_crash=escape(vm.on_crash),
         agent=agentguest.DEVICES if vm.guest_agent else "",
         emulator=escape(ground.emulator),

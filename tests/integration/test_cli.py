@@ -360,8 +360,8 @@ def test_services_are_forks_with_names_and_outlive_the_end_of_what_forks_them(pl
     services = first.keys()
     plane.wait(
         lambda: (
-            plane.pids().keys() == services
-            and all(plane.pids()[name] != first[name] for name in services - {"nats-server"})
+            (now := plane.pids()).keys() == services
+            and all(now[name] != first[name] for name in services - {"nats-server"})
         ),
         "every service runs again",
     )

@@ -112,7 +112,7 @@ async def ground(root: Path) -> AsyncIterator[RealGround]:
         made = RealGround(lab, settings, hypervisors)
         beating = asyncio.create_task(made.beat(server.url))
         for vm in VMS:
-            guest = LabVm(vm, MEMORY_MIB - OVERHEAD_MIB, VCPUS)
+            guest = LabVm(vm, MEMORY_MIB - OVERHEAD_MIB, VCPUS, bare=True)
             await asyncio.to_thread(lab.define_vm, guest, "h1")
         for vm in VMS:
             await asyncio.to_thread(lab.wait_guest_up, vm)

@@ -137,4 +137,5 @@ def test_a_panic_is_told_and_the_vm_is_preserved(lab: Lab, events: Events) -> No
 def test_a_plain_guest_has_nothing_of_it(lab: Lab, events: Events) -> None:
     xml = lab.xml(LabVm("plain"))
     assert not any(word in xml for word in ("guest_agent", "panic model", "watchdog", "unknown_nmi_panic"))
+    assert lab.guest.initrd is not None
     assert lab.guest.initrd.stat().st_size < 3_000_000

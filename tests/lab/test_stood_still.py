@@ -75,7 +75,7 @@ def _of(kind: str, subject: str) -> Callable[[Envelope], bool]:
 
 
 async def test_s13_s14_an_agent_a_libvirtd_and_a_bus_that_stand_still_are_nobodys_death(roots: Roots) -> None:
-    run = LabRun(_pool(), roots.new())
+    run = LabRun(_pool(), roots.new(), bare=True)
     async with run.standing():
         start = len(run.envelopes)
         async with _still(_pid_of(run, "h1", "heartbeat")):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from infra.lab import agentguest, initramfs
-from infra.lab.guest import COMMAND_LINE, Guest
+from infra.lab import agentguest, bareguest, initramfs
+from infra.lab.guest import COMMAND_LINE, UP_LINE, Guest, ensure_bare_guest
 from infra.lab.vm import LabVm, VmGround, domain_xml
 
 pytestmark = pytest.mark.fast
@@ -42,6 +43,29 @@ def test_each_flavour_needs_its_memory() -> None:
     assert LabVm("a", memory_mib=80).memory_mib == 80
     with pytest.raises(ValueError, match="VM a: memory_mib 80, the guest needs 88"):
         LabVm("a", memory_mib=80, guest_agent=True)
+
+
+def test_a_bare_vm_has_a_program_for_a_kernel_and_nothing_else(tmp_path: Path) -> None:
+    guest = ensure_bare_guest(tmp_path)
+    assert guest.kernel.read_bytes() == bareguest.kernel()
+    ground = VmGround(guest, "/usr/bin/qemu", "qemu", "none")
+    xml = domain_xml(LabVm("a", bare=True), ground, Path("/d"), Path("/c"))
+    assert f"<kernel>{guest.kernel}</kernel>" in xml
+    assert "initrd" not in xml
+    assert "cmdline" not in xml
+    with pytest.raises(ValueError, match="VM a: a bare guest has no agent"):
+        LabVm("a", guest_agent=True, bare=True)
+
+
+def test_the_bare_guest_is_what_its_source_says(tmp_path: Path) -> None:
+    source, built = Path(bareguest.__file__).with_suffix(".s"), tmp_path / "guest.o"
+    linked, code = tmp_path / "guest", tmp_path / "code"
+    subprocess.run(["as", "--32", str(source), "-o", str(built)], check=True)
+    at = [f"-Ttext={bareguest.ENTRY:#x}", "--entry=_start"]
+    subprocess.run(["ld", "-m", "elf_i386", *at, str(built), "-o", str(linked)], check=True)
+    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", str(linked), str(code)], check=True)
+    assert code.read_bytes() == bareguest.CODE
+    assert UP_LINE.encode() in bareguest.CODE
 
 
 def test_a_program_brings_its_loader_and_libraries() -> None:
