@@ -52,10 +52,13 @@ def policy_of(root: ET.Element, defaults: VmPolicy) -> VmPolicy:
         raise BadPolicyError(f"{first['loc'][0]}: {first['msg']}") from error
 
 
-def token_of(root: ET.Element) -> int:
-    """The fencing token that this run was started with; 0 where it was not started by us."""
+def token_of(root: ET.Element, *, active: bool = True) -> int:
+    """The fencing token that this run was started with, or the last one; 0 where it was not started by us. While a
+    start is under way its token is in the definition of a VM that has not begun to run: see `with_token`."""
     element = _metadata(root, RUN_NS)
-    text = "" if element is None else element.get("token", "")
+    if element is None:
+        return 0
+    text = element.get("token", "") if active else element.get("before", element.get("token", ""))
     return int(text) if text.isdecimal() else 0
 
 
@@ -104,15 +107,22 @@ def definition_of(uuid: str, name: str, inactive_xml: str, live_xml: str | None 
     return VmDefinition(uuid=uuid, name=name, xml=xml, sha256=digest)
 
 
-def with_token(definition: VmDefinition, token: int) -> str:
-    """The XML to start from, with the token in its metadata."""
+def with_token(definition: VmDefinition, token: int, before: int = 0) -> str:
+    """The XML to start from, with the token in its metadata, and that of the run before: libvirt defines and starts
+    in two calls, and a crash that is read between them belongs to the former run. `begun` takes it out again."""
     root = ET.fromstring(definition.xml)
     metadata = root.find("metadata")
     if metadata is None:
         metadata = ET.SubElement(root, "metadata")
     run = ET.SubElement(metadata, f"{{{RUN_NS}}}run")
     run.set("token", str(token))
+    run.set("before", str(before))
     return ET.tostring(root, encoding="unicode")
+
+
+def begun(token: int) -> str:
+    """What stands in the metadata in the place of it, once the run has begun."""
+    return f'<run token="{token}"/>'
 
 
 def with_policy(xml: str, policy: VmPolicy) -> str:

@@ -22,7 +22,9 @@ from libs.model import Answer, Health, StopReason, VmDefinition, VmPolicy, VmRep
 from libs.threads import HostThreads
 from libs.virt import remote
 from libs.virt.definition import (
+    RUN_NS,
     BadPolicyError,
+    begun,
     datastores_of,
     definition_of,
     policy_of,
@@ -71,6 +73,17 @@ def _quiet(_context: Any, _error: Any) -> None:
 
 
 libvirt.registerErrorHandler(_quiet, None)
+
+
+def _last_token(connection: Any, uuid: str) -> int:
+    """Of the VM's last run here; 0 where there was none. Raises libvirt.libvirtError."""
+    try:
+        domain = connection.lookupByUUIDString(uuid)
+        return token_of(ET.fromstring(domain.XMLDesc(0)), active=domain.isActive() == 1)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return 0
+        raise
 
 
 class LibvirtHost:
@@ -228,7 +241,7 @@ class LibvirtHost:
             agent=seen.active and agent_connected(root),
             destroyed=(state, reason) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED),
             run=self._runs.get(uuid, 0),
-            token=token_of(root),
+            token=token_of(root, active=run > 0),
             memory_mib=memory_mib,
             vcpus=vcpus,
             policy=self._policy(root, name),
@@ -286,10 +299,10 @@ class LibvirtHost:
 
     async def start(self, definition: VmDefinition, token: int) -> None:
         """See ports.Hypervisor.start."""
-        xml = with_token(definition, token)
 
         def start(connection: Any) -> str:
             try:
+                xml = with_token(definition, token, _last_token(connection, definition.uuid))
                 domain = connection.defineXML(xml)
                 if domain.hasManagedSaveImage(0):
                     domain.managedSaveRemove(0)  # memory of an earlier run, over disks that went on since
@@ -298,6 +311,9 @@ class LibvirtHost:
                 if connection.isAlive():
                     return str(error) or "refused without a reason"
                 raise
+            with contextlib.suppress(libvirt.libvirtError):  # it was started, whatever becomes of this
+                kind, flags = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_CONFIG
+                domain.setMetadata(kind, begun(token), "rekindle-run", RUN_NS, flags)
             return ""
 
         refused = await self.call("start", start, START_S)

@@ -211,6 +211,39 @@ async def test_a_start_defines_the_copy_with_its_token_and_the_copy_keeps_none(n
     assert (report_again.token, report_again.state) == (9, VmState.RUNNING)
 
 
+async def test_a_start_under_way_gives_its_token_to_no_run_that_has_ended(
+    new_host: NewHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt defines and starts in two calls. Whoever reads between them, as its own event bids the agent to, would tell
+    the crash of the run before once more, as one under the new token."""
+    host = new_host(domain("a", A))
+    (kept,) = await host.definitions()
+    await host.destroy(A)
+    await host.start(kept, 7)
+    await host.destroy(A)
+    (between,) = await host.reports()
+    assert between.token == 7
+    seen: list[VmReport | None] = []
+    create = libvirt.virDomain.create
+
+    def slow(self: libvirt.virDomain) -> int:
+        seen.append(host._report(self))
+        return int(create(self))
+
+    monkeypatch.setattr(libvirt.virDomain, "create", slow)
+    await host.start(kept, 8)
+    (before,) = seen
+    assert before is not None
+    assert (before.run, before.token, before.state) == (between.run, 7, VmState.STOPPED)
+    running = await host.report(A)
+    assert running is not None
+    assert running.token == 8
+    await host.destroy(A)
+    ended = await host.report(A)
+    assert ended is not None
+    assert ended.token == 8, "that run has ended"
+
+
 async def test_a_definition_that_libvirt_refuses_is_a_refusal(new_host: NewHost) -> None:
     host = new_host(domain("a", A))
     (definition,) = await host.definitions()

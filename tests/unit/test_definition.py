@@ -86,6 +86,16 @@ def test_a_token_belongs_to_one_run_and_not_to_the_copy(xml: str) -> None:
     assert token_of(ET.fromstring(with_token(again, 8))) == 8
 
 
+def test_a_vm_that_is_defined_and_has_not_begun_to_run_has_the_token_of_the_run_before() -> None:
+    defined = ET.fromstring(with_token(definition_of("u", "a", PLAIN), 8, before=7))
+    assert token_of(defined, active=False) == 7
+    assert token_of(defined, active=True) == 8
+    again = ET.fromstring(
+        with_token(definition_of("u", "a", PLAIN), 9, before=token_of(defined, active=False))
+    )
+    assert token_of(again, active=False) == 7, "two starts that were refused are no runs"
+
+
 def test_a_copy_is_the_same_whatever_its_spaces_and_another_where_it_differs() -> None:
     spaced = OTHER.replace("><", ">\n   <")
     assert definition_of("u", "a", OTHER).sha256 == definition_of("u", "a", spaced).sha256
