@@ -279,21 +279,31 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
+def _add_commands(wanted: str) -> None:
+    """Commands of other modules, each where it may be meant: to read them all takes longer than most commands do."""
+    if wanted in ("service", "up"):  # a service's own process is lean: see __main__
+        return
+    from services.cli.operator import confirm_failed, maintenance, readmit, remove_host, storm
+
+    app.command("confirm-failed")(confirm_failed)
+    app.command()(maintenance)
+    app.command()(storm)
+    app.command()(readmit)
+    app.command("remove-host")(remove_host)
+    here = {one.name or str(getattr(one.callback, "__name__", "")) for one in app.registered_commands}
+    if wanted in {*here, *(str(one.name) for one in app.registered_groups)}:
+        return
+    from infra.lab.commands import demo, lab
+    from services.cli.simulate import simulate
+
+    app.add_typer(lab, name="lab")
+    app.command("demo")(demo)
+    app.command()(simulate)
+
+
 def main() -> int:
     """Entry point. Translates our errors into a message and an exit status."""
-    if sys.argv[1:2] not in (["service"], ["up"]):  # a service's own process is lean: see __main__
-        from infra.lab.commands import demo, lab
-        from services.cli.operator import confirm_failed, maintenance, readmit, remove_host, storm
-        from services.cli.simulate import simulate
-
-        app.add_typer(lab, name="lab")
-        app.command("demo")(demo)
-        app.command()(simulate)
-        app.command("confirm-failed")(confirm_failed)
-        app.command()(maintenance)
-        app.command()(storm)
-        app.command()(readmit)
-        app.command("remove-host")(remove_host)
+    _add_commands(sys.argv[1] if len(sys.argv) > 1 else "")
     try:
         left = app(standalone_mode=False)
     except typer.TyperException as error:  # a wrong option or argument

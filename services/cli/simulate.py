@@ -7,15 +7,13 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from libs.config.yamlfile import BadInputError
 from libs.scenario.model import Scenario, load_scenario
@@ -25,13 +23,10 @@ from libs.sim.run import Result, run
 from libs.sim.shrink import shrink
 from libs.sim.steps import POSSIBLE, problem
 from libs.sim.world import settings_of
-from services.cli.mutations import MUTATIONS, Mutation
+from services.cli.counting import counted
 from services.cli.simplane import PLANE
 
-TABLE = Path("docs/MUTATIONS.md")
 CHUNK = 8
-SURVIVES = 2000
-"""A mutation that is not caught in so many worlds shows that they are too kind."""
 
 
 def simulate(
@@ -52,7 +47,11 @@ def simulate(
     if scenario is not None:
         _one(scenario, seed, log, as_json)
     elif mutations:
-        _mutations(runs or 200, seed or 0, jobs or os.cpu_count() or 1, as_json)
+        from services.cli.mutating import (
+            mutate,
+        )  # it reaches into every service, which no other command needs
+
+        mutate(runs or 200, seed or 0, jobs or os.cpu_count() or 1, as_json)
     elif runs is not None:
         _many(runs, 1 if seed is None else seed, jobs or os.cpu_count() or 1, keep, as_json)
     else:
@@ -112,7 +111,8 @@ def _report(scenario: Scenario, result: Result) -> None:
 # -- many worlds
 
 
-def _world(seed: int) -> tuple[int, list[Violation], float]:
+def world(seed: int) -> tuple[int, list[Violation], float]:
+    """One random bad day: its seed, what it broke, how long it lasted."""
     result = run(draw(seed), seed, PLANE, liveness=True)
     return seed, result.violations, result.virtual_s
 
@@ -120,25 +120,23 @@ def _world(seed: int) -> tuple[int, list[Violation], float]:
 def _each(seeds: range, jobs: int) -> Iterator[tuple[int, list[Violation], float]]:
     """In the order in which they end. Seeds share nothing, so the order tells nothing."""
     if jobs == 1:
-        yield from map(_world, seeds)
+        yield from map(world, seeds)
         return
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        yield from pool.imap_unordered(_world, seeds, chunksize=CHUNK)
+        yield from pool.imap_unordered(world, seeds, chunksize=CHUNK)
 
 
 def _many(runs: int, first: int, jobs: int, keep: Path, as_json: bool) -> None:
     console = Console(stderr=True)
     began, virtual_s = time.monotonic(), 0.0
     broken: list[tuple[int, Violation]] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("random worlds", total=runs)
+    with counted(console, "random worlds", runs) as advance:
         for seed, violations, lasted_s in _each(range(first, first + runs), jobs):
             virtual_s += lasted_s
-            progress.advance(task)
+            advance()
             if violations:
                 broken.append((seed, violations[0]))
-                progress.console.print(_told(seed, violations[0]), highlight=False, markup=False)
+                console.print(_told(seed, violations[0]), highlight=False, markup=False)
     took_s = time.monotonic() - began
     written_to = [str(_keep(seed, violation, keep, console)) for seed, violation in sorted(broken)[:3]]
     if as_json:
@@ -191,95 +189,3 @@ def as_file(scenario: Scenario, seed: int, violation: Violation) -> str:
     document = {"schema": scenario.format, **body, "steps": steps}
     head = f"# rule {violation.rule} at {violation.at_s} s: {violation.detail}\n"
     return head + yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120)
-
-
-# -- mutations
-
-
-def _caught(job: tuple[str, int]) -> tuple[str, int, str]:
-    """Which rule caught the mutation in this world; "" for none."""
-    name, seed = job
-    mutation = next(one for one in MUTATIONS if one.name == name)
-    with mutation.applied():
-        _, violations, _ = _world(seed)
-    return name, seed, violations[0].rule if violations else ""
-
-
-def _hunted(job: tuple[str, int, int]) -> tuple[str, int, str]:
-    """A survivor gets more worlds, until it is caught: how many these were, and by which rule."""
-    name, first, worlds = job
-    for done in range(1, worlds + 1):
-        _, _, rule = _caught((name, first + done - 1))
-        if rule:
-            return name, done, rule
-    return name, worlds, ""
-
-
-def _mutations(runs: int, first: int, jobs: int, as_json: bool) -> None:
-    console = Console(stderr=True)
-    caught: dict[str, Counter[str]] = {one.name: Counter() for one in MUTATIONS}
-    earliest: dict[str, int] = {}
-    work = [(one.name, seed) for one in MUTATIONS for seed in range(first, first + runs)]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with (
-        Progress(*columns, console=console) as progress,
-        multiprocessing.get_context("fork").Pool(jobs) as pool,
-    ):
-        task = progress.add_task("mutated worlds", total=len(work))
-        for name, seed, rule in pool.imap_unordered(_caught, work, chunksize=CHUNK):
-            progress.advance(task)
-            if rule:
-                caught[name][rule] += 1
-                earliest[name] = min(seed, earliest.get(name, seed))
-        tried = {one.name: runs for one in MUTATIONS}
-        left = [one.name for one in MUTATIONS if not caught[one.name]]
-        task = progress.add_task("survivors", total=len(left))
-        more = [(name, first + runs, SURVIVES - runs) for name in left]
-        for name, done, rule in pool.imap_unordered(_hunted, more):
-            progress.advance(task)
-            tried[name] += done
-            if rule:
-                caught[name][rule] += 1
-                earliest[name] = first + runs + done - 1
-    rows = [_row(one, tried[one.name], caught[one.name], earliest.get(one.name)) for one in MUTATIONS]
-    if TABLE.parent.is_dir():
-        TABLE.write_text(_table(rows, runs, first))
-    if as_json:
-        sys.stdout.write(
-            json.dumps({"schema": "rekindle.mutations.v1", "runs": runs, "mutations": rows}) + "\n"
-        )
-    else:
-        for row in rows:
-            rules = ", ".join(row["rules"]) or "-"
-            sys.stdout.write(f"{row['name']:<28} {row['caught']:>5} of {row['worlds']} by rule {rules}\n")
-    if any(not row["caught"] for row in rows):
-        raise typer.Exit(1)
-
-
-def _row(mutation: Mutation, tried: int, rules: Counter[str], earliest: int | None) -> dict[str, Any]:
-    return {
-        "name": mutation.name,
-        "says": mutation.says,
-        "caught": sum(rules.values()),
-        "worlds": tried,
-        "rules": [rule for rule, _ in rules.most_common()],
-        "earliest": earliest,
-    }
-
-
-def _table(rows: list[dict[str, Any]], runs: int, first: int) -> str:
-    """The table in docs/: written by this command only."""
-    lines = [
-        "# Does the simulator find bugs?",
-        "",
-        f"Each line is one deliberate fault in the production code (`services/cli/mutations.py`), run in {runs} random",
-        f"worlds from seed {first}, and in more where it was not caught by then. Written by `rekindle simulate --mutations --runs {runs}`; do not edit.",
-        "",
-        "| mutation | what is wrong | caught | by rule | first seed |",
-        "|---|---|---:|---|---:|",
-    ]
-    for row in rows:
-        seed = "" if row["earliest"] is None else row["earliest"]
-        caught = f"{row['caught']} of {row['worlds']}"
-        lines.append(f"| {row['name']} | {row['says']} | {caught} | {', '.join(row['rules'])} | {seed} |")
-    return "\n".join(lines) + "\n"
