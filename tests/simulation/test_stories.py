@@ -218,6 +218,54 @@ def test_s15_what_cannot_be_started_or_stopped_condemns_the_vm_and_never_its_hos
     assert told(result, "host.fenced") == []
 
 
+def _five_minutes_of_stall(**what: Any) -> Result:
+    return played(
+        duration_s=420,
+        datastores=[{"name": "nfs"}, {"name": "san"}],
+        vms=[
+            {"name": "db", "host": "h1", "datastore": "nfs"},
+            {"name": "mail", "host": "h1", "datastore": "san"},
+            {"name": "web", "host": "h2", "datastore": "nfs"},
+        ],
+        steps=[
+            {"at_s": 5, "do": "stall_storage", "datastore": "nfs", **what},
+            {
+                "at_s": 305,
+                "do": "restore_storage",
+                "datastore": "nfs",
+                **{k: what[k] for k in ("host",) if k in what},
+            },
+        ],
+        expect=[
+            {"vm": "mail", "state": "running", "host": "h1"},
+            {"vm": "web", "state": "running", "host": "h2"},
+            {"event": "datastore.recovered", "subject": "nfs"},
+            {"never": "host.suspected"},
+            {"never": "host.failed"},
+        ],
+    )
+
+
+def test_s18_a_datastore_that_stalls_on_one_host_moves_its_vms_there_and_no_others() -> None:
+    result = _five_minutes_of_stall(host="h1", how="killable")
+    assert [line.split()[0] for line in told(result, "vm.restarted")] == ["db"]
+    ended, started = (
+        really(result, "db on h1 ends"),
+        [one for one in really(result, " starts") if "db on" in one],
+    )
+    assert len(ended) == 1
+    assert len(started) == 1
+    assert result.log.index(ended[0]) < result.log.index(started[0]), "its old QEMU is gone before it starts"
+    assert not [one for one in really(result, "") if "db on" not in one], "nothing else was touched"
+
+
+def test_s18_a_datastore_that_stalls_everywhere_moves_nothing() -> None:
+    result = _five_minutes_of_stall()
+    assert told(result, "datastore.failed", "nfs")
+    assert told(result, "failover.planned") == []
+    untouched(result)
+
+
 def test_s19_ten_minutes_without_the_bus_touch_nobody() -> None:
     nodes = (0, 1, 2)
     untouched(
