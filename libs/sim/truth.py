@@ -43,7 +43,7 @@ class Truth:
             self.rough_at = now
         quiet = calm and not world.broker.disturbed and not cut_off
         for host in world.machines.hosts.values():
-            well, up = self._well(host), host.os is Os.UP and not host.libvirt_hangs
+            well, up = self._well(host), self._up(host)
             _since(self.well_since, host.name, now, quiet and well)
             _since(self.sound_since, host.name, now, calm and not cut_off and well)
             _since(self.answering_since, host.name, now, calm and up)
@@ -59,7 +59,10 @@ class Truth:
 
     def _well(self, host: SimHost) -> bool:
         linked = self._world.network.both_ways(host.name, BUS)
-        return host.os is Os.UP and not host.libvirt_hangs and self._spoken(host) and linked
+        return self._up(host) and self._spoken(host) and linked
+
+    def _up(self, host: SimHost) -> bool:
+        return host.os is Os.UP and not host.libvirt_hangs
 
     def _spoken(self, host: SimHost) -> bool:
         """Its agent runs and has passed the gate of this boot."""
@@ -72,11 +75,11 @@ class Truth:
 
     def sound_for(self, host: str) -> float:
         """Seconds; 0 where it is not."""
-        return self._world.loop.time() - self.sound_since.get(host, self._world.loop.time())
+        return self._for(self.sound_since, host, self._well(self._world.machines.hosts[host]))
 
     def up_for(self, host: str) -> float:
         """Seconds; 0 where it is not."""
-        return self._world.loop.time() - self.up_since.get(host, self._world.loop.time())
+        return self._for(self.up_since, host, self._up(self._world.machines.hosts[host]))
 
     def slot_told_for(self, host: str) -> float:
         """For how many seconds the host's writes to its slot could have been told by a peer; 0 where not."""
@@ -88,15 +91,16 @@ class Truth:
 
     def well_for(self, host: str) -> float:
         """Seconds; 0 where it is not."""
-        since = self.well_since.get(host)
-        if not self._well(self._world.machines.hosts[host]):
-            return 0.0  # since our last look
-        return 0.0 if since is None else self._world.loop.time() - since
+        return self._for(self.well_since, host, self._well(self._world.machines.hosts[host]))
 
     def answering_for(self, host: str) -> float:
         """Seconds; 0 where it does not answer."""
-        since = self.answering_since.get(host)
-        return 0.0 if since is None else self._world.loop.time() - since
+        return self._for(self.answering_since, host, self._up(self._world.machines.hosts[host]))
+
+    def _for(self, since: dict[str, float], host: str, holds: bool) -> float:
+        """0 also where it has ended since our last look."""
+        now = self._world.loop.time()
+        return now - since.get(host, now) if holds else 0.0
 
 
 def _since(since: dict[str, float], host: str, now: float, holds: bool) -> None:

@@ -353,6 +353,7 @@ class Placement:
             for item in incident.items
             if item.phase is Phase.WAITING and state.retry_at.get(item.vm, now) <= now
             if state.held_at(item.vm) is None and not standing.on_grey(state, item, self.guests)
+            if not standing.unread(state, item)
             if not (item.in_place and stores.failed(state, item))
         ]
         hosts = set(pool.usable(state, now))

@@ -7,7 +7,7 @@ from libs.core.decider import Effect, Publish, Step
 from libs.core.evolve import replace
 from libs.crashes import grey, to_restart
 from libs.events.guests import VmHealthRestored
-from libs.model import VmReport
+from libs.model import Inventory, VmReport
 from services.placement import incidents, pool, stores
 from services.placement.keeping import keep, settle
 from services.placement.state import Incident, Item, Phase, PlacementRecord, PlacementState
@@ -75,12 +75,23 @@ def _standing(state: State, incident: Incident, item: Item, guests: Guests, now:
 def _shown(state: State, item: Item) -> VmReport | None:
     """The run that is to end, as its living origin shows it now; nothing by what is older than its failure."""
     heard = state.heard.get(item.origin.host)
-    agent, *when = item.shown
-    if heard is not None and heard.agent == agent and [heard.rev, heard.look] < when:
+    if _older(heard, item):
         return None
     report = heard.vm(item.vm) if heard is not None and heard.at == item.origin else None
     same = report is not None and report.state.active and report.run == item.run
     return report if same else None
+
+
+def _older(heard: Inventory | None, item: Item) -> bool:
+    """What is known of its origin was read before it failed there."""
+    agent, *when = item.shown
+    return heard is not None and heard.agent == agent and [heard.rev, heard.look] < when
+
+
+def unread(state: State, item: Item) -> bool:
+    """Its guest fails, which we heard sooner than we read what else fails there: whether its host is grey is not known
+    yet."""
+    return item.ill is not None and item.in_place and _older(state.heard.get(item.origin.host), item)
 
 
 def on_grey(state: State, item: Item, guests: Guests) -> bool:

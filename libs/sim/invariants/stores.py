@@ -81,11 +81,12 @@ class Stores:
             self._book.broken("store", f"datastore {name} is held lost on {host}: {said}")
 
     def _others(self, name: str, host: str, for_s: float) -> tuple[list[str], list[str]]:
-        """Of the others that have it: who has written there for so long, and who is heard and does not."""
+        """Of the others that have it: who has written there for so long, as far as anybody can know by now, and who is
+        heard and does not."""
         machines, now = self._world.machines, self._world.loop.time()
         store = machines.datastores[name]
         others = [one for one in machines.hosts if one != host and machines.has(one, name)]
-        well = [one for one in others if store.stalled_s(one, now - for_s, now) == 0.0]
+        well = [one for one in others if store.stalled_s(one, now - for_s, now - SLACK_S) == 0.0]
         ill = [one for one in others if store.stalled(one) and self._truth.well_for(one) > SLACK_S]
         return well, [one for one in ill if store.stalled_s(one, now - SLACK_S, now) >= SLACK_S]
 
