@@ -15,7 +15,7 @@ from libs.events.words import HostMaintenanceExited
 from libs.model import Failure, Health, LeaseState, StopReason, VmReport, VmState
 from services.detector.guests import told
 from services.placement.decide import Placement
-from tests.unit.made import boot, crashed, inventory, policy, vm
+from tests.unit.made import boot, crashed, inventory, policy, seen, vm
 from tests.unit.test_placement import SETTINGS, Desk
 
 pytestmark = pytest.mark.fast
@@ -298,6 +298,22 @@ def test_the_guests_of_a_grey_host_are_left_as_they_are_until_it_is_no_longer() 
     assert "vm.health_restored" in heard
     start = ward.last()
     assert (start.vm, start.to) == ("b", H1), "now it is the guest's own failure"
+
+
+def test_nothing_is_restarted_in_place_before_what_else_fails_there_was_read() -> None:
+    """Failures are heard on the stream, inventories read from the store, whose answer may be lost for seconds."""
+    ward = Ward()
+    ward.runs("h1", "a", "b")
+    before = inventory(H1, vm("a"), vm("b"))
+    newer = inventory(H1, ill("a"), ill("b"), rev=2)
+    for fact in told(newer, before, 2):
+        ward.hear(fact)
+    assert "failover.planned" not in ward.after(10.0), "both failed, and only that is known"
+    ward.hear(seen(H1, *newer.vms, rev=2))
+    assert "failover.planned" not in ward.after(10.0), "all guests fail there"
+    ward.hear(seen(H1, ill("a"), vm("b", health=OK), rev=3))
+    ward.after(5.0)
+    assert ward.last().vm == "a"
 
 
 def test_the_guests_of_a_grey_host_that_is_drained_are_restarted_elsewhere_and_it_takes_none() -> None:
