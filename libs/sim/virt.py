@@ -21,6 +21,8 @@ from libs.virt.definition import policy_of, with_policy
 T = TypeVar("T")
 CALL_S, START_S = 5.0, 30.0
 QEMU_START_S = (0.05, 0.6)
+LOCK_S, LOCK_LOOK_S = 30.0, 0.2
+LOST, LOCKED = "connection closed", "Timed out during operation: cannot acquire state change lock"
 OBEDIENT, SHUTDOWN_S = 0.8, (0.3, 4.0)
 """Share of guests that shut down when asked, and how long they take."""
 KERNEL_ALONE = "its kernel takes connections, nothing answers on them"
@@ -53,6 +55,8 @@ class Virt:
         """A start call was issued: host, VM, token."""
         self.on_stop: list[Callable[[SimHost, str], None]] = []
         """A stop call was issued."""
+        self.jobs: set[tuple[Incarnation, str]] = set()
+        """VMs that a boot's libvirt is about to start: of one VM it does one thing at a time."""
 
 
 class SimHypervisor:
@@ -183,12 +187,12 @@ class SimHypervisor:
             wait_s = (
                 virt.chance.uniform(START_S, START_S + 8.0) if slow else virt.chance.uniform(*QEMU_START_S)
             )
-            loop.world_later(wait_s, self._started, host.at, definition, token, answer)
+            self._lock(host.at, definition, token, answer, wait_s, loop.time() + LOCK_S)
 
         await self.call("start", arrive, START_S)
         refused = await self._answer("start", answer, began)
-        if refused == "lost":
-            raise UnavailableError(f"{self._at.host}: start: connection closed")
+        if refused in (LOST, LOCKED):
+            raise UnavailableError(f"{self._at.host}: start: {refused}")
         if refused:
             raise StartRefusedError(f"{self._at.host}: {refused}")
 
@@ -203,6 +207,25 @@ class SimHypervisor:
         self._process.enter()
         return answer.result()
 
+    def _lock(
+        self,
+        at: Incarnation,
+        copy: VmDefinition,
+        token: int,
+        answer: asyncio.Future[str],
+        wait_s: float,
+        until: float,
+    ) -> None:
+        """A start waits for the one before it, and gives up after a while: that says nothing of the other."""
+        virt, job = self._virt, (at, copy.uuid)
+        if job not in virt.jobs:
+            virt.jobs.add(job)
+            virt.loop.world_later(wait_s, self._started, at, copy, token, answer)
+        elif virt.loop.time() < until:
+            virt.loop.world_later(LOCK_LOOK_S, self._lock, at, copy, token, answer, wait_s, until)
+        elif not answer.done():
+            answer.set_result(LOCKED)
+
     def _started(self, at: Incarnation, copy: VmDefinition, token: int, answer: asyncio.Future[str]) -> None:
         """On the host, whoever asked: QEMU begins, or does not, or hangs as long as its disks do."""
         machines, trouble = self._virt.machines, self._virt.trouble
@@ -212,9 +235,10 @@ class SimHypervisor:
             datastore.when_back(at.host, again)
             return
         host, uuid = machines.present(at), copy.uuid
+        self._virt.jobs.discard((at, uuid))
         spec = defined(machines.specs[uuid], copy)
         if host is None or host.os not in (Os.UP, Os.HUNG):
-            said = "lost"
+            said = LOST
         elif machines.define(host, spec, token).state.active:
             said = "domain is already running"
         elif host.fails.get(uuid, 0) > 0 or self._virt.chance.random() < trouble.refused_start:

@@ -67,6 +67,9 @@ LIVING_ERRORS = (
     libvirt.VIR_ERR_GNUTLS_ERROR,
 )
 
+# Another call holds the VM: it may be an earlier start of ours, which can still succeed.
+UNDER_WAY = (libvirt.VIR_ERR_OPERATION_TIMEOUT,)
+
 
 def _quiet(_context: Any, _error: Any) -> None:
     """libvirt prints errors to standard error by itself; they are raised to us anyway."""
@@ -299,6 +302,7 @@ class LibvirtHost:
 
     async def start(self, definition: VmDefinition, token: int) -> None:
         """See ports.Hypervisor.start."""
+        until = self._clock() + START_S
 
         def start(connection: Any) -> str:
             try:
@@ -306,9 +310,11 @@ class LibvirtHost:
                 domain = connection.defineXML(xml)
                 if domain.hasManagedSaveImage(0):
                     domain.managedSaveRemove(0)  # memory of an earlier run, over disks that went on since
+                if self._clock() >= until:
+                    return "too late"  # whoever asked has left, and may have it started elsewhere by now
                 domain.create()
             except libvirt.libvirtError as error:
-                if connection.isAlive():
+                if connection.isAlive() and error.get_error_code() not in UNDER_WAY:
                     return str(error) or "refused without a reason"
                 raise
             with contextlib.suppress(libvirt.libvirtError):  # it was started, whatever becomes of this

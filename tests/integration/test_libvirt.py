@@ -244,6 +244,53 @@ async def test_a_start_under_way_gives_its_token_to_no_run_that_has_ended(
     assert ended.token == 8, "that run has ended"
 
 
+async def test_a_start_that_another_one_holds_up_is_uncertain_and_no_refusal(
+    new_host: NewHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt does one thing at a time with a VM. Who waits in vain for an earlier start knows nothing of that one,
+    which may be about to succeed."""
+    host = new_host(domain("a", A))
+    (kept,) = await host.definitions()
+    await host.destroy(A)
+
+    def held(self: libvirt.virDomain) -> int:
+        error = libvirt.libvirtError("")
+        code, said = libvirt.VIR_ERR_OPERATION_TIMEOUT, "cannot acquire state change lock"
+        error.err = (code, libvirt.VIR_FROM_QEMU, said, libvirt.VIR_ERR_ERROR, "", "", "", -1, -1)
+        raise error
+
+    monkeypatch.setattr(libvirt.virDomain, "create", held)
+    with pytest.raises(UnavailableError):
+        await host.start(kept, 8)
+
+
+async def test_a_start_whose_caller_has_left_while_libvirt_hung_is_not_gone_on_with(
+    new_host: NewHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = new_host(domain("a", A))
+    (kept,) = await host.definitions()
+    await host.destroy(A)
+    monkeypatch.setattr("libs.virt.host.START_S", 0.2)
+    define, hangs, defined = libvirt.virConnect.defineXML, threading.Event(), threading.Event()
+
+    def slow(self: libvirt.virConnect, xml: str) -> libvirt.virDomain:
+        hangs.wait()
+        found = define(self, xml)
+        defined.set()
+        return found
+
+    created: list[str] = []
+    monkeypatch.setattr(libvirt.virConnect, "defineXML", slow)
+    monkeypatch.setattr(libvirt.virDomain, "create", lambda self: created.append(self.name()))
+    with pytest.raises(UnavailableError):
+        await host.start(kept, 8)
+    hangs.set()
+    assert await asyncio.to_thread(defined.wait, 10)
+    left = host._left[0]
+    await eventually(lambda: not left.hung(), "the thread that was left behind ends")
+    assert created == []
+
+
 async def test_a_definition_that_libvirt_refuses_is_a_refusal(new_host: NewHost) -> None:
     host = new_host(domain("a", A))
     (definition,) = await host.definitions()
