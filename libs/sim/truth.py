@@ -24,7 +24,8 @@ class Truth:
         """Since when a host has run, its agent, too, and no link of the network has failed; whatever became of
         the bus and of the management plane."""
         self.up_since: dict[str, float] = {}
-        """The same, and its agent may be held up at its gate."""
+        """Since when a host has run, its agent, too, and nothing lay between it and the bus: it could speak and come
+        through its gate. As well, but that its agent may be held up at its gate."""
         self.writing_since: dict[str, float] = {}
         """Since when a host's agent has run and reached the datastore, whatever became of every network."""
         self.reading_since: dict[str, float] = {}
@@ -47,19 +48,19 @@ class Truth:
             _since(self.well_since, host.name, now, quiet and well)
             _since(self.sound_since, host.name, now, calm and not cut_off and well)
             _since(self.answering_since, host.name, now, calm and up)
-            _since(self.up_since, host.name, now, calm and up and self._alive(host))
+            could_speak = up and self._alive(host) and self._linked(host)
+            _since(self.up_since, host.name, now, quiet and could_speak)
             stores = world.machines.datastores.values()
             reached = any(not one.stalled(host.name) for one in stores)
             writes = host.os is Os.UP and self._spoken(host) and reached
             _since(self.writing_since, host.name, now, writes)
             clear = not world.network.delay_s and not world.network.loss and not world.broker.disturbed
-            linked = world.network.both_ways(host.name, BUS)
-            _since(self.reading_since, host.name, now, writes and clear and linked and not cut_off)
+            told = writes and clear and self._linked(host)
+            _since(self.reading_since, host.name, now, told and not cut_off)
         world.loop.world_later(LOOK_S, self._look)
 
     def _well(self, host: SimHost) -> bool:
-        linked = self._world.network.both_ways(host.name, BUS)
-        return self._up(host) and self._spoken(host) and linked
+        return self._up(host) and self._spoken(host) and self._linked(host)
 
     def _up(self, host: SimHost) -> bool:
         return host.os is Os.UP and not host.libvirt_hangs
@@ -67,6 +68,9 @@ class Truth:
     def _spoken(self, host: SimHost) -> bool:
         """Its agent runs and has passed the gate of this boot."""
         return self._alive(host) and host.announced == host.at.boot
+
+    def _linked(self, host: SimHost) -> bool:
+        return self._world.network.both_ways(host.name, BUS)
 
     def _alive(self, host: SimHost) -> bool:
         """Its agent runs."""
