@@ -112,6 +112,10 @@ class HostRecovered(VerdictFact):
     """A host that was held failed or isolated, and never proven harmless, is reached again in the same boot."""
 
     kind: Literal["host.recovered"] = "host.recovered"
+    suspicion: int = Field(
+        0,
+        description="number of the suspicion that is over with it, and of all before; 0: only the verdict is",
+    )
 
 
 class HostFenced(VerdictFact):

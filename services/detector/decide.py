@@ -206,7 +206,13 @@ class Detector:
             case HostState.SUSPECT | HostState.AGENT_DOWN:
                 fact: AnyFact = HostRefuted(at=at, number=record.number, was=record.state, rule="heard")
             case HostState.FAILED | HostState.ISOLATED:
-                fact = HostRecovered(at=at, incident=record.incident, epoch=record.epoch, rule="heard")
+                fact = HostRecovered(
+                    at=at,
+                    incident=record.incident,
+                    epoch=record.epoch,
+                    suspicion=record.number,
+                    rule="heard",
+                )
             case HostState.FENCED:
                 return Step(state)  # an echo of the boot that is proven over
             case _:

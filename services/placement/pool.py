@@ -52,6 +52,8 @@ def cleared(state: PlacementState, fact: HostRefuted | HostRecovered | HostJoine
         suspicion = max(suspicion, fact.number)
     else:
         verdict = max(verdict, fact.epoch)
+    if isinstance(fact, HostRecovered):  # heard before its verdict, it finds the suspicion that led there
+        suspicion = max(suspicion, fact.suspicion)
     state = replace(state, cleared=state.cleared.insert(host, (suspicion, verdict)))
     doubt = state.down.get(host)
     if doubt is None:

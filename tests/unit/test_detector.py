@@ -978,6 +978,8 @@ def test_an_isolated_host_that_is_heard_again_recovers() -> None:
         watch.after(1.0)
     assert watch.hear(beat("h1")) == ["host.recovered"]
     assert watch.is_("h1") is S.HEALTHY
+    suspected = [fact.number for fact in watch.told if fact.kind == "host.suspected"]
+    assert watch.told[-1].suspicion == suspected[-1]
 
 
 def test_without_a_slot_that_can_be_read_only_silence_speaks() -> None:

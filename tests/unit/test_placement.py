@@ -11,7 +11,10 @@ from libs.config.settings import Restart
 from libs.core.decider import Input, Step, TableRead
 from libs.events.facts import (
     FailoverPlanned,
+    HostAgentDown,
+    HostIsolated,
     HostJoined,
+    HostRecovered,
     HostRefuted,
     HostSuspected,
     PlannedStart,
@@ -616,6 +619,30 @@ def test_a_crashed_vm_on_a_host_in_doubt_waits_for_the_doubt_to_end() -> None:
     desk.hear(HostRefuted(at=H1, number=1))
     assert desk.after(1) == ["failover.planned"]
     assert desk.last().to == H1
+
+
+def test_a_host_that_recovered_is_in_no_doubt_though_its_verdict_is_heard_after_that() -> None:
+    desk = Desk()
+    desk.runs("h1", "a")
+    suspected = HostSuspected(at=H1, number=3, silent_s=1.5)
+    desk.hear(suspected)
+    desk.hear(HostRecovered(at=H1, incident="h1-b1-1", epoch=1, suspicion=3))
+    desk.hear(HostIsolated(at=H1, incident="h1-b1-1", epoch=1))
+    desk.hear(suspected)
+    assert "failover.planned" in [*desk.crashes("a"), *desk.after(1)]
+    assert desk.last().to == H1
+
+
+def test_a_verdict_that_is_over_leaves_the_doubt_that_it_left_its_host_in() -> None:
+    """Isolated, and a network reaches it again, but not its agent."""
+    desk = Desk()
+    desk.runs("h1", "a")
+    desk.hear(HostSuspected(at=H1, number=3, silent_s=1.5))
+    desk.hear(HostIsolated(at=H1, incident="h1-b1-1", epoch=1))
+    desk.hear(HostRecovered(at=H1, incident="h1-b1-1", epoch=1))
+    desk.hear(HostAgentDown(at=H1, number=3))
+    assert desk.crashes("a") == []
+    assert desk.after(5) == []
 
 
 def test_a_crashed_vm_is_not_restarted_in_place_on_another_boot_of_its_host() -> None:
