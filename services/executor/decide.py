@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from rpds import HashTrieMap
 
@@ -28,6 +29,7 @@ from services.executor.orders import (
     Result,
     StartRecord,
     StartVm,
+    TakenUp,
     WriteLease,
 )
 
@@ -53,6 +55,17 @@ class ExecutorState:
     over: HashTrieMap[str, Incarnation] = field(default_factory=HashTrieMap)
     """By host the boot that was fenced last: what it still says comes late."""
 
+    def starts(self) -> list[tuple[str, StartRecord]]:
+        """By VM the starts that are owed."""
+        return sorted((vm, one) for vm, one in self.records.items() if isinstance(one, StartRecord))
+
+    def taken_up(self, vm: str) -> TakenUp:
+        """The orders for this VM that are no news, that of the start that is owed among them."""
+        record = self.records.get(vm)
+        if isinstance(record, StartRecord):
+            return record.taken_up
+        return record if isinstance(record, TakenUp) else TakenUp()
+
 
 State = ExecutorState
 
@@ -64,16 +77,17 @@ class Executor:
     settings: Restart
 
     @property
-    def record_type(self) -> type[StartRecord]:
-        return StartRecord
+    def record_type(self) -> Any:
+        return StartRecord | TakenUp
 
     def initial(self, now: float) -> State:
         empty: Records = HashTrieMap()
         return State(empty, HashTrieMap(), HashTrieMap(), HashTrieMap(), HashTrieMap())
 
     def resume(self, state: State, records: Records, now: float) -> Step[State]:
-        uncertain = {vm: now for vm, r in records.items() if r.phase is Phase.UNCERTAIN}
-        state = replace(state, records=records, retry_at=HashTrieMap(uncertain), writing=HashTrieMap())
+        state = replace(state, records=records, writing=HashTrieMap())
+        uncertain = {vm: now for vm, record in state.starts() if record.phase is Phase.UNCERTAIN}
+        state = replace(state, retry_at=HashTrieMap(uncertain))
         return self._dispatch(state)
 
     def records(self, state: State) -> Records:
@@ -91,7 +105,7 @@ class Executor:
             case Attempted():
                 return self._attempted(state, event, now)
             case HostFenced(at=at):
-                gone = [vm for vm, record in state.records.items() if record.start.to == at]
+                gone = [vm for vm, record in state.starts() if record.start.to == at]
                 for vm in gone:  # placement plans these again, with this proof
                     state = _drop(state, vm)
                 state = replace(_over(state, at), over=state.over.insert(at.host, at))
@@ -118,13 +132,19 @@ class Executor:
     # -- starts
 
     def _planned(self, state: State, fact: FailoverPlanned) -> Step[State]:
+        """An order takes the place of any that is under way for its VM: placement gives another only where that one
+        is of no use any more. So one that was taken up before must not come in the place of a later one."""
         for start in fact.starts:
-            known = state.records.get(start.vm)
-            if known is not None and known.start.key == start.key:
-                continue  # told again
-            if known is not None and known.incident == fact.incident and known.revision > fact.revision:
-                continue  # told late: another attempt was ordered since
-            record = StartRecord(start=start, incident=fact.incident, revision=fact.revision, cause=fact.key)
+            taken = state.taken_up(start.vm)
+            if taken.has(fact.incident, fact.revision):
+                continue  # told again, or late: another attempt was ordered since
+            record = StartRecord(
+                start=start,
+                incident=fact.incident,
+                revision=fact.revision,
+                cause=fact.key,
+                before=taken,
+            )
             state = replace(
                 state,
                 records=state.records.insert(start.vm, record),
@@ -134,7 +154,7 @@ class Executor:
 
     def _dispatch(self, state: State) -> Step[State]:
         """Begin what may begin, the most important first, bounded in all and a host."""
-        records = [record for _, record in sorted(state.records.items())]
+        records = [record for _, record in state.starts()]
         busy = [record for record in records if record.phase is Phase.STARTING]
         by_host = Counter(record.start.to.host for record in busy)
         free = self.settings.parallel - len(busy)
@@ -239,7 +259,7 @@ class Executor:
     def _expired(self, state: State, kind: str, key: str, reason: str, now: float) -> Step[State]:
         if kind == "write_lease":
             return Step(replace(state, writing=state.writing.discard(key.split("/")[1])))
-        for _, record in sorted(state.records.items()):
+        for _, record in state.starts():
             if f"start/{record.start.key}/{record.tries}" == key:
                 return self._uncertain(state, record, reason, now)
         return Step(state)
@@ -256,7 +276,7 @@ class Executor:
         acts: list[Effect] = []
         held = {lease.vm for lease in state.leases.values() if lease.holder == at}
         for vm in sorted(held | {report.uuid for report in inventory.vms}):
-            if vm in state.records or vm in state.writing:
+            if isinstance(state.records.get(vm), StartRecord) or vm in state.writing:
                 continue  # a start of ours is under way: its outcome says how it is
             change = self._change(state, vm, _sources(state, vm, inventory, before, now))
             if change is not None:
@@ -305,7 +325,9 @@ def _over(state: State, at: Incarnation) -> State:
 
 
 def _drop(state: State, vm: str) -> State:
-    return replace(state, records=state.records.discard(vm), retry_at=state.retry_at.discard(vm))
+    """Its start is owed no more: what is left is that its orders were taken up."""
+    records = state.records.insert(vm, state.taken_up(vm))
+    return replace(state, records=records, retry_at=state.retry_at.discard(vm))
 
 
 def _known(state: State, lease: RunLease) -> State:

@@ -11,6 +11,8 @@ from libs.core.decider import Outcome, Request
 from libs.events.facts import PlannedStart, Stage
 from libs.model import RunLease, Value
 
+PLANS_KEPT = 4
+
 
 class StartVm(Request):
     """Take the lease, start the VM, see it running."""
@@ -61,13 +63,36 @@ class Phase(StrEnum):
     UNCERTAIN = "uncertain"
 
 
+class TakenUp(Value):
+    """The latest orders for one VM that were taken up, whatever became of them: told again, they are no news. What is
+    left of a start that has ended."""
+
+    plans: dict[str, int] = Field({}, description="by incident the latest revision of its plan")
+
+    def has(self, incident: str, revision: int) -> bool:
+        """True where this order, or a later one of its incident, was taken up before."""
+        return self.plans.get(incident, -1) >= revision
+
+    def with_plan(self, incident: str, revision: int) -> TakenUp:
+        """With this one as the latest."""
+        others = [(one, of) for one, of in self.plans.items() if one != incident]
+        return TakenUp(plans=dict([*others, (incident, revision)][-PLANS_KEPT:]))
+
+
 class StartRecord(Value):
     """One VM that the executor owes a start."""
 
     start: PlannedStart
     incident: str
     revision: int = 0
-    """Of the plan that ordered it: within one incident the later order counts."""
+    """Of the plan that ordered it."""
     cause: str
     phase: Phase = Phase.QUEUED
     tries: int = 0
+    before: TakenUp = TakenUp()
+    """The orders for it that were taken up before this one."""
+
+    @property
+    def taken_up(self) -> TakenUp:
+        """With this one."""
+        return self.before.with_plan(self.incident, self.revision)

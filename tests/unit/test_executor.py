@@ -28,7 +28,7 @@ from libs.model import (
 )
 from services.executor.act import Hands
 from services.executor.decide import Executor, ExecutorState
-from services.executor.orders import Attempted, LeaseFound, Phase, Result, StartVm, WriteLease
+from services.executor.orders import PLANS_KEPT, Attempted, LeaseFound, Phase, Result, StartVm, WriteLease
 from tests.unit.made import boot, facts, fenced, kinds, lease, proof, requests, seen, stored, vm
 from tests.unit.world import Process, World
 
@@ -126,13 +126,38 @@ def test_a_later_attempt_replaces_an_earlier_and_not_the_other_way_round() -> No
     assert desk.told[-1].start_key == "h1-1/a/2"
 
 
+def test_an_order_that_is_told_again_once_it_has_ended_takes_no_place_of_a_later_one() -> None:
+    desk = Desk()
+    first = plan(order("a", run=1), revision=1)
+    desk.hear(first)
+    desk.ends("a", Result.STARTED)
+    # it runs, fails once more, and is ordered by another incident; then the first comes again
+    desk.hear(plan(order("a", H3, incident="vm-a-2", run=2), incident="vm-a-2"))
+    assert desk.hear(first) == []
+    assert desk.state.records["a"].start.to == H3
+    assert desk.ends("a", Result.STARTED) == ["vm.restarted"]
+    assert desk.told[-1].start_key == "vm-a-2/a/1"
+
+
+def test_what_is_known_of_the_orders_of_a_vm_outlives_the_process_and_stays_small() -> None:
+    desk = Desk()
+    for number in range(20):
+        desk.hear(plan(order("a", incident=f"vm-a-{number}"), incident=f"vm-a-{number}"))
+        desk.ends("a", Result.NOT_STARTED)
+    assert len(desk.state.taken_up("a").plans) == PLANS_KEPT
+    after = Desk()
+    after.take(after.decider.resume(after.state, stored(desk.state.records), 50.0))
+    assert after.hear(plan(order("a", incident="vm-a-19"), incident="vm-a-19")) == []
+    assert after.asked == []
+
+
 def test_the_outcome_of_a_replaced_order_is_no_outcome_of_the_new() -> None:
     desk = Desk()
     desk.hear(plan(order("a", H2), revision=1))
     old = desk.asked[-1]
     desk.hear(plan(order("a", H3, attempt=2), revision=2))
     assert desk.hear(Attempted(key=old.key, start=old.start, result=Result.NOT_STARTED)) == []
-    assert "a" in desk.state.records
+    assert [uuid for uuid, _ in desk.state.starts()] == ["a"]
 
 
 # -- uncertain
@@ -162,9 +187,9 @@ def test_a_target_that_is_fenced_takes_its_starts_with_it() -> None:
     desk.hear(plan(order("a"), order("b"), order("c", H3)))
     desk.ends("a", Result.UNCERTAIN)
     assert desk.hear(fenced(boot("h2", 2))) == [], "another boot of it"
-    assert set(desk.state.records) == {"a", "b", "c"}
+    assert [uuid for uuid, _ in desk.state.starts()] == ["a", "b", "c"]
     desk.hear(fenced(H2))
-    assert set(desk.state.records) == {"c"}
+    assert [uuid for uuid, _ in desk.state.starts()] == ["c"]
     assert desk.decider.wake_at(desk.state) is None
     late = Expired(key="start/h1-1/b/1/1", request="start_vm", reason="no end")
     assert desk.hear(late) == []
@@ -174,7 +199,7 @@ def test_a_successor_goes_on_where_its_predecessor_was() -> None:
     desk = Desk(parallel_per_host=1)
     desk.hear(plan(order("a", priority_rank=0), order("b"), order("c"), order("d", H3)))
     desk.ends("a", Result.UNCERTAIN)
-    assert {vm: record.phase for vm, record in desk.state.records.items()} == {
+    assert {uuid: record.phase for uuid, record in desk.state.starts()} == {
         "a": Phase.UNCERTAIN,
         "b": Phase.STARTING,
         "c": Phase.QUEUED,
