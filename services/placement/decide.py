@@ -37,7 +37,7 @@ from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, Hos
 from libs.model import Incarnation, Inventory, Protection, RunLease
 from libs.planning.plan import Plan, plan
 from libs.planning.snapshot import PoolPolicy
-from services.placement import failing, incidents, pool, standing, stores
+from services.placement import failing, incidents, ordered, pool, standing, stores
 from services.placement.keeping import keep, settle
 from services.placement.state import Beat, Incident, Item, Phase, PlacementRecord, PlacementState
 
@@ -200,6 +200,11 @@ class Placement:
             step = self._open(state, incident, [item], now)
             state = step.state
             effects += step.effects
+        for incident, item in ordered.left(state):
+            if self._to_be_started(state, item, now):
+                step = self._open(state, incident, [item], now)
+                state = step.state
+                effects += step.effects
         step = self._missed_crashes(state, now)
         well = failing.reopened(step.state)
         state = self._due(well.state, now) if well.effects else well.state

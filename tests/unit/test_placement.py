@@ -602,6 +602,35 @@ def test_crashes_far_apart_never_use_the_budget_up() -> None:
         desk.now += 3700
 
 
+def ordered(uuid: str, **more: Any) -> VmReport:
+    return vm(uuid, VmState.STOPPED, stop_reason=StopReason.ORDERED, **more)
+
+
+def rescan(desk: Desk) -> list[str]:
+    return desk.hear(TableRead(table="leases", rows=()))
+
+
+def test_what_an_order_stopped_is_started_though_nobody_waits_for_its_hosts_word_any_more() -> None:
+    desk = Desk()
+    desk.runs("h1", "a", "b")
+    desk.leased("b", H1, LeaseState.STOPPED, seq=9)
+    desk.show("h1", ordered("a", run=3), ordered("b"))
+    assert rescan(desk) == ["failover.planned"]
+    assert list(desk.where()) == ["a"]
+    assert (desk.last().run, desk.last().evict, desk.last().proofs) == (3, False, ())
+    assert desk.last().to != H1
+    assert rescan(desk) == []
+    desk.starts()
+    assert rescan(desk) == []
+
+
+def test_what_was_stopped_by_order_before_it_was_started_there_again_is_history() -> None:
+    desk = Desk()
+    desk.show("h1", ordered("a", run=3, token=1))
+    desk.leased("a", H1, token=2, start_key="x/a/1")
+    assert rescan(desk) == []
+
+
 def test_a_crash_of_a_vm_that_has_moved_on_is_history() -> None:
     desk = Desk()
     desk.leased("a", H2)
