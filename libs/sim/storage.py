@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -91,12 +92,20 @@ class SimSlots:
         self._timeout_s = timeout_s
 
     async def _reach(self) -> None:
-        """What a datastore that stalls is asked for is done late or never; whoever asks does not wait for it."""
+        """What a datastore that stalls is asked for hangs, and is done as soon as it is back; whoever asks waits for
+        `timeout_s` only. What was given up is never done."""
         self._process.enter()
-        if self._datastore.stalled(self._process.node):
-            await asyncio.sleep(self._timeout_s)
+        if not self._datastore.stalled(self._process.node):
+            return
+        back: asyncio.Future[None] = self._loop.create_future()
+        self._datastore.when_back(self._process.node, functools.partial(_wake, back))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await back
+        except TimeoutError:
             self._process.enter()
-            raise UnavailableError(f"{self._name}: no answer in {self._timeout_s} s")
+            raise UnavailableError(f"{self._name}: no answer in {self._timeout_s} s") from None
+        self._process.enter()
 
     async def beat(self, beat: SlotBeat) -> SlotOrder | None:
         """See ports.Slots."""
@@ -111,3 +120,8 @@ class SimSlots:
     async def order(self, host: str, order: SlotOrder) -> None:
         await self._reach()
         self._datastore.orders[host] = order
+
+
+def _wake(back: asyncio.Future[None]) -> None:
+    if not back.done():
+        back.set_result(None)

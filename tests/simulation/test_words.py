@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
-from libs.model import FenceProof, Incarnation, ProofMethod
+from libs.core.ports import UnavailableError
+from libs.model import FenceProof, Incarnation, ProofMethod, SlotBeat
 from libs.power.devices import FenceDevices
 from libs.scenario.model import STEPS, Scenario
-from libs.sim.loop import SimLoop
+from libs.sim.loop import Process, SimLoop
 from libs.sim.run import Result, run
 from libs.sim.steps import POSSIBLE
-from libs.sim.storage import Datastore
+from libs.sim.storage import Datastore, SimSlots
 from services.cli.simplane import PLANE
 from services.cli.simulate import load
 
@@ -94,4 +96,26 @@ def test_what_hangs_in_the_datastore_goes_on_in_its_order_when_it_is_back() -> N
     assert store.stalled_s("h1", 2.0, 5.0) == 3.0
     assert store.stalled_s("h1", 2.0, 50.0) == 5.0
     assert store.stalled_s("h2", 0.0, 50.0) == 0.0
+    loop.close()
+
+
+@pytest.mark.fast
+def test_a_write_of_a_slot_that_hangs_is_taken_as_soon_as_the_datastore_is_back_or_given_up() -> None:
+    loop = SimLoop()
+    store, process, taken = Datastore(loop), Process(loop, "heartbeat", "h1"), []
+    slots = SimSlots(store, "nfs", process, loop, timeout_s=0.8)
+
+    async def writes() -> None:
+        for seq in (1, 2):
+            with contextlib.suppress(UnavailableError):
+                await slots.beat(SlotBeat(host="h1", boot="b1", seq=seq))
+                taken.append((seq, round(loop.time(), 1)))
+
+    store.stall("h1")
+    process.spawn(writes())
+    loop.call_later(1.0, store.restore, "h1")
+    loop.call_later(5.0, loop.stop)
+    loop.run_forever()
+    assert taken == [(2, 1.0)]
+    assert store.beats["h1"].seq == 2
     loop.close()
