@@ -147,8 +147,7 @@ class Agent:
             case Expired(request="put_definition", key=key):
                 return Step(replace(state, copied=state.copied.discard(key.split("/")[1])))
             case WroteSlot():
-                mine, acts = slots.wrote(state.slot_state, event, self.at, now)
-                return Step(replace(state, slot_state=mine), acts)
+                return self._wrote(state, event, now)
             case Obeyed():
                 # what is stopped is told with its reason once it is read anew
                 mine = slots.obeyed(state.slot_state, event, state.reads, now)
@@ -275,6 +274,14 @@ class Agent:
                 state, stop_at=now + STOP_DEADLINE_S + STOP_AGAIN_S
             )  # its outcome sets it earlier
         return Step(state, tuple(effects))
+
+    def _wrote(self, state: State, outcome: WroteSlot, now: float) -> Step[State]:
+        """A datastore that stalled and is back is told of at once: starts that hung in it come through in the same
+        moment, and whoever hears of these must not hold it lost by what we said before."""
+        stalled = state.slot_state.slots[outcome.datastore].missed
+        mine, acts = slots.wrote(state.slot_state, outcome, self.at, now)
+        beat_at = min(state.beat_at, now) if stalled else state.beat_at
+        return Step(replace(state, slot_state=mine, beat_at=beat_at), acts)
 
     def _begin_read(self, state: State, now: float) -> tuple[State, list[Effect]]:
         if state.reading:

@@ -27,6 +27,8 @@ class Slot:
     writing: bool = False
     known: bool = False
     """What an earlier life of this agent wrote there is known."""
+    missed: bool = False
+    """It has not taken the latest write that ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def wrote(
     state: SlotState, outcome: WroteSlot, at: Incarnation, now: float
 ) -> tuple[SlotState, tuple[Act, ...]]:
     """A write was taken; what was ordered is obeyed once, and only by the boot that it names."""
-    slot = replace(state.slots[outcome.datastore], writing=False, taken_at=now, known=True)
+    slot = replace(state.slots[outcome.datastore], writing=False, missed=False, taken_at=now, known=True)
     state = replace(state, slots=state.slots.insert(outcome.datastore, slot))
     former = outcome.former
     if former is not None and former.boot == at.boot and former.obeyed > state.obeyed:
@@ -107,7 +109,7 @@ def _obey(state: SlotState, order: SlotOrder | None, at: Incarnation) -> tuple[S
 def failed(state: SlotState, key: str) -> SlotState:
     """A write was not taken: tried again when it is due."""
     name = key.split("/")[1]
-    slots = state.slots.insert(name, replace(state.slots[name], writing=False))
+    slots = state.slots.insert(name, replace(state.slots[name], writing=False, missed=True))
     return replace(state, slots=slots)
 
 

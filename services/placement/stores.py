@@ -64,13 +64,16 @@ def _at_once(state: State, name: str) -> State:
 
 
 def opened(state: State, fact: DatastoreLost) -> tuple[Incident, list[Item]] | None:
-    """The incident of a loss that was told just now: what moves for it."""
+    """The incident of a loss that was told just now: what moves for it, of what ran there when it was judged. What has
+    begun to run since may have done so because the datastore is back."""
     incident = Incident(id=fact.incident, cause=fact.key)
     known = _words(state, fact.datastore).lost.get(fact.at.host)
     if known is None or known.number != fact.number or f"incident.{incident.id}" in state.records:
         return None
     heard = state.heard.get(fact.at.host)
+    judged = {(report.uuid, report.run) for report in fact.vms}
     reports = heard.vms if heard is not None and heard.at == fact.at else fact.vms
+    reports = tuple(report for report in reports if (report.uuid, report.run) in judged)
     items = _stranded(state, fact.datastore, fact.at, reports)
     return (incident, items) if items else None
 

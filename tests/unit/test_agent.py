@@ -39,6 +39,8 @@ from services.heartbeat.orders import (
     Stopped,
     StopsTried,
     Told,
+    WriteSlot,
+    WroteSlot,
 )
 from tests.unit.made import boot, facts, inventory, kinds, lease, requests, sent, vm
 from tests.unit.world import Process, World
@@ -204,6 +206,29 @@ def test_it_beats_every_half_second_and_makes_up_for_nothing() -> None:
     desk.now += 60.0  # stood still
     desk.wait()
     assert len([signal for signal in desk.said if isinstance(signal, Heartbeat)]) == 1
+
+
+def test_a_datastore_that_is_back_is_told_of_at_once() -> None:
+    desk = Desk()
+    desk.decider = replace(desk.decider, datastores=("nfs",))
+    desk.state = desk.decider.initial(desk.now)
+    desk.passed().after(0.1)
+
+    def ends(*, taken: bool) -> None:
+        key = next(one.key for one in reversed(desk.asked) if isinstance(one, WriteSlot))
+        missed = Expired(key=key, request="write_slot", reason="no answer")
+        desk.hear(WroteSlot(key=key, datastore="nfs") if taken else missed)
+
+    ends(taken=True)
+    assert desk.after(0.2) == [], "what is as ever is told with the next beat"
+    desk.after(3.0)
+    ends(taken=False)
+    desk.after(3.1)
+    ends(taken=True)
+    assert "heartbeat" in desk.wait()
+    beats = [signal for signal in desk.said if isinstance(signal, Heartbeat)]
+    assert beats[-1].stores == {"nfs": 0.0}, "in the same moment"
+    assert beats[-2].stores["nfs"] > 5.0
 
 
 def test_beats_go_on_while_libvirt_cannot_be_read() -> None:

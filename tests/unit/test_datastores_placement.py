@@ -140,6 +140,20 @@ def test_a_start_that_hung_there_and_came_through_as_it_came_back_is_left_alone(
     assert racks.plans() == []
 
 
+def test_what_began_to_run_since_the_loss_was_judged_is_not_stopped_for_it() -> None:
+    """The loss may be told late, and a start that hung have come through because the datastore is back."""
+    racks = Racks()
+    racks.runs("h1", "a", "b", **NFS)
+    judged = DatastoreLost(datastore="nfs", number=1, at=H1, well=2, asked=3, vms=tuple(racks.vms["h1"]))
+    racks.show("h1", vm("a", **NFS), vm("b", **NFS | {"run": 2}), vm("c", **NFS))
+    racks.leased("c", H1)
+    assert racks.hear(judged) == ["failover.planned"]
+    assert set(racks.where()) == {"a"}
+    racks.starts()
+    racks.rescan()
+    assert {start.vm for plan in racks.plans()[1:] for start in plan.starts} == {"b", "c"}, "it stays lost"
+
+
 def test_a_host_that_lost_it_or_does_not_have_it_is_no_target() -> None:
     racks = Racks()
     racks.runs("h3", "a", **NFS)
