@@ -12,7 +12,7 @@ from libs.events.datastores import DatastoreFailed, DatastoreLost, DatastoreReco
 from libs.events.facts import HostFenced
 from libs.events.signals import Heartbeat
 from libs.events.words import HostRemoved
-from libs.model import FenceProof, HostState, Incarnation, ProofMethod
+from libs.model import FenceProof, HostState, Incarnation, PowerState, ProofMethod
 from services.detector.state import StoreRecord
 from tests.unit.made import beat, boot, seen, stored, vm
 from tests.unit.test_detector import Watch
@@ -336,6 +336,22 @@ def test_a_host_that_fails_keeps_its_loss_until_it_is_heard_to_write() -> None:
     record = watch.state.record("h1")
     watch.hear(HostFenced(at=at, incident=record.incident, epoch=record.epoch, proof=proof))
     assert watch.is_("h1") in (HostState.FENCED, HostState.SUSPECT)
+    assert watch.facts == ["lost nfs h1 1"]
+
+
+def test_a_boot_that_was_fenced_and_speaks_says_nothing_of_its_datastores_until_it_is_another() -> None:
+    watch = stores()
+    watch.stall("h1")
+    watch.after(20.0)
+    watch.gone("h1")
+    watch.answer("h1", "power", power=PowerState.OFF)
+    at, record = boot("h1"), watch.state.record("h1")
+    proof = FenceProof(of=at, method=ProofMethod.POWER_OFF, detail="")
+    watch.hear(HostFenced(at=at, incident=record.incident, epoch=record.epoch, proof=proof))
+    assert watch.is_("h1") is HostState.FENCED
+    watch.restore("h1")
+    watch.silent.clear()
+    watch.after(60.0)
     assert watch.facts == ["lost nfs h1 1"]
 
 

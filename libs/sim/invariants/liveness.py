@@ -34,7 +34,7 @@ def owed(world: World, truth: Truth, book: Book, *, soon: bool = False) -> list[
         *_lies(world, truth, book, alerted_s),
         *_records(world, book),
         *_quarantines(world),
-        *unrecovered(world, truth, alerted_s),
+        *unrecovered(world, truth, book, alerted_s),
     ]
 
 

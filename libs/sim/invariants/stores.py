@@ -133,8 +133,9 @@ def stranded(world: World, host: SimHost, domain: Domain) -> bool:
     ) >= min(lost_s, world.loop.time() - domain.since)
 
 
-def unrecovered(world: World, truth: Truth, late_s: float) -> Iterator[tuple[str, str]]:
-    """What is held lost, or to have failed, where it takes writes."""
+def unrecovered(world: World, truth: Truth, book: Book, late_s: float) -> Iterator[tuple[str, str]]:
+    """What is held lost, or to have failed, where it takes writes by the word of hosts that are believed: a boot that
+    was fenced by a lie says nothing, whatever it writes, until a person has rebooted it."""
     for row in world.broker.scan("state", DETECTOR):
         record = json.loads(row.value)["record"]
         if record is None or record["datastore"] not in world.machines.datastores:
@@ -142,11 +143,16 @@ def unrecovered(world: World, truth: Truth, late_s: float) -> Iterator[tuple[str
         name, store = record["datastore"], world.machines.datastores[record["datastore"]]
         well = {
             host
-            for host in world.machines.hosts
+            for host, machine in world.machines.hosts.items()
+            if machine.at not in book.fenced
             if truth.well_for(host) > late_s and not store.stalled_s(host, world.loop.time() - late_s, 1e9)
         }
         for host in sorted(set(record["lost"]) & {one for one in well if not store.stalled(one)}):
             yield "store", f"datastore {name} takes writes on {host} and is held lost there"
-        having = {host for host in world.machines.hosts if world.machines.has(host, name)}
+        having = {
+            host
+            for host, machine in world.machines.hosts.items()
+            if world.machines.has(host, name) and machine.at not in book.fenced
+        }
         if record["failed"] and having and having <= well:
             yield "store", f"datastore {name} takes writes and is held to have failed"
