@@ -300,6 +300,17 @@ def test_the_guests_of_a_grey_host_are_left_as_they_are_until_it_is_no_longer() 
     assert (start.vm, start.to) == ("b", H1), "now it is the guest's own failure"
 
 
+def test_one_that_ends_on_a_grey_host_is_down_and_starts_again_as_any_that_crashes() -> None:
+    ward = Ward()
+    ward.runs("h1", "a", "b", "c")
+    ward.has("h1", ill("a"), ill("b"), ill("c"))
+    assert "failover.planned" not in ward.after(60.0)
+    ward.has("h1", crashed("a"), ill("b"), ill("c"))
+    assert "failover.planned" in ward.after(5.0)
+    assert (ward.last().vm, ward.last().to) == ("a", H1)
+    assert "failover.planned" not in ward.after(60.0), "the others are left as they are"
+
+
 def test_nothing_is_restarted_in_place_before_what_else_fails_there_was_read() -> None:
     """Failures are heard on the stream, inventories read from the store, whose answer may be lost for seconds."""
     ward = Ward()

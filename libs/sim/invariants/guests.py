@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from libs.crashes import grey
-from libs.events.facts import FailoverPlanned, VmFailed
+from libs.events.facts import FailoverPlanned, PlannedStart, VmFailed
 from libs.events.guests import VmEvictFailed, VmUnhealthy
 from libs.model import (
     Failure,
@@ -60,13 +60,22 @@ class Guests:
             )
 
     def _planned(self, fact: FailoverPlanned) -> None:
-        """None of the guests of a grey host is restarted in place."""
+        """None of the guests of a grey host is restarted in place. One that has ended there since is none of them any
+        more: it is down, and comes back where it was as any that crashes."""
         now = self._world.loop.time()
         for start in fact.starts:
             since = self._grey_since.get(start.origin)
-            if start.evict and start.to == start.origin and since is not None and now - since > GREY_S:
+            if start.to != start.origin or since is None or now - since <= GREY_S:
+                continue
+            if start.evict and self._goes_on(start):
                 said = f"VM {start.name} is restarted in place on {start.origin}, where all guests fail"
                 self._book.broken("guest", said)
+
+    def _goes_on(self, start: PlannedStart) -> bool:
+        """The run that is to be stopped has not ended by itself."""
+        host = self._world.machines.present(start.origin)
+        domain = host.domains.get(start.vm) if host is not None else None
+        return domain is not None and domain.state.active and domain.run == start.run
 
     def _row(self, bucket: str, key: str, value: bytes | None, process: Process | None) -> None:
         if bucket != "inventory" or value is None:
