@@ -91,6 +91,8 @@ class Broker:
         self.on_fact: list[Callable[[Stored], None]] = []
         self.on_send: list[Callable[[SimBus, Signal], None]] = []
         self.on_row: list[Callable[[str, str, bytes | None, Process | None], None]] = []
+        self.on_put: list[Callable[[str, str, bytes | None, Process], None]] = []
+        """A process calls for a write, which may fail, and be called for again."""
 
     # -- whether it answers
 

@@ -356,6 +356,8 @@ class SimStore:
 
     async def _write(self, key: str, value: bytes | None, expected: int | None) -> int:
         process = self._bus.process
+        for told in self._broker.on_put:
+            told(self._bucket, key, value, process)
         return await self._broker.call(
             self._bus,
             f"put {key}",

@@ -39,7 +39,10 @@ class Verdicts:
         self._written: dict[tuple[str, int], float] = {}
         """For how long a host had been well when its suspicion was written, by host and number."""
         self._decided: dict[str, tuple[float, float, float]] = {}
-        """For how long it had been well, sound and answering when its verdict was written, by incident."""
+        """For how long it had been well, sound and answering when its verdict was reached, by incident."""
+        self._reached: dict[tuple[Process, str], tuple[bytes, tuple[float, float, float]]] = {}
+        """The same by writer and record, as of the first call to write what it is still calling to write: while the
+        bus takes none, a verdict is written seconds after it was reached, and may be of a host that is back."""
         self._storms: dict[str, str] = {}
         """Verdicts that were written while more were silent than believable: incident and who."""
         self._held = False
@@ -56,6 +59,7 @@ class Verdicts:
         """Hosts that were in doubt already when the management plane was lost: they are pursued (ADR 3)."""
         world.broker.on_fact.append(self._fact)
         world.broker.on_row.append(self._row)
+        world.broker.on_put.append(self._put)
         world.broker.on_send.append(self._sent)
         world.on_plane_lost.append(self._plane_lost)
         for outlets in world.outlets.values():
@@ -91,15 +95,30 @@ class Verdicts:
 
     # -- records
 
+    def _put(self, bucket: str, key: str, value: bytes | None, process: Process) -> None:
+        if bucket != "state" or not key.startswith("detector.") or value is None:
+            return
+        known = self._reached.get((process, key))
+        if known is None or known[0] != value:
+            self._reached[process, key] = (value, self._seen(key.removeprefix("detector.")))
+
+    def _seen(self, host: str) -> tuple[float, float, float]:
+        """For how long it has been well, sound and answering."""
+        if host not in self._world.machines.hosts:
+            return 0.0, 0.0, 0.0
+        truth = self._truth
+        return truth.well_for(host), truth.sound_for(host), truth.answering_for(host)
+
     def _row(self, bucket: str, key: str, value: bytes | None, process: Process | None) -> None:
         if bucket == "state" and key.startswith("detector.") and value is not None:
             name, record = key.removeprefix("detector."), json.loads(value)["record"]
             if name == STORM:
                 self._held = bool(record and record["held"])
             elif "." not in name:  # of a host
-                self._record(name, record)
+                known = self._reached.get((process, key)) if process is not None else None
+                self._record(name, record, known[1] if known is not None else self._seen(name))
 
-    def _record(self, host: str, record: dict[str, Any] | None) -> None:
+    def _record(self, host: str, record: dict[str, Any] | None, reached: tuple[float, float, float]) -> None:
         """A host's state is written before it is told."""
         now = self._world.loop.time()
         if record is None or record["state"] not in ("suspect", "agent_down", "isolated", "failed"):
@@ -126,8 +145,7 @@ class Verdicts:
                 self._book.broken("6", said)
         self._written.setdefault((host, record["number"]), truth.well_for(host))
         if record["state"] == "failed":
-            seen = (truth.well_for(host), truth.sound_for(host), truth.answering_for(host))
-            self._decided.setdefault(record["incident"], seen)
+            self._decided.setdefault(record["incident"], reached)
 
     # -- facts
 
@@ -175,10 +193,9 @@ class Verdicts:
 
     def _of_a_living(self, fact: HostFailed) -> None:
         """A verdict on a boot that is the present one: what speaks against it?"""
-        book, truth, host = self._book, self._truth, fact.at.host
+        book, host = self._book, fact.at.host
         proven = fact.rule in PROVEN_RULES
-        now = (truth.well_for(host), truth.sound_for(host), truth.answering_for(host))
-        well_s, sound_s, answering_s = self._decided.get(fact.incident, now)
+        well_s, sound_s, answering_s = self._decided.get(fact.incident) or self._seen(host)
         lied = any(outlet.how == "lie" for outlet in self._world.outlets[host])
         if fact.rule == "rebooted":
             book.broken("6", f"{fact.at} is held to have rebooted and has not")
