@@ -26,7 +26,9 @@ def released(draw: Draw) -> list[Step]:
         return storm(draw)
     began_s = round(min(draw.at_s, chance.uniform(1.5, 3.0)), 3)
     believable = (len(hosts) - 1) // 2
-    many = chance.sample(hosts, chance.randint(min(believable + 1, len(hosts) - 1), len(hosts) - 1))
+    # one that is left must be heard beside the one that follows: where nobody is heard nobody is judged at all
+    most = max(2, len(hosts) - 2)
+    many = chance.sample(hosts, chance.randint(min(believable + 1, most), most))
     others = [host for host in hosts if host not in many]
     word_s = round(began_s + chance.choice((1.0, 2.2, 2.2, 3.0)) * chance.uniform(1.0, 1.3), 3)
     steps: list[Step] = [
