@@ -19,7 +19,7 @@ test: bootstrap ## every test: deciders, real NATS, real libvirt, real guests
 	@worlds=$$(mktemp); REKINDLE_SEEDS=2000 setsid sh -c 'echo 19 >/proc/self/autogroup; exec nice -n 19 \
 		$(BIN)/pytest tests/simulation tests/golden -q -n 2 --dist worksteal --timeout 900' >$$worlds 2>&1 & other=$$!; \
 	trap 'kill -TERM -$$other 2>/dev/null; rm -f $$worlds' EXIT; \
-	$(BIN)/pytest tests --ignore tests/simulation --ignore tests/golden -q -n 3 --dist worksteal; real=$$?; \
+	$(BIN)/pytest tests --ignore tests/simulation --ignore tests/golden -q -n 2 --dist worksteal; real=$$?; \
 	wait $$other; result=$$?; cat $$worlds; exit $$((real + result))
 
 check: bootstrap ## format, lint, types, import contracts, fast tests (about a minute)

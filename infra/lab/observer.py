@@ -40,6 +40,8 @@ class Observer:
         self.active: dict[str, dict[str, str]] = {host: {} for host in hosts}
         self.ended: dict[str, set[str]] = {}
         """VMs whose process ended while their host's libvirt did not answer, and which it lists still."""
+        self.begun: dict[str, set[str]] = {}
+        """VMs whose process was there while their host's libvirt did not answer, and which it has not listed since."""
         self.names: dict[str, str] = {}
         self.qemus: list[Qemu] = []
         self.started = time.monotonic()
@@ -58,6 +60,7 @@ class Observer:
         before = self.active.setdefault(host, {})
         if source == "processes":
             self.ended.setdefault(host, set()).update(before.keys() - names.keys())
+            self.begun[host] = set(names)
         if before == names:
             return
         for vm in before.keys() | names.keys():
@@ -82,11 +85,14 @@ class Observer:
         self._set_active(answer.host, self._believed(answer.host, answer.domains), answer.mono, "domains")
 
     def _believed(self, host: str, domains: dict[str, str]) -> dict[str, str]:
-        """Without those whose process was seen to end while this list was not to be had: libvirt, which answers again,
-        lists them for a moment more. That is no start. What ran twice is counted by the list as it is."""
+        """Without those whose process was seen to end while this list was not to be had, and with those whose process
+        lives: a list that comes late, or of a libvirt that answers again, is a moment older than that, and tells of no
+        start and of no end. What ran twice is counted by the list as it is."""
         alive = {qemu.uuid for qemu in self.qemus if qemu.host == host}
         self.ended.setdefault(host, set()).intersection_update(domains.keys() - alive)
-        return {vm: name for vm, name in domains.items() if vm not in self.ended[host]}
+        begun = self.begun[host] = (self.begun.get(host, set()) & alive) - domains.keys()
+        listed = {vm: name for vm, name in domains.items() if vm not in self.ended[host]}
+        return {**{vm: self.names.get(vm, vm) for vm in begun}, **listed}
 
     def _lost(self, host: str, mono: float) -> bool:
         """No answer is no evidence: its list is unknown, its processes are not. False when that was known."""

@@ -121,7 +121,7 @@ def with_token(definition: VmDefinition, token: int, before: int = 0) -> str:
 
 
 def begun(token: int) -> str:
-    """What stands in the metadata in the place of it, once the run has begun."""
+    """What stands in the metadata in the place of it, once the run has begun, or was refused."""
     return f'<run token="{token}"/>'
 
 

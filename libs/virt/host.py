@@ -305,6 +305,7 @@ class LibvirtHost:
         until = self._clock() + START_S
 
         def start(connection: Any) -> str:
+            domain, refused = None, ""
             try:
                 xml = with_token(definition, token, _last_token(connection, definition.uuid))
                 domain = connection.defineXML(xml)
@@ -314,13 +315,16 @@ class LibvirtHost:
                     return "too late"  # whoever asked has left, and may have it started elsewhere by now
                 domain.create()
             except libvirt.libvirtError as error:
-                if connection.isAlive() and error.get_error_code() not in UNDER_WAY:
-                    return str(error) or "refused without a reason"
-                raise
-            with contextlib.suppress(libvirt.libvirtError):  # it was started, whatever becomes of this
-                kind, flags = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_CONFIG
-                domain.setMetadata(kind, begun(token), "rekindle-run", RUN_NS, flags)
-            return ""
+                if not connection.isAlive() or error.get_error_code() in UNDER_WAY:
+                    raise
+                refused = str(error) or "refused without a reason"
+            if domain is not None:
+                with contextlib.suppress(
+                    libvirt.libvirtError
+                ):  # that the start has ended is known without it
+                    kind, flags = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_CONFIG
+                    domain.setMetadata(kind, begun(token), "rekindle-run", RUN_NS, flags)
+            return refused
 
         refused = await self.call("start", start, START_S)
         if refused:

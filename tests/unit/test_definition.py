@@ -93,7 +93,7 @@ def test_a_vm_that_is_defined_and_has_not_begun_to_run_has_the_token_of_the_run_
     again = ET.fromstring(
         with_token(definition_of("u", "a", PLAIN), 9, before=token_of(defined, active=False))
     )
-    assert token_of(again, active=False) == 7, "two starts that were refused are no runs"
+    assert token_of(again, active=False) == 7, "two starts whose end nobody knows are no runs"
 
 
 def test_a_copy_is_the_same_whatever_its_spaces_and_another_where_it_differs() -> None:
