@@ -43,6 +43,9 @@ class _Deaf:
     async def listen(self, topics: Any, heard: Any) -> Any:
         return self
 
+    async def ask(self, subject: str, question: Any, timeout_s: float) -> Any:
+        raise UnavailableError("nobody asked")
+
     async def stop(self) -> None:
         return None
 
@@ -154,9 +157,9 @@ class _Sure:
 
 
 def every_beat_kept() -> list[Patch]:
-    def heard(self: Detector, state: Any, at: Any, *more: Any) -> Any:
-        kept = replace(state, views=state.views.insert(f"{at.host}@{more[-1]}", HostView()))
-        return _HEARD(self, kept, at, *more)
+    def heard(self: Detector, state: Any, beat: Any, *more: Any) -> Any:
+        kept = replace(state, views=state.views.insert(f"{beat.at.host}@{more[-1]}", HostView()))
+        return _HEARD(self, kept, beat, *more)
 
     return [(Detector, "_heard", heard)]
 
