@@ -13,7 +13,7 @@ help: ## this list
 demo: bootstrap ## three hosts, six VMs, one host's power cut: what happens, and how fast
 	@$(BIN)/rekindle demo
 
-test: bootstrap ## every test: deciders, real NATS, real libvirt, real guests
+test: bootstrap ## every test: deciders, real NATS, real libvirt, real guests (a quarter of an hour on two cores)
 	@# Real processes have deadlines and mostly wait; simulated worlds have neither, and get what the others leave: by
 	@# their nice value, and as a session (autogroup), since services and hosts are sessions of their own.
 	@worlds=$$(mktemp); REKINDLE_SEEDS=2000 setsid sh -c 'echo 19 >/proc/self/autogroup; exec nice -n 19 \
