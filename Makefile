@@ -43,6 +43,7 @@ lock: bootstrap ## resolve the requirements anew into requirements.lock
 
 clean: ## remove what the other targets made in this directory
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .bootstrap.lock
+	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 bootstrap:
 	@infra/bootstrap.sh

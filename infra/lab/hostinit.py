@@ -21,7 +21,7 @@ from infra.lab.paths import MARKER
 from infra.lab.spec import LabSpec, load
 
 AGENT_AGAIN_S = 0.5
-_AGENT_ENDS_S = 15.0
+_AGENT_ENDS_S = 5.0
 
 
 class Init:

@@ -24,7 +24,8 @@ MARGIN_S = 0.25
 LOOK_S = 0.25
 EARLY_S = 0.1
 """By how much a follower looks sooner than the next renewal after one that it saw. It finds nothing new once in a
-while, looks again LOOK_S later, and so never sees a renewal much later than LOOK_S, with a third of the looks."""
+while, looks again LOOK_S later, and so never sees a renewal much later than LOOK_S, with a third of the looks. What is given up is found so much
+later, within RENEW_S."""
 
 
 class _Claim(Value):
@@ -79,7 +80,7 @@ class JetStreamLease:
             await asyncio.sleep(max(0.05, pause_s - (self._clock.monotonic() - began)))
 
     async def resign(self) -> None:
-        """Give the role up on a clean stop, so that nobody waits out our term."""
+        """Give the role up on a clean stop, so that nobody waits out our term: followers find it free within a second."""
         if self._token is None:
             return
         row = await self._store.get(self._role)

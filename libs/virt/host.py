@@ -319,9 +319,8 @@ class LibvirtHost:
                     raise
                 refused = str(error) or "refused without a reason"
             if domain is not None:
-                with contextlib.suppress(
-                    libvirt.libvirtError
-                ):  # that the start has ended is known without it
+                # its answer says that the start has ended, whatever becomes of this
+                with contextlib.suppress(libvirt.libvirtError):
                     kind, flags = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_CONFIG
                     domain.setMetadata(kind, begun(token), "rekindle-run", RUN_NS, flags)
             return refused

@@ -27,7 +27,12 @@ def _caught(job: tuple[str, int]) -> tuple[str, int, str]:
     mutation = next(one for one in MUTATIONS if one.name == name)
     with mutation.applied():
         _, violations, _ = world(seed)
-    return name, seed, violations[0].rule if violations else ""
+    rule = violations[0].rule if violations else ""
+    if rule == "crash" and not mutation.crashes:
+        raise RuntimeError(
+            f"the deliberate fault {name!r} fails by itself (seed {seed}): {violations[0].detail}"
+        )
+    return name, seed, rule
 
 
 def _hunted(job: tuple[str, int, int]) -> tuple[str, int, str]:

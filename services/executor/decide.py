@@ -64,7 +64,7 @@ class ExecutorState:
         record = self.records.get(vm)
         if isinstance(record, StartRecord):
             return record.taken_up
-        return record if isinstance(record, TakenUp) else TakenUp()
+        return record if isinstance(record, TakenUp) else TakenUp(plans={})
 
 
 State = ExecutorState

@@ -12,6 +12,7 @@ from libs.events.facts import PlannedStart, Stage
 from libs.model import RunLease, Value
 
 PLANS_KEPT = 4
+"""Incidents of one VM whose orders are remembered: one is told again within minutes, if ever."""
 
 
 class StartVm(Request):
@@ -67,7 +68,9 @@ class TakenUp(Value):
     """The latest orders for one VM that were taken up, whatever became of them: told again, they are no news. What is
     left of a start that has ended."""
 
-    plans: dict[str, int] = Field({}, description="by incident the latest revision of its plan")
+    plans: dict[str, int] = Field(
+        description="by incident the latest revision of its plan. No default: what is no record of ours must not pass for one"
+    )
 
     def has(self, incident: str, revision: int) -> bool:
         """True where this order, or a later one of its incident, was taken up before."""
@@ -89,7 +92,7 @@ class StartRecord(Value):
     cause: str
     phase: Phase = Phase.QUEUED
     tries: int = 0
-    before: TakenUp = TakenUp()
+    before: TakenUp = TakenUp(plans={})
     """The orders for it that were taken up before this one."""
 
     @property

@@ -196,15 +196,11 @@ class Placement:
                 state = step.state
                 effects += step.effects
         state, stranded = stores.left(state, self.lost_s, now)
-        for incident, item in stranded:
+        obeyed = [one for one in ordered.left(state) if self._to_be_started(state, one[1], now)]
+        for incident, item in (*stranded, *obeyed):
             step = self._open(state, incident, [item], now)
             state = step.state
             effects += step.effects
-        for incident, item in ordered.left(state):
-            if self._to_be_started(state, item, now):
-                step = self._open(state, incident, [item], now)
-                state = step.state
-                effects += step.effects
         step = self._missed_crashes(state, now)
         well = failing.reopened(step.state)
         state = self._due(well.state, now) if well.effects else well.state

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from libs.core.ports import ConflictError
+from libs.core.ports import ConflictError, Row
 from libs.jetstream.lease import JetStreamLease
 from tests.contract.conftest import Bench, Play
 
@@ -121,5 +122,40 @@ def test_roles_share_nothing(play: Play) -> None:
         await other.look()
         assert one.held()
         assert other.held()
+
+    play(body)
+
+
+def test_a_follower_asks_little_and_takes_over_as_soon_as_the_term_is_over(play: Play) -> None:
+    async def body(bench: Bench) -> None:
+        store = bench.store(await bench.bus("detector"), "leaders")
+        asked: list[float] = []
+
+        class Counted:
+            """The store, with a note of every question."""
+
+            async def get(self, key: str) -> Row | None:
+                asked.append(bench.clock.monotonic())
+                return await store.get(key)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(store, name)
+
+        counted: Any = Counted()
+        one = JetStreamLease(store, "detector", bench.clock, term_s=TERM_S + 1.0)
+        other = JetStreamLease(counted, "detector", bench.clock, term_s=TERM_S + 1.0)
+        leads = asyncio.ensure_future(one.run())
+        while not one.held():
+            await asyncio.sleep(0.05)
+        follows = asyncio.ensure_future(other.run())
+        await asyncio.sleep(5.0)
+        assert not other.held()
+        assert len(asked) <= 10, "twice a second at most, where it was four times"
+        leads.cancel()
+        ended = bench.clock.monotonic()
+        while not other.held():
+            await asyncio.sleep(0.02)
+            assert bench.clock.monotonic() - ended < TERM_S + 1.0 + 1.0
+        follows.cancel()
 
     play(body)

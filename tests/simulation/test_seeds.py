@@ -95,6 +95,16 @@ def test_a_deliberate_fault_is_caught(name: str) -> None:
         assert any(broken(seed) for seed in range(80))
 
 
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.name)
+def test_no_deliberate_fault_fails_by_itself(mutation: Mutation) -> None:
+    """An error of its own would pass for one that was caught."""
+    with mutation.applied():
+        rules = {
+            one.rule for seed in (0, 4) for one in run(draw(seed), seed, PLANE, liveness=True).violations
+        }
+    assert mutation.crashes or "crash" not in rules
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.name)
 def test_every_deliberate_fault_finds_what_it_breaks(mutation: Mutation) -> None:

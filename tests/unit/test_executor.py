@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from libs.config.settings import Restart
 from libs.core.clock import SystemClock
@@ -28,7 +29,16 @@ from libs.model import (
 )
 from services.executor.act import Hands
 from services.executor.decide import Executor, ExecutorState
-from services.executor.orders import PLANS_KEPT, Attempted, LeaseFound, Phase, Result, StartVm, WriteLease
+from services.executor.orders import (
+    PLANS_KEPT,
+    Attempted,
+    LeaseFound,
+    Phase,
+    Result,
+    StartVm,
+    TakenUp,
+    WriteLease,
+)
 from tests.unit.made import boot, facts, fenced, kinds, lease, proof, requests, seen, stored, vm
 from tests.unit.world import Process, World
 
@@ -587,3 +597,13 @@ async def test_a_lease_that_cannot_be_read_is_unknown_and_nothing_is_started() -
     with pytest.raises(UnavailableError, match="lease"):
         await lab.hands.perform(WriteLease(key="lease/a/1", deadline_s=1.0, lease=lease("a", H1)))
     assert lab.hosts[H2].starts == []
+
+
+def test_a_record_that_cannot_be_read_as_a_start_does_not_pass_for_one_that_has_ended() -> None:
+    """Another version may write what this one does not know: a start that is owed must not be forgotten by that."""
+    kind: TypeAdapter[Any] = TypeAdapter(Executor(Restart()).record_type)
+    with pytest.raises(ValidationError):
+        kind.validate_python(
+            {"start": {"vm": "a"}, "incident": "i", "cause": "c", "phase": "of a later version"}
+        )
+    assert kind.validate_python({"plans": {"i": 1}}) == TakenUp(plans={"i": 1})

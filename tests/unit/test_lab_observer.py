@@ -15,7 +15,9 @@ from infra.lab.watching import Answer, Qemu
 pytestmark = pytest.mark.fast
 
 
-def test_a_list_that_is_older_than_a_process_tells_of_no_end(tmp_path: Path) -> None:
+def test_a_list_that_is_older_than_a_process_tells_of_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = io.StringIO()
     observer = Observer({"h1": "test:///default"}, tmp_path, tmp_path, out)
 
@@ -24,7 +26,7 @@ def test_a_list_that_is_older_than_a_process_tells_of_no_end(tmp_path: Path) -> 
 
     def turn(*running: str) -> None:
         found = [Qemu(1, uuid, uuid.upper(), "h1") for uuid in running]
-        observer.scan.look = lambda now: found  # type: ignore[method-assign]
+        monkeypatch.setattr(observer.scan, "look", lambda now: found)
         observer.look()
 
     turn()
