@@ -36,7 +36,15 @@ VERDICT_S = 60.0
 READ_S = 30.0
 VERDICTS = frozenset(["host.failed", "host.isolated"])
 HARMLESS = frozenset(
-    ["host.suspected", "host.refuted", "host.agent_down", "storm.held", "storm.released", "detector.degraded"]
+    [
+        "host.suspected",
+        "host.undecided",
+        "host.refuted",
+        "host.agent_down",
+        "storm.held",
+        "storm.released",
+        "detector.degraded",
+    ]
 )
 """What may be told: that something was doubted or held, and that a person should look. All else is a verdict, a fence
 or a VM touched, since nothing else happens in the pool meanwhile."""

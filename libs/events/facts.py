@@ -68,6 +68,14 @@ class HostSuspected(SuspicionFact):
     silent_s: float
 
 
+class HostUndecided(SuspicionFact):
+    """A suspect waits, and is not judged by its silence, since no other host is heard either: the one that is cut off
+    may be the observer. No verdict: said once a suspicion, so that a person looks."""
+
+    kind: Literal["host.undecided"] = "host.undecided"
+    silent_s: float
+
+
 class HostRefuted(SuspicionFact):
     """The suspect gave a sign of life in time."""
 
@@ -406,6 +414,7 @@ class MessageUnreadable(PoolFact):
 AnyFact = Annotated[
     HostJoined
     | HostSuspected
+    | HostUndecided
     | HostRefuted
     | HostAgentDown
     | HostFailed

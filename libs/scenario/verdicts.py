@@ -1,9 +1,9 @@
 """What was decided in a run, made comparable: the same file must give the same verdicts in every world.
 
 Kept are the verdicts on hosts and on the pool, in their order, and those on each VM, in theirs. Left out is what
-depends on luck and changes nothing: suspicion and its end, an agent_down that ended by itself (noticed, not believed), `host.joined` (a boot announces itself;
-whether before or after the old one's proof is a race), plans (which host was chosen, how often one was made), times, and
-the order between VMs, which start side by side.
+depends on luck and changes nothing: suspicion, that it waits, and its end, an agent_down that ended by itself (noticed,
+not believed), `host.joined` (a boot announces itself; whether before or after the old one's proof is a race), plans
+(which host was chosen, how often one was made), times, and the order between VMs, which start side by side.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from libs.events.facts import (
     HostFenceFailed,
     HostQuarantined,
     HostSuspected,
+    HostUndecided,
     StormHeld,
     VmFailed,
     VmRestartFailed,
@@ -70,7 +71,7 @@ def gist(fact: Fact, names: dict[str, str]) -> str:
         case HostFailed():
             ran = sorted(names.get(vm.uuid, vm.uuid) for vm in fact.vms)
             return f"{subject}: {fact.rule}; ran {', '.join(ran) or 'nothing'}"
-        case HostSuspected():
+        case HostSuspected() | HostUndecided():
             return f"{subject}: silent for {fact.silent_s:.1f} s"
         case StormHeld():
             return f"{', '.join(fact.suspects)} at once, {fact.limit} believable"

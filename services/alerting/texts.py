@@ -17,6 +17,14 @@ class Severity(StrEnum):
 TEXTS: dict[str, tuple[Severity, str]] = {
     "host.joined": (Severity.INFO, "host {host} is in the pool"),
     "host.suspected": (Severity.INFO, "host {host} has been silent for {silent_s} s: asking all channels"),
+    "host.undecided": (
+        Severity.CRITICAL,
+        (
+            "host {host} has been silent for {silent_s} s and no other host is heard either: it may be the management "
+            "plane that is cut off, so nothing is done; see what answers from there (`rekindle check`), and if {host} "
+            "is really down switch its power off: what its fence device reads as off is held failed at once"
+        ),
+    ),
     "host.refuted": (Severity.INFO, "host {host} is heard again"),
     "host.agent_down": (Severity.WARNING, "the agent of host {host} is silent, the host itself answers"),
     "host.failed": (Severity.CRITICAL, "host {host} has failed ({rule}), {vms} VMs ran there"),

@@ -127,9 +127,8 @@ def evidence(
     `domains` are the failure domains of hosts that have one named; `domains_known` those in which peers live."""
     view = state.view(host)
     suspicion = view.suspicion
-    silent_from = max(state.listening_since, view.heard_at or state.listening_since)
     if suspicion is None:
-        return Evidence(now - silent_from, 0.0, last_word=bool(view.last_word))
+        return Evidence(silent_s(state, host, now), 0.0, last_word=bool(view.last_word))
     fresh_s = _fresh_s(settings)
     fresh = {
         name: channel
@@ -144,7 +143,7 @@ def evidence(
     ]
     alive_at = max(at for at in (suspicion.since, suspicion.alive_at, suspicion.alone_at) if at is not None)
     return Evidence(
-        silent_s=now - silent_from,
+        silent_s=silent_s(state, host, now),
         quiet_s=now - max(alive_at, suspicion.kernel_at or alive_at),
         hung_s=now - alive_at,
         power_off=power is not None and power.power is PowerState.OFF,
@@ -159,6 +158,11 @@ def evidence(
         slot_moves=suspicion.moved_at is not None and now - suspicion.moved_at <= fresh_s,
         slot_still=_still(suspicion, slot_interval_s, fresh_s, now),
     )
+
+
+def silent_s(state: DetectorState, host: str, now: float) -> float:
+    """Since its last heartbeat, or since we began to listen."""
+    return now - max(state.listening_since, state.view(host).heard_at or state.listening_since)
 
 
 def _fresh_s(settings: Detection) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from libs.config.settings import Detection
 from libs.core.decider import Act, Effect, Publish, Step
 from libs.core.evolve import replace
-from libs.events.facts import HostAgentDown, HostIsolated, HostRecovered
+from libs.events.facts import HostAgentDown, HostIsolated, HostRecovered, HostUndecided
 from libs.model import HostState, PowerState
 from services.detector import evidence as gather
 from services.detector import storms
@@ -36,13 +36,17 @@ class Pursuit:
         if now >= suspicion.ask_at:
             peers = gather.order(record.host, self._peers(state, record.host, now), self.domains)
             suspicion, acts = gather.next_round(suspicion, record, peers, self.settings, now)
-        if not gather.company(state, record.host, self.settings, now) and not storms.released(
-            state, record.host
-        ):
-            suspicion = replace(suspicion, alone_at=now)
+        company = gather.company(state, record.host, self.settings, now)
+        if company or storms.released(state, record.host):
+            suspicion = replace(suspicion, alone_since=None)
+        else:
+            since = now if suspicion.alone_since is None else suspicion.alone_since
+            suspicion = replace(suspicion, alone_at=now, alone_since=since)
         view = replace(view, suspicion=suspicion)
         state = replace(state, views=state.views.insert(record.host, view))
         step = self._judge(state, record, now)
+        if not step.effects:
+            step = self._undecided(state, record, now)
         return Step(step.state, (*acts, *step.effects))
 
     def _peers(self, state: State, host: str, now: float) -> tuple[str, ...]:
@@ -96,6 +100,27 @@ class Pursuit:
                 return self._isolated(state, record, rule, kept)
             case _:
                 return self._fail(state, judged(record, HostState.FAILED), rule, kept)
+
+    def _undecided(self, state: State, record: HostRecord, now: float) -> Step[State]:
+        """Tell once a suspicion that it waits: nothing is heard of this host, for as long as silence alone needs for a
+        verdict, nor of any other. Whoever is named in a storm that is held was told of with it."""
+        suspicion = state.view(record.host).suspicion
+        waits = record.state in (HostState.SUSPECT, HostState.AGENT_DOWN) and record.undecided < record.number
+        if not waits or now < state.judge_from or suspicion is None or suspicion.alone_since is None:
+            return Step(state)
+        if state.storm is not None and record.host in state.storm.suspects:
+            return Step(state)
+        since = max(suspicion.alone_since, suspicion.alive_at or suspicion.alone_since)
+        if record.at is None or now - since < self.settings.confirm_silence_s:
+            return Step(state)
+        fact = HostUndecided(
+            at=record.at,
+            number=record.number,
+            silent_s=round(gather.silent_s(state, record.host, now), 3),
+            rule="no other host is heard, for confirm_silence_s",
+            cause=f"host.suspected/{record.at.host}/{record.at.boot}/{record.number}",
+        )
+        return move(state, record.model_copy(update={"undecided": record.number}), fact)
 
     def _agent_down(self, state: State, record: HostRecord, rule: Rule, kept: gather.Kept) -> Step[State]:
         assert record.at is not None

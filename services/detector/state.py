@@ -26,6 +26,8 @@ class HostRecord(Value):
     """Grows with every verdict of failure on this host."""
     number: int = 0
     """Grows with every suspicion."""
+    undecided: int = 0
+    """The latest suspicion of which it was told that it waits, since nobody else is heard; 0: none yet."""
     incident: str = ""
     refuted: int = 0
     """The latest verdict whose proof its own heartbeats have refuted: that is told once."""
@@ -144,6 +146,8 @@ class Suspicion:
     """When its kernel last took a connection on which no process answered."""
     alone_at: float | None = None
     """When no other host was heard either, so that it may be us who are cut off."""
+    alone_since: float | None = None
+    """Since when that has been so without a break."""
     reached_since: float | None = None
     """Since when our own question to its libvirt, or a peer, has reached it without a break."""
     moved_at: float | None = None

@@ -392,6 +392,27 @@ def test_s22_agents_that_all_fall_silent_at_once_are_nobodys_death() -> None:
     untouched(result)
 
 
+def test_the_last_host_that_is_cut_from_the_plane_waits_and_that_is_said() -> None:
+    """The other host of two is fenced: it may be the plane's own link that is gone, and it is."""
+    result = played(
+        hosts=2,
+        duration_s=150,
+        steps=[
+            {"at_s": 5, "do": "power_off", "host": "h2", "how": "for_good"},
+            {"at_s": 45, "do": "partition", "groups": [["bus", "management"], ["h1"]]},
+            {"at_s": 105, "do": "heal"},
+        ],
+        expect=[
+            {"event": "host.undecided", "subject": "h1", "by_s": 45 + 12},
+            {"event": "host.refuted", "subject": "h1"},
+            {"never": "host.failed", "subject": "h1"},
+            {"vm": "vm1", "state": "running", "host": "h1"},
+            {"vm": "vm2", "state": "running", "host": "h1"},
+        ],
+    )
+    assert len(told(result, "host.undecided")) == 1
+
+
 def test_s25_leaders_killed_every_twenty_seconds_lose_no_failover_and_suspect_nobody_alive() -> None:
     """The bus' leader and the detector, in turns, over five minutes; in the midst of it a host dies. That nobody is
     even suspected is shown on a real server (tests/integration): here a client may notice late that its own is dead,

@@ -420,6 +420,111 @@ def test_the_last_host_that_is_heard_is_not_failed_by_its_silence_alone_since_it
     assert watch.hear(beat("h1")) == ["host.refuted"], "it was our own network"
 
 
+def undecided(watch: Watch, *hosts: str, seconds: float) -> list[tuple[str, int, float]]:
+    """Let the time pass in which no channel brings anything of these. Of whom it was told that they wait: host, number
+    of the suspicion, and after how long."""
+    before, began = len(watch.told), watch.now
+    found: list[tuple[str, int, float]] = []
+    while watch.now - began < seconds:
+        for host in hosts:
+            watch.nobody_sees(host)
+        watch.after(0.1)
+        said = [fact for fact in watch.told[before:] if fact.kind == "host.undecided"]
+        found += [(one.at.host, one.number, watch.now - began) for one in said[len(found) :]]
+    return found
+
+
+def test_a_suspect_that_waits_since_nobody_else_is_heard_is_told_of_once() -> None:
+    watch = fenced_but_one()
+    suspected = watch.told[-1]
+    assert len(undecided(watch, "h1", seconds=120)) == 1
+    fact = watch.told[-1]
+    assert (fact.at, fact.number, fact.cause) == (boot("h1"), suspected.number, suspected.key)
+    waited_s = fact.silent_s - suspected.silent_s
+    assert DEFAULT.confirm_silence_s <= waited_s <= DEFAULT.confirm_silence_s + 0.2
+    assert watch.is_("h1") is S.SUSPECT, "it is no verdict"
+    assert watch.hear(beat("h1")) == ["host.refuted"]
+
+
+def test_each_suspicion_that_waits_is_told_of() -> None:
+    watch = fenced_but_one()
+    first = undecided(watch, "h1", seconds=30)
+    watch.silent.discard("h1")
+    watch.after(5.0)
+    watch.gone("h1")
+    again = undecided(watch, "h1", seconds=30)
+    assert [number for _, number, _ in first + again] == [1, 2]
+
+
+def test_while_another_host_is_heard_nobody_waits_for_company() -> None:
+    watch = pool("h1", "h2").gone("h1")
+    watch.answer("h1", "libvirt", Answer.UNKNOWN)
+    assert "host.undecided" not in watch.after(120)
+    assert watch.is_("h1") is S.SUSPECT, "its libvirt could not be asked"
+
+
+def test_another_host_that_is_heard_in_between_begins_the_wait_anew() -> None:
+    watch = fenced_but_one()
+    assert undecided(watch, "h1", seconds=DEFAULT.confirm_silence_s - 1.0) == []
+    watch.hear(beat("h2", 2))
+    assert undecided(watch, "h1", seconds=DEFAULT.confirm_silence_s - 1.0) == []
+
+
+def test_a_restarted_detector_and_another_replica_do_not_tell_it_again() -> None:
+    watch = fenced_but_one()
+    assert len(undecided(watch, "h1", seconds=15)) == 1
+    after = Watch("h1", "h2", now=5000.0)
+    after.silent = {"h1", "h2"}
+    after.resume(records_of(watch))
+    assert after.is_("h1") is S.SUSPECT
+    assert undecided(after, "h1", seconds=120) == []
+
+
+def test_a_restarted_detector_tells_what_its_predecessor_had_not_told_yet() -> None:
+    watch = fenced_but_one()
+    after = Watch("h1", "h2", now=5000.0)
+    after.silent = {"h1", "h2"}
+    after.resume(records_of(watch))
+    assert [(host, number) for host, number, _ in undecided(after, "h1", seconds=120)] == [("h1", 1)]
+
+
+def test_while_the_detector_is_deaf_it_does_not_say_that_nobody_is_heard() -> None:
+    watch = fenced_but_one()
+    watch.hear(BusChanged(False))
+    assert undecided(watch, "h1", seconds=60) == []
+    watch.hear(BusChanged(True))
+    assert len(undecided(watch, "h1", seconds=60)) == 1
+
+
+def test_hosts_of_a_storm_that_is_held_were_told_of_with_it_and_wait_anew_once_it_is_over() -> None:
+    watch = pool("h1", "h2").gone("h1", "h2")
+    assert watch.told[-1].kind == "storm.held"
+    assert undecided(watch, "h1", "h2", seconds=60) == []
+    watch.answer("h2", "power", power=PowerState.OFF)
+    watch.hear(fenced(boot("h2")))
+    ((host, _, after_s),) = undecided(watch, "h1", seconds=60)
+    assert (host, watch.state.storm) == ("h1", None)
+    assert after_s >= DEFAULT.confirm_silence_s
+
+
+def test_a_host_that_fell_silent_after_the_storm_was_told_is_told_of_by_itself() -> None:
+    watch = pool("h1", "h2", "h3").gone("h1", "h2")
+    assert watch.told[-1].kind == "storm.held"
+    watch.gone("h3")
+    assert [host for host, _, _ in undecided(watch, "h1", "h2", "h3", seconds=60)] == ["h3"]
+
+
+def test_a_host_whose_agent_was_down_and_that_nothing_answers_for_any_more_is_told_of() -> None:
+    """It was told of as one that answers: that nothing does now must not pass unsaid."""
+    watch = fenced_but_one()
+    assert watch.answer("h1", "libvirt", Answer.UP) == ["host.agent_down"]
+    for _ in range(30):
+        watch.answer("h1", "libvirt", Answer.UP)
+        assert "host.undecided" not in watch.after(1.0)
+    assert [host for host, _, _ in undecided(watch, "h1", seconds=60)] == ["h1"]
+    assert watch.is_("h1") is S.AGENT_DOWN
+
+
 def test_once_somebody_is_heard_again_its_silence_counts_from_then_on() -> None:
     watch = fenced_but_one()
     for _ in range(60):
