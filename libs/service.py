@@ -20,6 +20,7 @@ from libs.config.settings import Settings, load_settings
 from libs.config.yamlfile import BadInputError
 from libs.core.clock import SystemClock
 from libs.core.ports import ConflictError, UnavailableError
+from libs.healthserver import Endpoint, HealthAddressError
 from libs.jetstream.bus import NatsBus, open_bus
 from libs.jetstream.connection import BusRefusedError
 from libs.jetstream.lease import JetStreamLease
@@ -79,7 +80,7 @@ def run(
     host: str | None = None,
 ) -> int:
     """Run a service until SIGTERM or SIGINT, on a host of the pool or beside it. Returns the exit status: 2 for bad
-    input, 1 for a bus that cannot be used."""
+    input, 1 for a bus that cannot be used or an address of /healthz that is taken."""
     supervisor = os.environ.get("REKINDLE_SUPERVISED")
     if supervisor and not die_with_parent(int(supervisor)):
         log.error("its supervisor is gone", service=service)
@@ -93,6 +94,9 @@ def run(
         return 2
     except (BusRefusedError, WrongStreamError, UnavailableError) as error:
         log.error("the bus cannot be used", reason=str(error))
+        return 1
+    except HealthAddressError as error:
+        log.error("health cannot be told", reason=str(error))
         return 1
     return 0
 
@@ -130,6 +134,19 @@ async def _run(
     stopping: Callable[[Context], Awaitable[None]] | None,
     host: str | None,
 ) -> None:
+    health = Endpoint(service, settings.health, SystemClock())
+    async with health.served():
+        await _work(settings, service, main, stopping, host, health)
+
+
+async def _work(
+    settings: Settings,
+    service: str,
+    main: Main,
+    stopping: Callable[[Context], Awaitable[None]] | None,
+    host: str | None,
+    health: Endpoint,
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -142,7 +159,8 @@ async def _run(
         log.info("service stopped before it began", service=service)
         return
     context, work = beginning.result()
-    bus = context.bus
+    bus = health.bus = context.bus
+    health.leases = context.leases
     tasks = [asyncio.create_task(one) for one in work]
     tasks += [asyncio.create_task(lease.run()) for lease in context.leases]
     log.info("service runs", service=service, pool=settings.pool, pid=os.getpid())

@@ -221,6 +221,45 @@ class Alerts(Section):
     webhook_timeout_s: PositiveFloat = 5.0
 
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class HealthPorts(Section):
+    """By service the TCP port of its /healthz; none where none is given."""
+
+    alerting: Port | None = None
+    detector: Port | None = None
+    executor: Port | None = None
+    fencer: Port | None = None
+    heartbeat: Port | None = None
+    placement: Port | None = None
+
+    @model_validator(mode="after")
+    def _each_another(self) -> Self:
+        taken: dict[int, str] = {}
+        for service, port in self:
+            if port is None:
+                continue
+            if port in taken:
+                raise ValueError(f"{taken[port]} and {service} have the same port, {port}")
+            taken[port] = service
+        return self
+
+    def of(self, service: str) -> int | None:
+        """The port of a service; None where it has none."""
+        port: int | None = getattr(self, service)
+        return port
+
+
+class HealthSettings(Section):
+    """`GET /healthz` of each service that has a port."""
+
+    address: str = Field("127.0.0.1", min_length=1, description="IP address or name on which it is answered")
+    ports: HealthPorts = HealthPorts()
+    lag_max_s: PositiveFloat = Field(1.0, description="a lag of the event loop above it is failing")
+    lag_window_s: PositiveFloat = Field(10.0, le=3600, description="for so long after it")
+
+
 class Logging(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     form: Literal["auto", "json", "text"] = "auto"
@@ -277,6 +316,7 @@ class Settings(Section):
     restart: Restart = Restart()
     vm_defaults: VmPolicy = VmPolicy()
     alerts: Alerts = Alerts()
+    health: HealthSettings = HealthSettings()
     logging: Logging = Logging()
 
     @model_validator(mode="before")
