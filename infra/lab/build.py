@@ -120,12 +120,12 @@ def settle(spec: LabSpec, kvm: bool | None) -> LabSpec:
     return replace(spec, domain_type="kvm" if kvm else "qemu", disk_cache=cache)
 
 
-def start_power_device(spec: LabSpec, name: str) -> None:
-    """Start a host's power device; it listens when this returns. Raises LabError."""
-    argv = [sys.executable, "-m", "infra.lab.powerd", str(spec.root), name]
+def _start_power_devices(spec: LabSpec) -> None:
+    """Start each host's power device; all listen when this returns. Raises LabError."""
+    argv = [sys.executable, "-m", "infra.lab.powerd", str(spec.root), *(host.name for host in spec.hosts)]
     done = subprocess.run(argv, env=_lab_env(spec.root), cwd="/", capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise LabError(f"power device of {name}: {done.stderr.strip()[-400:]}")
+        raise LabError(f"power devices: {done.stderr.strip()[-400:]}")
 
 
 def _known_capabilities(spec: LabSpec) -> Path:
@@ -160,12 +160,12 @@ def raise_hosts(spec: LabSpec, progress: Progress, power_on: Callable[[str], Non
     if spec.network is not None:
         network.up(spec.network, spec.root)
     hosts = [spec.host(host.name) for host in spec.hosts]
+    _start_power_devices(spec)
 
     def start(host: HostPaths) -> None:
         libvirtconf.write(spec, host)
         if _known_capabilities(spec).is_dir():
             _copy_capabilities(_known_capabilities(spec), host.capabilities)
-        start_power_device(spec, host.host)
         power_on(host.host)
         _warm(spec, host)
         progress(f"host {host.host} is up")

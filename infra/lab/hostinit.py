@@ -1,27 +1,41 @@
 """First process of a host: starts libvirtd and the agent, reaps orphans. When it is killed the host is gone.
 
-Run by powerd as `python -m infra.lab.hostinit ROOT HOST FD`; FD is a socket on which powerd sends one JSON
-request a line (mount, boot, start_agent, kill_agent) and gets one JSON answer a line.
+powerd has it begin with a socket, on which it sends one JSON request a line (mount, boot, start_agent, kill_agent) and
+gets one JSON answer a line.
 """
 
+import functools
 import json
 import os
+import runpy
 import select
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infra.lab import line, namespaces, procs, stores
+from infra.lab.midwife import close_all_but, leave
 from infra.lab.needs import program
-from infra.lab.paths import MARKER
 from infra.lab.spec import LabSpec, load
 
 AGENT_AGAIN_S = 0.5
 _AGENT_ENDS_S = 5.0
+FORKED_AGENT = "lab-agent"
+"""How `ps -o comm` shows an agent that is a fork: its arguments are those of the power device."""
+
+
+@dataclass(slots=True)
+class Forked:
+    """A child that is a fork of us; as much of Popen as is used here."""
+
+    pid: int
+    returncode: int | None = None
 
 
 class Init:
@@ -30,7 +44,7 @@ class Init:
     def __init__(self, spec: LabSpec, host_name: str) -> None:
         self.spec = spec
         self.host = spec.host(host_name)
-        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.children: dict[str, subprocess.Popen[bytes] | Forked] = {}
         self.agent_due: float | None = None
         """When an agent that ended by itself is started again, as a service manager would."""
 
@@ -45,6 +59,13 @@ class Init:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def _fork(self, role: str, argv: list[str], env: dict[str, str], log: Path) -> None:
+        """As _spawn, for `python -m MODULE …` whose imports are made already."""
+        pid = os.fork()
+        if pid == 0:
+            leave(lambda: _become(argv[2:], {**os.environ, **env}, log))
+        self.children[role] = Forked(pid)
 
     def boot(self) -> None:
         """Bring the host's network up and start libvirtd."""
@@ -63,8 +84,9 @@ class Init:
         """Have the host's datastores."""
         stores.mount(self.spec, self.host.host)
 
-    def start_agent(self) -> None:
-        """Start the agent, unless it runs. Its argv and env are read anew each time."""
+    def start_agent(self, *, with_the_lab: bool = False) -> None:
+        """Start the agent, unless it runs. Its argv and env are read anew each time. `with_the_lab`: nobody waits for it
+        yet, so it may be a fork where its imports are made; any later one takes as long as a real one."""
         self.agent_due = None
         if "agent" in self.children:
             return
@@ -74,7 +96,8 @@ class Init:
             "REKINDLE_LIBVIRT_URI": self.host.uri,
             "REKINDLE_BOOT_ID_FILE": str(self.host.boot_id),
         }
-        self._spawn("agent", config["argv"], {**own, **config["env"]}, self.host.agent_log)
+        begin = self._fork if with_the_lab and config["preload"] in sys.modules else self._spawn
+        begin("agent", config["argv"], {**own, **config["env"]}, self.host.agent_log)
 
     def kill_agent(self) -> None:
         """Kill the agent's process group at once and wait until the agent is gone; it stays so. Raises TimeoutError
@@ -124,10 +147,11 @@ class Init:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request. What went wrong is told in the answer: the host lives on."""
-        actions = {
+        actions: dict[str, Callable[[], None]] = {
             "mount": self.mount,
             "boot": self.boot,
             "start_agent": self.start_agent,
+            "start_agent_with_the_lab": functools.partial(self.start_agent, with_the_lab=True),
             "kill_agent": self.kill_agent,
         }
         try:
@@ -162,25 +186,38 @@ def _serve(init: Init, channel: socket.socket) -> None:
                 channel.sendall(json.dumps(init.answer(json.loads(line))).encode() + b"\n")
 
 
-def main() -> None:
+def _become(words: list[str], env: dict[str, str], log: Path) -> None:
+    """This child is the agent from now on: `MODULE …` as `python -m` would run it."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    namespaces.name_process(FORKED_AGENT)
+    with open(os.devnull, "rb") as nothing, open(log, "ab") as output:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    close_all_but()
+    os.chdir("/")
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = list(words)
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+def begin(arguments: list[str], descriptor: int) -> None:
     """Enter the host's namespaces, fork its first process, tell powerd its pid, and leave it alone."""
-    root, host_name, descriptor = sys.argv[1:]
-    channel = socket.socket(fileno=int(descriptor))
+    root, host_name = arguments
+    channel = socket.socket(fileno=descriptor)
     spec = load(Path(root))
-    os.environ[MARKER] = root
     if spec.privileged:
         namespaces.unshare(namespaces.namespaces_of(spec))
     child = os.fork()
     if child:
         channel.sendall(json.dumps({"ok": True, "init_pid": child}).encode() + b"\n")
-        os._exit(0)
+        return
     os.setsid()
     if spec.privileged:
         namespaces.furnish(spec, host_name)
     else:
         namespaces.become_subreaper()
     _serve(Init(spec, host_name), channel)
-
-
-if __name__ == "__main__":
-    main()

@@ -178,10 +178,14 @@ class Lab(StorageHandle, GuestHandle):
         shared_power (dead while the host is off); none mends it."""
         self._control(host, "fault", how=how)
 
-    def set_agent(self, host: str, argv: list[str], env: Mapping[str, str] | None = None) -> None:
-        """What runs as the host's agent from its next start on. Runs in the host's namespaces, output to agent.log."""
+    def set_agent(
+        self, host: str, argv: list[str], env: Mapping[str, str] | None = None, preload: str = ""
+    ) -> None:
+        """What runs as the host's agent from its next start on. Runs in the host's namespaces, output to agent.log.
+        `preload`: a module that imports what `python -m …` in `argv` will: where it is said before the lab is up, the
+        agents that start with it are forks of what has imported it (see midwife.py)."""
         path = self.host(host).agent_config
-        build.write_json(path, {"argv": argv, "env": dict(env or {})})
+        build.write_json(path, {"argv": argv, "env": dict(env or {}), "preload": preload})
 
     def start_agent(self, host: str) -> None:
         """Start the agent unless it runs."""

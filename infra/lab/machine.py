@@ -6,13 +6,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import uuid
 from pathlib import Path
 from typing import Any
 
 from infra.lab import cuts, libvirtconf, namespaces, network, procs, stores, weather
+from infra.lab.midwife import Midwife
 from infra.lab.needs import program
 from infra.lab.spec import LabError, LabSpec
 
@@ -23,8 +23,10 @@ _GONE_TIMEOUT_S = 10.0
 class Machine:
     """The host behind one power device. Methods that change it hold a lock; `power` is read without."""
 
-    def __init__(self, spec: LabSpec, name: str) -> None:
+    def __init__(self, spec: LabSpec, name: str, midwife: Midwife) -> None:
         self.spec = spec
+        self._midwife = midwife
+        self._booted = False
         self.host = spec.host(name)
         self.power = "off"
         self._lock = threading.RLock()
@@ -62,12 +64,10 @@ class Machine:
         ours.settimeout(_START_TIMEOUT_S)
         self._channel, self._answers = ours, b""
         with theirs:
-            argv = [sys.executable, "-m", "infra.lab.hostinit", str(self.spec.root), self.host.host]
-            argv.append(str(theirs.fileno()))
-            launcher = subprocess.Popen(argv, pass_fds=[theirs.fileno()], start_new_session=True)
+            status = self._midwife.launch([str(self.spec.root), self.host.host], theirs.fileno())
         first = self._answer()
         self._init = procs.find(int(first["init_pid"]))
-        if launcher.wait() != 0 or self._init is None:
+        if status != 0 or self._init is None:
             raise LabError(f"{self.host.host}: its first process did not start, see {self.host.power_log}")
         procs.write_pid_file(self.host.init_pid, self._init)
         self._plug_network(self._init.pid)
@@ -77,7 +77,8 @@ class Machine:
         self._ask("boot")
         procs.wait_for(self._libvirtd_listens, _START_TIMEOUT_S, f"libvirtd of {self.host.host}", 0.005)
         if self.host.agent_config.exists():
-            self._ask("start_agent")
+            self._ask("start_agent" if self._booted else "start_agent_with_the_lab")
+        self._booted = True
 
     def _libvirtd_listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -146,11 +147,8 @@ class Machine:
 
         def none_left() -> bool:
             while True:
-                try:
-                    if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                        return False
-                except ChildProcessError:
-                    return True
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    return procs.children(os.getpid()) == [self._midwife.pid]
 
         procs.wait_for(none_left, _GONE_TIMEOUT_S, f"end of the processes of {self.host.host}", 0.001)
 

@@ -23,6 +23,7 @@ _MS_BIND = 0x1000
 _MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 # A host must not find the machine's own daemons: over D-Bus libvirt would put the guests under the machine's systemd.
@@ -38,6 +39,11 @@ def _check(result: int, what: str) -> None:
 def become_subreaper() -> None:
     """Have orphaned descendants become children of this process. Raises OSError."""
     _check(_LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def name_process(name: str) -> None:
+    """Be shown under this name, of 15 bytes at most, by who asks the kernel. Raises OSError."""
+    _check(_LIBC.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0), "prctl(PR_SET_NAME)")
 
 
 def unshare(flags: int) -> None:

@@ -24,6 +24,7 @@ from libs.virt.definition import POLICY_NS
 
 STOP_S = 20.0
 POOL = "lab"
+PRELOAD = "infra.lab.preloaded"
 
 
 def policy_metadata(vm: ScenarioVm) -> str:
@@ -81,7 +82,7 @@ class Plane:
         self.config.write_text(yaml.safe_dump(pool, sort_keys=False))
         if self.agents:
             for host in self.hosts:
-                self.lab.set_agent(host.name, self._agent(host.name))
+                self.lab.set_agent(host.name, self._agent(host.name), preload=PRELOAD)
 
     def _datastores(self) -> list[dict[str, Any]]:
         """Those that the lab was asked for; else the directory that all its hosts share."""

@@ -1,11 +1,13 @@
 """The power device of one host: a process outside the host that survives its death.
 
-`python -m infra.lab.powerd ROOT HOST` puts itself into the background and returns when it listens. It answers one
-JSON line a request on two unix sockets: `power.sock` is the BMC (fence agents, faults), `control.sock` the lab's
+`python -m infra.lab.powerd ROOT HOST …` puts one for each host into the background and returns when all listen. It answers
+one JSON line a request on two unix sockets: `power.sock` is the BMC (fence agents, faults), `control.sock` the lab's
 own, which also knows `fault`, `crash`, `thaw`, `reboot`, `cut`, `weather`, `stall`, `restore` and `exit` and always
 does the true thing.
 """
 
+import functools
+import importlib
 import json
 import os
 import socket
@@ -16,11 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from infra.lab import line, namespaces, procs
+from infra.lab import hostinit, line, namespaces, procs
 from infra.lab.cuts import Cuts
 from infra.lab.machine import Machine
+from infra.lab.midwife import Midwife, leave
 from infra.lab.paths import MARKER
-from infra.lab.spec import LabError, load
+from infra.lab.spec import LabError, LabSpec, load
 from infra.lab.weather import Weather
 
 FAULTS = ("none", "dead", "hang", "refuse", "lie", "no_effect", "shared_power")
@@ -163,23 +166,43 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def main() -> None:
+def _serve(spec: LabSpec, host_name: str) -> None:
     """Listen first, then go to the background: when the command returns, the device answers."""
-    root, host_name = sys.argv[1:]
-    spec = load(Path(root))
     host = spec.host(host_name)
-    os.environ[MARKER] = root
     listeners = {"control": _listen(host.control_socket), "power": _listen(host.power_socket)}
     procs.go_background(host.power_log, host.power_pid)
-    # A host's first process is forked twice on its way; its death must be ours to collect.
+    # A host's first process is forked more than once on its way; its death must be ours to collect.
     namespaces.become_subreaper()
-    device = Device(Machine(spec, host_name))
+    device = Device(Machine(spec, host_name, Midwife(hostinit.begin)))
     bmc = threading.Thread(target=_accept, args=(listeners["power"], "power", device.bmc), daemon=True)
     bmc.start()
     if spec.network is not None:
         # the management side's end of the line to this host's libvirt
         line.serve_local(spec.paths.line / f"{host_name}.sock", spec, host_name)
     _accept(listeners["control"], "control", device.control)
+
+
+def _preload(spec: LabSpec, names: list[str]) -> None:
+    """Import what these hosts' agents will, once for all of them."""
+    for name in names:
+        config = spec.host(name).agent_config
+        if config.exists() and (module := json.loads(config.read_text())["preload"]):
+            importlib.import_module(module)
+
+
+def main() -> None:
+    """Fork a power device for each host. Exit status 1 where one does not come to listen; it says why."""
+    root, *names = sys.argv[1:]
+    spec = load(Path(root))
+    os.environ[MARKER] = root
+    _preload(spec, names)
+    devices = []
+    for name in names:
+        device = os.fork()
+        if device == 0:
+            leave(functools.partial(_serve, spec, name))
+        devices.append(device)
+    sys.exit(1 if any(os.waitpid(device, 0)[1] for device in devices) else 0)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,14 @@ def cmdline(pid: int) -> list[str]:
     return [part.decode(errors="replace") for part in raw.split(b"\0")[:-1]]
 
 
+def name(pid: int) -> str:
+    """What the kernel calls it; "" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def marker(pid: int) -> str | None:
     """The lab that a process belongs to by its environment; None when unmarked, gone or another user's."""
     try:
@@ -83,6 +91,11 @@ def marker(pid: int) -> str | None:
 
 def every_pid() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def children(pid: int) -> list[int]:
+    """Its children, those included that have ended and were not waited for."""
+    return [each for each in every_pid() if parent(each) == pid]
 
 
 def descendants(pid: int) -> list[Proc]:

@@ -14,8 +14,6 @@ from infra.lab.guest import UP_LINE
 LATE_S = 0.5
 """An answer that took longer is thrown away: it tells of a moment that nobody knows."""
 
-_HOSTINIT = "infra.lab.hostinit"
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -105,13 +103,15 @@ class ProcessScan:
 
     def _host_of(self, pid: int) -> str:
         """The host whose first process is an ancestor."""
+        first = {}
+        for file in self.root.glob("*/init.pid"):
+            proc = procs.read_pid_file(file)
+            if proc is not None:
+                first[proc.pid] = file.parent.name
         above: int | None = pid
-        while above:
-            arguments = procs.cmdline(above)
-            if _HOSTINIT in arguments:
-                return arguments[arguments.index(_HOSTINIT) + 2]
+        while above and above not in first:
             above = procs.parent(above)
-        return "?"
+        return first.get(above, "?") if above else "?"
 
 
 class Consoles:

@@ -16,6 +16,7 @@ import pytest
 
 from infra.lab import procs
 from infra.lab.guest import ensure_guest
+from infra.lab.hostinit import FORKED_AGENT
 from infra.lab.lab import FENCE_AGENT, Lab, LabError, LabHost, LabVm
 from infra.lab.needs import missing_packages
 from infra.lab.paths import default_cache
@@ -98,8 +99,29 @@ def test_the_agent_runs_on_its_host_and_can_be_killed_alone(lab: Lab) -> None:
         assert "h1" in log.read_text().split(), "the host has a name of its own"
 
 
+def test_an_agent_that_begins_with_the_lab_is_a_fork_and_any_later_one_a_program(short_root: Path) -> None:
+    lab = Lab.create([LabHost("h1")], short_root)
+    lab.set_agent("h1", [sys.executable, "-m", "tests.lab.standin", "word"], preload="tests.lab.roots")
+    lab.up(observe=False)
+    log = lab.host("h1").agent_log
+    wait_until(lambda: len(log.read_text().splitlines()) == 1, "the agent's first word")
+    (pid,) = [pid for pid in lab.pids("h1") if procs.name(pid) == FORKED_AGENT]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(log.read_text().splitlines()) == 2, "its start by the service manager")
+    lab.power_off("h1")
+    lab.power_on("h1")
+    wait_until(lambda: len(log.read_text().splitlines()) == 3, "the agent of the second boot")
+    assert log.read_text().splitlines() == [
+        "agent of -m infra.lab.powerd with ['word'] in /",
+        "agent of -m tests.lab.standin with ['word'] in /",
+        "agent of -m tests.lab.standin with ['word'] in /",
+    ]
+    lab.down()
+    assert_nothing_left(lab)
+
+
 def test_power_off_ends_everything_at_once_and_power_on_is_a_new_boot(lab: Lab) -> None:
-    lab.define_vm(LabVm("cut"), "h1")
+    lab.define_vm(LabVm("cut", bare=True), "h1")
     boot = lab.boot_id("h1")
     pids = lab.pids("h1")
     assert any(pid in pids for pid in qemus_of(lab.root))
@@ -123,7 +145,7 @@ def test_power_off_ends_everything_at_once_and_power_on_is_a_new_boot(lab: Lab) 
     assert lab.domains("h1") == [], "a VM without autostart stays down"
     with lab.connect("h1") as connection:
         assert connection.lookupByName("cut").isActive() == 0, "its definition is still there, as on a disk"
-    lab.define_vm(LabVm("cut"), "h1")
+    lab.define_vm(LabVm("cut", bare=True), "h1")
     assert lab.placement()["cut"] == ["h1"]
     lab.crash_vm("cut")
 
@@ -196,7 +218,7 @@ def test_a_crashed_host_reads_on_and_needs_a_power_cycle(lab: Lab) -> None:
 
 def test_shutdown_and_crash_are_told_apart_by_libvirt(lab: Lab) -> None:
     lab.define_vm(LabVm("calm"), "h1")
-    lab.define_vm(LabVm("wild"), "h2")
+    lab.define_vm(LabVm("wild", bare=True), "h2")
     lab.wait_guest_up("calm")
     started = time.monotonic()
     lab.shutdown_guest("calm")
@@ -228,10 +250,10 @@ def test_the_bus_address_is_reached_from_a_host(lab: Lab) -> None:
 def test_the_observer_sees_each_change_and_no_double_run(short_root: Path) -> None:
     lab = Lab.create([LabHost("h1"), LabHost("h2")], short_root)
     lab.up()
-    lab.define_vm(LabVm("one"), "h1")
+    lab.define_vm(LabVm("one", bare=True), "h1")
     lab.wait_guest_up("one")
     lab.power_off("h1")
-    lab.define_vm(LabVm("one"), "h2")
+    lab.define_vm(LabVm("one", bare=True), "h2")
     lab.wait_guest_up("one", 2)
     summary = lab.stop_observer()
 
@@ -289,7 +311,7 @@ from pathlib import Path
 from infra.lab.lab import Lab, LabHost, LabVm
 lab = Lab.create([LabHost("h1"), LabHost("h2")], Path(sys.argv[1]), agent_argv={"h1": ["/bin/sleep", "1000"]})
 lab.up(lambda text: print(text, flush=True))
-lab.define_vm(LabVm("orphan"), "h1")
+lab.define_vm(LabVm("orphan", bare=True), "h1")
 print("vm started", flush=True)
 sys.stdin.read()
 """

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from infra.lab import procs
+from infra.lab.hostinit import FORKED_AGENT
 from infra.lab.run import LabRun
 from libs.events.envelope import Envelope
 from libs.scenario.model import Scenario
@@ -37,13 +38,10 @@ def _pool() -> Scenario:
     )
 
 
-def _pid_of(run: LabRun, host: str, word: str) -> int:
-    """The process of a host whose command line has this word."""
-    for pid in run.lab.pids(host):
-        with contextlib.suppress(OSError):
-            if word in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
-                return pid
-    raise AssertionError(f"{host} has no process with {word}")
+def _pid_of(run: LabRun, host: str, name: str) -> int:
+    """The process of a host that the kernel calls so."""
+    (pid,) = [pid for pid in run.lab.pids(host) if procs.name(pid) == name]
+    return pid
 
 
 def _server(run: LabRun) -> int:
@@ -78,12 +76,12 @@ async def test_s13_s14_an_agent_a_libvirtd_and_a_bus_that_stand_still_are_nobody
     run = LabRun(_pool(), roots.new(), bare=True)
     async with run.standing():
         start = len(run.envelopes)
-        async with _still(_pid_of(run, "h1", "heartbeat")):
+        async with _still(_pid_of(run, "h1", FORKED_AGENT)):
             await _told(run, _of("host.agent_down", "h1"), start)
             await asyncio.sleep(STILL_S)
         await _told(run, _of("host.refuted", "h1"), start)
 
-        async with _still(_pid_of(run, "h2", "/usr/sbin/libvirtd")):
+        async with _still(_pid_of(run, "h2", "libvirtd")):
             await asyncio.sleep(STILL_S)
 
         async with _still(_server(run)):
