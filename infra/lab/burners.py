@@ -7,6 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+PROCESSORS = os.cpu_count() or 1
 
 # It looks whether its parent still lives: however we end, it ends a moment later.
 _BUSY = """
@@ -24,7 +27,7 @@ def burning(many: int | None = None) -> Iterator[None]:
     argv = [sys.executable, "-c", _BUSY]
     running: list[subprocess.Popen[bytes]] = []
     try:
-        for _ in range(many if many is not None else os.cpu_count() or 1):
+        for _ in range(many if many is not None else PROCESSORS):
             # of a session of their own: a Ctrl-C is for us, and we end them last
             running.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True))
         yield
@@ -33,3 +36,8 @@ def burning(many: int | None = None) -> Iterator[None]:
             process.kill()
         for process in running:
             process.wait()
+
+
+def idle_s() -> float:
+    """For how long this machine's processors, added up, have had nothing to do since its boot."""
+    return float(Path("/proc/uptime").read_text().split()[1])

@@ -44,6 +44,10 @@ RootOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the outcome document alone")]
 KeepOption = Annotated[bool, typer.Option(help="leave logs, consoles and observations behind")]
+BareOption = Annotated[
+    bool,
+    typer.Option("--bare", help="guests without an operating system, which are up at once on any machine"),
+]
 PRIORITIES = ("highest", "high", "medium", "medium", "low", "lowest")
 
 
@@ -101,18 +105,18 @@ def lab_run(
     agentless: Annotated[
         bool, typer.Option(help="no agents on the hosts; they are watched over libvirt")
     ] = False,
-    bare: Annotated[
-        bool, typer.Option(help="guests without an operating system, which are up at once on any machine")
-    ] = False,
+    bare: BareOption = False,
 ) -> None:
     """Run a scenario file on real hosts. Exit 1 if it does not go as the file expects."""
     run = LabRun(steps.load(file), _new_root(root), agents=not agentless, keep=keep, bare=bare)
     _play(run, as_json)
 
 
-def demo(root: RootOption = None, as_json: JsonOption = False, keep: KeepOption = False) -> None:
+def demo(
+    root: RootOption = None, as_json: JsonOption = False, keep: KeepOption = False, bare: BareOption = False
+) -> None:
     """Three hosts, six VMs, one host's power cut: what happens, and how fast."""
-    _play(LabRun(example(), _new_root(root), keep=keep), as_json)
+    _play(LabRun(example(), _new_root(root), keep=keep, bare=bare), as_json)
 
 
 def _play(run: LabRun, as_json: bool) -> None:
@@ -202,9 +206,14 @@ def soak(
         float, typer.Option(min=0.0, max=90.0, help="of the packets on each host's link, each way")
     ] = 5.0,
     bus_nodes: Annotated[int, typer.Option(help="NATS servers, 1 or 3")] = NODES,
+    burners: Annotated[
+        int | None,
+        typer.Option(min=0, help="busy loops; one a processor by default, 0 where all are busy already"),
+    ] = None,
     root: RootOption = None,
     as_json: JsonOption = False,
     keep: KeepOption = False,
+    bare: BareOption = False,
 ) -> None:
     """Load, loss, a change of NATS's leader each minute, and no suspicion may become a verdict. Exit 1 if one does."""
     soakcommand.check(bus_nodes)
@@ -214,7 +223,8 @@ def soak(
     def say(line: str) -> None:
         console.print(f"[dim]{line}[/]")
 
-    result = soakcommand.perform(Soak(where, minutes, loss_percent, bus_nodes, keep, say))
+    soaked = Soak(where, minutes, loss_percent, bus_nodes, burners, keep=keep, bare=bare, say=say)
+    result = soakcommand.perform(soaked)
     if as_json:
         sys.stdout.write(json.dumps(result.document(), indent=2) + "\n")
     else:
@@ -231,6 +241,7 @@ def up(
     hosts: Annotated[int, typer.Option(min=1, max=16)] = 3,
     vms: Annotated[int, typer.Option(min=0, max=64)] = 6,
     bus_nodes: Annotated[int, typer.Option(help="NATS servers, 1 or 3")] = 1,
+    bare: BareOption = False,
 ) -> None:
     """Build a lab with VMs and Rekindle over it, and leave it running until `lab down`."""
     _require_packages()
@@ -238,7 +249,7 @@ def up(
     console = Console()
     where = root or default_root()
     soakcommand.check_nodes(bus_nodes)
-    run = LabRun(example(hosts, vms), where, bus_nodes=bus_nodes)
+    run = LabRun(example(hosts, vms), where, bus_nodes=bus_nodes, bare=bare)
     run.say = lambda line: console.print(line, style="dim", highlight=False)
     try:
         asyncio.run(interruptible(_raise(run), lambda: run.stopping))

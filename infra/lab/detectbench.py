@@ -218,11 +218,14 @@ def _options() -> argparse.Namespace:
         "--kind", action="append", choices=names, help="only this one, or these; not with --write"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the moments at which hosts die")
+    parser.add_argument("--burners", type=int, help="busy loops beside it (default: one a processor)")
     parser.add_argument("--json", action="store_true", help="print one JSON document alone")
     parser.add_argument("--write", action="store_true", help=f"put the table into {BENCH.name}")
     options = parser.parse_args()
     if options.runs < 1:
         parser.error("--runs must be greater than 0")
+    if options.burners is not None and (options.burners < 0 or options.write):
+        parser.error("--burners must be 0 or greater, and what is written is measured with the default")
     if options.write and options.kind:
         parser.error("--write tells of all kinds: leave --kind out")
     return options
@@ -241,7 +244,7 @@ def main() -> int:
     console.print(f"{options.runs} runs of each kind, {document['machine']}")
     chance = random.Random(options.seed)
     try:
-        with burning():
+        with burning(options.burners):
             for kind in KINDS:
                 if options.kind and kind.name not in options.kind:
                     continue

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from infra.lab import burners
 from infra.lab.burners import burning
 from infra.lab.bus import NODES
 from infra.lab.lab import LabError
@@ -87,6 +88,9 @@ class Result:
     service_restarts: int = 0
     changes: list[LeaderChange] = field(default_factory=list)
     load: float = 0.0
+    """The machine's load average over a minute, in the end."""
+    idle_percent: float = 0.0
+    """Of the processors' time: what nobody used."""
     observer_lowest_hz: float = 0.0
     proof: str = ""
     """How soon the host whose power was cut in the end was held failed."""
@@ -120,27 +124,35 @@ class Soak:
     minutes: float
     loss_percent: float
     bus_nodes: int = NODES
+    burners: int | None = None
+    """Busy loops; None: one a processor."""
     keep: bool = False
+    bare: bool = False
     say: Callable[[str], None] = lambda _: None
     run: LabRun = field(init=False)
     began: float = 0.0
 
     def __post_init__(self) -> None:
-        self.run = LabRun(scenario(), self.root, say=self.say, keep=self.keep, bus_nodes=self.bus_nodes)
+        self.run = LabRun(
+            scenario(), self.root, say=self.say, keep=self.keep, bus_nodes=self.bus_nodes, bare=self.bare
+        )
 
     async def play(self) -> Result:
         """Raises RunFailedError, LabError or TimeoutError where the lab itself fails."""
         result = Result(self.minutes, self.loss_percent, self.bus_nodes)
         async with self.run.standing():
             before = await asyncio.to_thread(self._standing)
-            with burning():
+            with burning(self.burners):
                 await asyncio.to_thread(self.run.lab.weather, None, self.loss_percent)
                 self.began, since = time.monotonic(), datetime.now(UTC)
+                idle_before = burners.idle_s()
                 self.say(
                     f"soaking for {self.minutes:g} min: all processors busy, {self.loss_percent:g} % loss"
                 )
                 await self._last(result)
                 result.lasted_s = round(time.monotonic() - self.began, 1)
+                idle_s = (burners.idle_s() - idle_before) / burners.PROCESSORS
+                result.idle_percent = round(100 * idle_s / result.lasted_s, 1)
                 after = await asyncio.to_thread(self._standing)
                 result.found += differences(before, after)
                 until = await self._verdict_still_possible(result)

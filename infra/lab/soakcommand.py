@@ -37,7 +37,8 @@ def report(console: Console, result: Result) -> None:
     console.print()
     console.print(
         f"{result.lasted_s / 60:.1f} min, {result.loss_percent:g} % of the packets lost each way, "
-        f"load average {result.load:g}, {len(result.changes)} leader changes on {result.bus_nodes} NATS nodes"
+        f"load average {result.load:g}, processors idle for {result.idle_percent:g} % of it, "
+        f"{len(result.changes)} leader changes on {result.bus_nodes} NATS nodes"
     )
     for change in result.changes:
         console.print(

@@ -59,6 +59,8 @@ def test_demo_prints_its_outcome_alone_and_leaves_nothing(roots: Roots) -> None:
     assert outcome["double_running_s"] == 0
     assert {vm["state"] for vm in outcome["vms"].values()} == {"running"}
     assert len(outcome["vms"]) == 6
+    (failover,) = outcome["failovers"]
+    assert failover["first_start_s"] - failover["occurred_s"] < 6.0
     _nothing_left(root)
 
 
@@ -66,7 +68,7 @@ def test_a_plain_user_runs_the_demo_too() -> None:
     with tempfile.TemporaryDirectory(prefix="rkh-", dir="/tmp") as home:
         become, environment = plain_user(Path(home))
         done = subprocess.run(
-            [*become, *REKINDLE, "demo", "--json", "--root", f"{home}/l"],
+            [*become, *REKINDLE, "demo", "--bare", "--json", "--root", f"{home}/l"],
             env=environment,
             cwd="/",
             capture_output=True,
@@ -84,7 +86,7 @@ def test_a_plain_user_runs_the_demo_too() -> None:
 def test_ctrl_c_at_any_moment_leaves_nothing(after: str, roots: Roots) -> None:
     root = roots.new()
     with subprocess.Popen(
-        [*REKINDLE, "demo", "--root", str(root)],
+        [*REKINDLE, "demo", "--bare", "--root", str(root)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -103,7 +105,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing(after: str, roots: Roots) -> None:
 @pytest.fixture
 def pool(roots: Roots) -> Iterator[Path]:
     root = roots.new()
-    done = _run("lab", "up", "--root", str(root), "--vms", "3")
+    done = _run("lab", "up", "--root", str(root), "--vms", "3", "--bare")
     assert done.returncode == 0, done.stderr
     yield root
     _run("lab", "down", "--root", str(root))
