@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from libs.events.facts import VmFailed
 from libs.events.guests import VmUnhealthy
+from libs.events.vms import VmFailed
 from libs.model import (
     Failure,
     GuestFailure,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from libs.events.facts import PlannedStart
+from libs.events.failovers import PlannedStart
 from libs.model import Incarnation, LeaseState, RunLease, StopReason, VmReport, VmState
 
 

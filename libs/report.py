@@ -9,17 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 from libs.events.datastores import DatastoreLost
 from libs.events.envelope import Envelope
-from libs.events.facts import (
-    FailoverCompleted,
-    FailoverPlanned,
-    HostFailed,
-    HostFenced,
-    HostSuspected,
-    VmFailed,
-    VmRestarted,
-    VmRestartFailed,
-)
+from libs.events.failovers import FailoverCompleted, FailoverPlanned
 from libs.events.guests import VmHealthRestored
+from libs.events.hosts import HostFailed, HostFenced, HostSuspected
+from libs.events.vms import VmFailed, VmRestarted, VmRestartFailed
 
 
 class VmStory(BaseModel):

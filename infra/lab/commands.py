@@ -8,7 +8,7 @@ import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -152,21 +152,7 @@ def report(console: Console, scenario: Scenario, outcome: Outcome) -> None:
     """The tables after a run."""
     from services.cli import tables
 
-    before = {vm.name: vm for vm in scenario.vms}
-    data: list[dict[str, Any]] = [
-        {
-            "vm": name,
-            "priority": before[name].priority.value,
-            "from": before[name].host,
-            "to": vm.host or "-",
-            "state": vm.state,
-            "starts": vm.starts,
-            "downtime": f"{vm.downtime_s:.2f} s" if vm.downtime_s else "-",
-        }
-        for name, vm in outcome.vms.items()
-    ]
-    console.print()
-    tables.rows("VMs", ("vm", "priority", "from", "to", "state", "starts", "downtime"), data)
+    tables.machines(scenario, outcome)
     for one in outcome.failovers:
         zero = one.occurred_s if one.occurred_s is not None else one.suspected_s
         if zero is None:

@@ -29,15 +29,10 @@ from infra.lab.interrupt import interruptible
 from infra.lab.lab import LabError
 from infra.lab.run import LabRun, RunFailedError
 from libs.config.settings import Logging
-from libs.events.facts import (
-    AnyFact,
-    FailoverCompleted,
-    HostFailed,
-    HostFenced,
-    HostJoined,
-    HostSuspected,
-    VmRestarted,
-)
+from libs.events.facts import AnyFact
+from libs.events.failovers import FailoverCompleted
+from libs.events.hosts import HostFailed, HostFenced, HostJoined, HostSuspected
+from libs.events.vms import VmRestarted
 from libs.logs import configure
 from libs.scenario.model import Scenario
 

@@ -25,7 +25,7 @@ from infra.lab.lab import LabError
 from infra.lab.run import LabRun
 from libs.core.ports import UnavailableError
 from libs.events.envelope import Envelope
-from libs.events.facts import DetectorDegraded
+from libs.events.hosts import DetectorDegraded
 from libs.readmodel import reader
 from libs.scenario.model import Scenario
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
-from libs.events.facts import HostJoined, HostQuarantined, HostReadmitted
 from libs.events.guests import HostDrainEnded, HostDraining
+from libs.events.hosts import HostJoined, HostQuarantined, HostReadmitted
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
 from libs.operator import Operator, RefusedError
 from libs.poolview import PoolView

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from libs.events.base import Fact, HostFact, VmFact
 from libs.events.datastores import DatastoreFailed, DatastoreLost, DatastoreRecovered
 from libs.events.envelope import Envelope, wrap
-from libs.events.facts import (
-    CapacityExhausted,
-    FailoverCompleted,
-    FailoverPlanned,
+from libs.events.failovers import CapacityExhausted, FailoverCompleted, FailoverPlanned
+from libs.events.guests import HostDraining, HostGrey, VmEvictFailed, VmUnhealthy
+from libs.events.hosts import (
     HostFailed,
     HostFenced,
     HostFenceFailed,
@@ -18,11 +17,8 @@ from libs.events.facts import (
     HostSuspected,
     HostUndecided,
     StormHeld,
-    VmFailed,
-    VmRestartFailed,
-    VmStartUncertain,
 )
-from libs.events.guests import HostDraining, HostGrey, VmEvictFailed, VmUnhealthy
+from libs.events.vms import VmFailed, VmRestartFailed, VmStartUncertain
 from libs.events.words import StormReleaseOrdered
 from libs.model import Failure
 from libs.report import failovers

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from libs.config.settings import Settings
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
-from libs.events.facts import HostJoined
+from libs.events.hosts import HostJoined
 from libs.events.signals import Heartbeat, Signal
 from libs.model import StopReason
 from libs.power.devices import FenceDevices

@@ -86,21 +86,7 @@ def _report(scenario: Scenario, result: Result) -> None:
 
     outcome = result.outcome
     tables.console.print("\n".join(result.log), highlight=False, markup=False, soft_wrap=True)
-    before = {vm.name: vm for vm in scenario.vms}
-    data = [
-        {
-            "vm": name,
-            "priority": before[name].priority.value,
-            "from": before[name].host,
-            "to": vm.host or "-",
-            "state": vm.state,
-            "starts": vm.starts,
-            "downtime": f"{vm.downtime_s:.2f} s" if vm.downtime_s else "-",
-        }
-        for name, vm in outcome.vms.items()
-    ]
-    tables.console.print()
-    tables.rows("VMs", ("vm", "priority", "from", "to", "state", "starts", "downtime"), data)
+    tables.machines(scenario, outcome)
     tables.console.print(f"\nran twice: {outcome.double_running_s:.2f} s", highlight=False)
     for broken in outcome.violations:
         said = f"[bold red]rule {broken.rule}[/] at {broken.at_s} s: "

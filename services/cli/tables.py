@@ -11,6 +11,8 @@ from rich.table import Table
 
 from libs.events.envelope import Envelope
 from libs.report import FailoverStory
+from libs.scenario.model import Scenario
+from libs.scenario.outcome import Outcome
 from services.alerting.texts import tell
 
 COLOURS = {
@@ -102,3 +104,22 @@ def failover(story: FailoverStory) -> None:
     ]
     if data:
         rows("", ("vm", "from", "to", "state", "running after", "detail"), data)
+
+
+def machines(scenario: Scenario, outcome: Outcome) -> None:
+    """Where each VM of a scenario was and is."""
+    before = {vm.name: vm for vm in scenario.vms}
+    data = [
+        {
+            "vm": name,
+            "priority": before[name].priority.value,
+            "from": before[name].host,
+            "to": vm.host or "-",
+            "state": vm.state,
+            "starts": vm.starts,
+            "downtime": f"{vm.downtime_s:.2f} s" if vm.downtime_s else "-",
+        }
+        for name, vm in outcome.vms.items()
+    ]
+    console.print()
+    rows("VMs", ("vm", "priority", "from", "to", "state", "starts", "downtime"), data)

@@ -12,7 +12,7 @@ import math
 
 from libs.core.decider import Effect, Note, Publish, Send
 from libs.core.evolve import replace
-from libs.events.facts import DetectorDegraded
+from libs.events.hosts import DetectorDegraded
 from libs.events.signals import Canary
 from services.detector.state import CanaryState
 

@@ -24,8 +24,8 @@ from libs.core.decider import (
     TableRead,
 )
 from libs.core.evolve import replace
-from libs.events.facts import (
-    AnyFact,
+from libs.events.facts import AnyFact
+from libs.events.hosts import (
     HostFenced,
     HostFenceRefuted,
     HostJoined,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from libs.config.settings import Detection
 from libs.core.decider import Act
 from libs.core.evolve import replace
-from libs.events.facts import Evidence as KeptEvidence
+from libs.events.hosts import Evidence as KeptEvidence
 from libs.events.signals import SlotSeen
 from libs.model import Answer, Incarnation, PowerState
 from services.detector.asks import Answered, AskLibvirt, AskPeer, AskPower

@@ -14,7 +14,7 @@ from __future__ import annotations
 from libs.config.settings import Detection
 from libs.core.decider import Effect, Publish, Records, Step
 from libs.core.evolve import replace
-from libs.events.facts import HostFailed, HostQuarantined, HostReadmitted
+from libs.events.hosts import HostFailed, HostQuarantined, HostReadmitted
 from libs.events.words import HostReadmitOrdered
 from services.detector.state import DetectorState, HostRecord
 

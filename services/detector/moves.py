@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from libs.core.decider import Publish, Step
 from libs.core.evolve import replace
-from libs.events.facts import AnyFact, HostFailed
+from libs.events.facts import AnyFact
+from libs.events.hosts import HostFailed
 from libs.lifecycle import allowed
 from libs.model import FenceProof, HostState, VmReport
 from services.detector import evidence as gather

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from libs.config.settings import Detection
 from libs.core.decider import Act, Effect, Publish, Step
 from libs.core.evolve import replace
-from libs.events.facts import HostAgentDown, HostIsolated, HostRecovered, HostUndecided
+from libs.events.hosts import HostAgentDown, HostIsolated, HostRecovered, HostUndecided
 from libs.model import HostState, PowerState
 from services.detector import evidence as gather
 from services.detector import storms

@@ -10,7 +10,7 @@ from rpds import HashTrieMap
 
 from libs.core.decider import Publish, Step
 from libs.core.evolve import replace
-from libs.events.facts import StormHeld, StormReleased
+from libs.events.hosts import StormHeld, StormReleased
 from libs.events.words import StormReleaseOrdered
 from libs.model import HostState
 from services.detector.state import STORM, DetectorState, StormRecord

@@ -19,8 +19,9 @@ from libs.core.ports import (
     Store,
     UnavailableError,
 )
-from libs.events.facts import PlannedStart, Stage
+from libs.events.failovers import PlannedStart
 from libs.events.signals import LeaseWritten
+from libs.events.vms import Stage
 from libs.leases import Grant, Ruling, put_down, rule, stopped_on_purpose, taken, turned
 from libs.model import (
     Incarnation,

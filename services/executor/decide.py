@@ -12,14 +12,10 @@ from libs import leases
 from libs.config.settings import Restart
 from libs.core.decider import Act, Effect, Expired, Input, Publish, Records, Step, TableRead
 from libs.core.evolve import replace
-from libs.events.facts import (
-    FailoverPlanned,
-    HostFenced,
-    VmRestarted,
-    VmRestartFailed,
-    VmStartUncertain,
-)
+from libs.events.failovers import FailoverPlanned
+from libs.events.hosts import HostFenced
 from libs.events.signals import InventorySeen, LeaseWritten
+from libs.events.vms import VmRestarted, VmRestartFailed, VmStartUncertain
 from libs.events.words import HostRemoved
 from libs.model import Incarnation, Inventory, RunLease, StopReason
 from services.executor.orders import (

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from libs.core.ports import Hypervisor, Hypervisors, UnavailableError
-from libs.events.facts import PlannedStart, Stage
+from libs.events.failovers import PlannedStart
+from libs.events.vms import Stage
 from libs.leases import adopted, evicting, turned
 from libs.model import Isolation, LeaseState, RunLease, VmState
 

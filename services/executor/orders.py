@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from libs.core.decider import Outcome, Request
-from libs.events.facts import PlannedStart, Stage
+from libs.events.failovers import PlannedStart
+from libs.events.vms import Stage
 from libs.model import RunLease, Value
 
 PLANS_KEPT = 4

@@ -9,7 +9,7 @@ from rpds import HashTrieMap
 from libs.config.settings import FencingSettings
 from libs.core.decider import Act, Expired, Input, Publish, Records, Step
 from libs.core.evolve import replace
-from libs.events.facts import HostFailed, HostIsolated, HostJoined, HostRecovered
+from libs.events.hosts import HostFailed, HostIsolated, HostJoined, HostRecovered
 from libs.events.words import HostConfirmedFailed
 from libs.model import FenceProof, Incarnation, ProofMethod
 from services.fencer import isolation

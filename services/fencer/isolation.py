@@ -5,7 +5,7 @@ from __future__ import annotations
 from libs.config.settings import FencingSettings
 from libs.core.decider import Act, Publish, Step
 from libs.core.evolve import replace
-from libs.events.facts import HostIsolated, HostObeyed
+from libs.events.hosts import HostIsolated, HostObeyed
 from libs.model import FenceProof, Isolation, ProofMethod, Protection, SlotOrder
 from services.fencer.state import OPEN, FenceRecord, FencerState, Ordered, OrderStop, Phase, again, kept, over
 

@@ -12,7 +12,7 @@ from rpds import HashTrieMap
 from libs.config.settings import FencingSettings
 from libs.core.decider import Act, Outcome, Publish, Records, Request, Step
 from libs.core.evolve import replace
-from libs.events.facts import HostFenced, HostFenceFailed
+from libs.events.hosts import HostFenced, HostFenceFailed
 from libs.events.words import HostConfirmedFailed
 from libs.model import FenceProof, Incarnation, ProofMethod, SlotOrder, Value, VmReport
 

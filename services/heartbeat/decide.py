@@ -10,8 +10,8 @@ from rpds import HashTrieMap
 from libs.config.settings import Guests, Heartbeats
 from libs.core.decider import Act, Effect, Expired, Input, Publish, Records, Send, Step
 from libs.core.evolve import replace
-from libs.events.facts import VmStopFailed, VmStoppedByGate, VmStopSettled
 from libs.events.signals import Heartbeat, InventorySeen
+from libs.events.vms import VmStopFailed, VmStoppedByGate, VmStopSettled
 from libs.model import Health, Incarnation, Inventory, StopReason, VmReport, VmState
 from services.heartbeat import guests, slots
 from services.heartbeat.orders import (

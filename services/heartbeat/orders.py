@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from libs.core.decider import Outcome, Request
-from libs.events.facts import VmStopFailed
+from libs.events.vms import VmStopFailed
 from libs.model import (
     Incarnation,
     Inventory,

@@ -12,8 +12,9 @@ from libs.core.decider import Effect, Input, Publish, Records, Step, TableRead
 from libs.core.evolve import replace
 from libs.crashes import crashes
 from libs.events.datastores import DatastoreFailed, DatastoreLost, DatastoreRecovered
-from libs.events.facts import (
-    FailoverCompleted,
+from libs.events.failovers import FailoverCompleted
+from libs.events.guests import HostGrey
+from libs.events.hosts import (
     HostAgentDown,
     HostFailed,
     HostFenced,
@@ -25,14 +26,9 @@ from libs.events.facts import (
     HostRecovered,
     HostRefuted,
     HostSuspected,
-    Stage,
-    VmFailed,
-    VmRestarted,
-    VmRestartFailed,
-    VmStopFailed,
 )
-from libs.events.guests import HostGrey
 from libs.events.signals import Heartbeat, InventorySeen, LeaseWritten
+from libs.events.vms import Stage, VmFailed, VmRestarted, VmRestartFailed, VmStopFailed
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
 from libs.model import Incarnation, Inventory, Protection, RunLease
 from libs.planning.plan import Plan, plan

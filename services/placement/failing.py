@@ -8,8 +8,8 @@ from libs.config.settings import Guests, Restart
 from libs.core.decider import Effect, Publish, Step
 from libs.core.evolve import replace
 from libs.crashes import well
-from libs.events.facts import Stage, VmFailed, VmGivenUp, VmRestartFailed
 from libs.events.guests import HostDrainEnded, HostDraining, HostGrey, VmEvictFailed
+from libs.events.vms import Stage, VmFailed, VmGivenUp, VmRestartFailed
 from libs.model import LeaseState
 from services.placement import incidents, pool
 from services.placement.keeping import keep

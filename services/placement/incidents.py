@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from libs.events.facts import (
-    AnyFact,
+from libs.events.facts import AnyFact
+from libs.events.failovers import (
     CapacityExhausted,
     CapacityRelieved,
     FailoverCompleted,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from libs.core.evolve import replace
 from libs.crashes import crashes
-from libs.events.facts import (
+from libs.events.hosts import (
     HostAgentDown,
     HostFailed,
     HostIsolated,
@@ -14,8 +14,8 @@ from libs.events.facts import (
     HostRecovered,
     HostRefuted,
     HostSuspected,
-    VmFailed,
 )
+from libs.events.vms import VmFailed
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
 from libs.leases import over
 from libs.model import Incarnation, Protection, RunLease

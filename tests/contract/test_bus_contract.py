@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from libs.core.ports import Delivery, UnavailableError
-from libs.events.facts import HostFailed, HostSuspected
+from libs.events.hosts import HostFailed, HostSuspected
 from libs.events.signals import Canary, Heartbeat, Question, Reply, Signal
 from libs.model import Answer, Incarnation
 from tests.contract.conftest import Bench, Play

@@ -228,6 +228,21 @@ def start(config: Path, data: Path) -> Plane:
     return Plane(process, config, data, log)
 
 
+def standing(config: Path, data: Path) -> Iterator[Plane]:
+    """For a fixture: a plane that holds h1 healthy, until the test is over; nothing of it is left then."""
+    one = start(config, data)
+    try:
+        one.wait(lambda: one.states().get("h1") == "healthy", "h1 is healthy")
+        yield one
+    finally:
+        pids = list(one.pids().values())
+        if one.process.poll() is None:
+            one.stop(signal.SIGTERM)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 @pytest.fixture
 def plane(tmp_path: Path) -> Iterator[Plane]:
     config, data = tmp_path / "pool.yaml", tmp_path / "data"

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +17,7 @@ from libs.jetstream.bus import open_bus
 from libs.jetstream.schema import Names
 from libs.jetstream.store import JetStreamStore
 from libs.model import Incarnation, Inventory
-from tests.integration.test_cli import REPOSITORY, Plane, environment, start
+from tests.integration.test_cli import REPOSITORY, Plane, environment, standing
 from tests.unit.made import vm
 
 H2 = Incarnation(host="h2", boot="boot1-of-h2")
@@ -53,17 +50,7 @@ def say(plane: Plane, *arguments: str, typed: str | None = None) -> subprocess.C
 def plane(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Plane]:
     config, data = tmp_path / "pool.yaml", tmp_path / "data"
     config.write_text(POOL.format(data=data, protection=request.param))
-    one = start(config, data)
-    try:
-        one.wait(lambda: one.states().get("h1") == "healthy", "h1 is healthy")
-        yield one
-    finally:
-        pids = list(one.pids().values())
-        if one.process.poll() is None:
-            one.stop(signal.SIGTERM)
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    yield from standing(config, data)
 
 
 async def beats(plane: Plane, seconds: float) -> None:

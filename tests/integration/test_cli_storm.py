@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from libs.core.clock import SystemClock
 from libs.events.signals import Heartbeat
 from libs.jetstream.bus import open_bus
 from libs.model import Incarnation
-from tests.integration.test_cli import Plane, start
+from tests.integration.test_cli import Plane, standing
 from tests.integration.test_cli_operator import say
 
 AGENTS = ("h2", "h3")
@@ -36,17 +33,7 @@ detection: {{quiet_after_start_s: 2, confirm_witnessed_s: 1, confirm_silence_s: 
 def plane(tmp_path: Path) -> Iterator[Plane]:
     config, data = tmp_path / "pool.yaml", tmp_path / "data"
     config.write_text(POOL.format(data=data))
-    one = start(config, data)
-    try:
-        one.wait(lambda: one.states().get("h1") == "healthy", "h1 is healthy")
-        yield one
-    finally:
-        pids = list(one.pids().values())
-        if one.process.poll() is None:
-            one.stop(signal.SIGTERM)
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    yield from standing(config, data)
 
 
 async def beats(plane: Plane, seconds: float) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from libs.events.facts import AnyFact, HostJoined, HostSuspected
+from libs.events.facts import AnyFact
+from libs.events.hosts import HostJoined, HostSuspected
 from libs.events.signals import Heartbeat
 from libs.jetstream.bus import NatsBus
 from libs.jetstream.reader import events

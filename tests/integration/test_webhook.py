@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from libs.events.facts import HostSuspected
+from libs.events.hosts import HostSuspected
 from libs.jetstream.server import EmbeddedServer
 from libs.model import Incarnation
 from tests.integration.conftest import OpenBus

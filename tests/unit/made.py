@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from libs.core.decider import Act, Effect, Publish, Records, Send
-from libs.events.facts import AnyFact, HostFailed, HostFenced
+from libs.events.facts import AnyFact
+from libs.events.hosts import HostFailed, HostFenced
 from libs.events.signals import Heartbeat, InventorySeen
 from libs.model import (
     FenceProof,

@@ -8,38 +8,24 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from libs.core.decider import Expired, Input, Step
-from libs.events.facts import AnyFact, HostFailed, HostFenceFailed
+from libs.core.decider import Expired
+from libs.events.facts import AnyFact
+from libs.events.hosts import HostFailed, HostFenceFailed
 from services.alerting import decide
 from services.alerting.act import Hands
 from services.alerting.decide import Alerting, AlertingState, Announce, Posted, PostWebhook
 from services.alerting.texts import TEXTS, Severity, tell
-from tests.unit.made import boot, failed, requests, stored, vm
+from tests.unit import desk
+from tests.unit.made import boot, failed, stored, vm
 
 pytestmark = pytest.mark.fast
 
 
-class Desk:
+class Desk(desk.Desk[AlertingState]):
+    """Alerting."""
+
     def __init__(self, webhook: bool = True) -> None:
-        self.decider = Alerting(webhook, 5.0)
-        self.now = 10.0
-        self.state: AlertingState = self.decider.initial(self.now)
-        self.asked: list[Any] = []
-
-    def take(self, step: Step[AlertingState]) -> list[str]:
-        self.state = step.state
-        self.asked += requests(step.effects)
-        return [request.key for request in requests(step.effects)]
-
-    def hear(self, event: Input) -> list[str]:
-        return self.take(self.decider.step(self.state, event, self.now))
-
-    def wait(self) -> list[str]:
-        wake_at = self.decider.wake_at(self.state)
-        assert wake_at is not None
-        assert wake_at > self.now
-        self.now = wake_at
-        return self.take(self.decider.step(self.state, None, self.now))
+        super().__init__(Alerting(webhook, 5.0), 10.0)
 
     def posted(self, ok: bool) -> list[str]:
         request = self.asked[-1]

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from libs.core.decider import BusChanged, Note, Paused, Send
-from libs.events.facts import DetectorDegraded
+from libs.events.hosts import DetectorDegraded
 from libs.events.signals import Canary
 from libs.model import HostState
 from services.detector import canary

@@ -9,7 +9,7 @@ import pytest
 
 from libs.core.decider import BusChanged, Paused
 from libs.events.datastores import DatastoreFailed, DatastoreLost, DatastoreRecovered
-from libs.events.facts import HostFenced
+from libs.events.hosts import HostFenced
 from libs.events.signals import Heartbeat
 from libs.events.words import HostRemoved
 from libs.model import FenceProof, HostState, Incarnation, PowerState, ProofMethod

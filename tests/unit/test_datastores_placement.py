@@ -9,7 +9,8 @@ import pytest
 
 from libs.core.decider import TableRead
 from libs.events.datastores import DatastoreFailed, DatastoreLost, DatastoreRecovered
-from libs.events.facts import PlannedStart, Stage, VmFailed, VmRestartFailed
+from libs.events.failovers import PlannedStart
+from libs.events.vms import Stage, VmFailed, VmRestartFailed
 from libs.model import LeaseState, VmReport
 from services.placement.decide import Placement
 from services.placement.state import Phase

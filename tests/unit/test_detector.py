@@ -14,8 +14,9 @@ from rpds import HashTrieMap
 from libs import lifecycle
 from libs.config.settings import Detection
 from libs.core.decider import BusChanged, Expired, Input, Paused, Step, TableRead
-from libs.events.facts import HostFailed, VmFailed
+from libs.events.hosts import HostFailed
 from libs.events.signals import Goodbye, Heartbeat, SlotSeen
+from libs.events.vms import VmFailed
 from libs.model import Answer, HostState, Incarnation, PowerState, ProofMethod, SlotBeat, VmPolicy
 from services.detector.asks import Answered, Disconnected, Panicked
 from services.detector.decide import ECHO_S, Detector

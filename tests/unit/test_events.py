@@ -9,21 +9,10 @@ from typing import Any, get_args
 import pytest
 
 from libs.events.envelope import Envelope, UnreadableError, subject_of, unwrap, wrap
-from libs.events.facts import (
-    AnyFact,
-    FailoverCompleted,
-    FailoverPlanned,
-    HostFenceFailed,
-    HostJoined,
-    HostSuspected,
-    HostUndecided,
-    PlannedStart,
-    StormHeld,
-    VmFailed,
-    VmRestarted,
-    VmRestartFailed,
-    WaitingVm,
-)
+from libs.events.facts import AnyFact
+from libs.events.failovers import FailoverCompleted, FailoverPlanned, PlannedStart, WaitingVm
+from libs.events.hosts import HostFenceFailed, HostJoined, HostSuspected, HostUndecided, StormHeld
+from libs.events.vms import VmFailed, VmRestarted, VmRestartFailed
 from libs.events.words import (
     HostConfirmedFailed,
     HostMaintenanceEntered,

@@ -10,7 +10,8 @@ import pytest
 
 from libs.core.clock import SystemClock
 from libs.core.ports import UnavailableError
-from libs.events.facts import PlannedStart, Stage
+from libs.events.failovers import PlannedStart
+from libs.events.vms import Stage
 from libs.leases import Grant, adopted, evicting, rule
 from libs.model import (
     Incarnation,

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from libs.config.settings import Restart
 from libs.core.clock import SystemClock
-from libs.core.decider import Expired, Input, Step, TableRead
+from libs.core.decider import Expired, Input, TableRead
 from libs.core.ports import Hypervisor, StartRefusedError, UnavailableError
-from libs.events.facts import FailoverPlanned, PlannedStart
+from libs.events.failovers import FailoverPlanned, PlannedStart
 from libs.events.signals import LeaseWritten
 from libs.model import (
     Answer,
@@ -39,7 +39,8 @@ from services.executor.orders import (
     TakenUp,
     WriteLease,
 )
-from tests.unit.made import boot, facts, fenced, kinds, lease, proof, requests, seen, stored, vm
+from tests.unit import desk
+from tests.unit.made import boot, fenced, lease, proof, seen, stored, vm
 from tests.unit.world import Process, World
 
 pytestmark = pytest.mark.fast
@@ -61,31 +62,11 @@ def plan(*starts: PlannedStart, revision: int = 1, incident: str = "h1-1") -> Fa
     return FailoverPlanned(incident=incident, revision=revision, starts=starts)
 
 
-class Desk:
-    """An executor driven by hand."""
+class Desk(desk.Desk[ExecutorState]):
+    """An executor."""
 
     def __init__(self, **settings: Any) -> None:
-        self.decider = Executor(Restart(**settings))
-        self.now = 10.0
-        self.state: ExecutorState = self.decider.initial(self.now)
-        self.told: list[Any] = []
-        self.asked: list[Any] = []
-
-    def take(self, step: Step[ExecutorState]) -> list[str]:
-        self.state = step.state
-        self.told += facts(step.effects)
-        self.asked += requests(step.effects)
-        return [*kinds(step.effects), *(request.key for request in requests(step.effects))]
-
-    def hear(self, event: Input) -> list[str]:
-        return self.take(self.decider.step(self.state, event, self.now))
-
-    def wait(self) -> list[str]:
-        wake_at = self.decider.wake_at(self.state)
-        assert wake_at is not None
-        assert wake_at > self.now
-        self.now = wake_at
-        return self.take(self.decider.step(self.state, None, self.now))
+        super().__init__(Executor(Restart(**settings)), 10.0)
 
     def ends(self, uuid: str, result: Result, reason: str = "", token: int = 1) -> list[str]:
         request = next(one for one in reversed(self.asked) if one.kind == "start_vm" and one.start.vm == uuid)

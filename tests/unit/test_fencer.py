@@ -4,55 +4,34 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from rpds import HashTrieMap
 
 from libs.config.settings import FencingSettings
 from libs.core.clock import SystemClock
-from libs.core.decider import Expired, Input, Step
+from libs.core.decider import Expired
 from libs.core.ports import FenceError, Hypervisor
-from libs.events.facts import HostFailed, HostFenced, HostJoined, HostRecovered
+from libs.events.hosts import HostFailed, HostFenced, HostJoined, HostRecovered
 from libs.events.signals import Question, Reply, Signal, SlotSeen
 from libs.events.words import HostConfirmedFailed
 from libs.model import Answer, FenceProof, Incarnation, PowerState, ProofMethod, SlotBeat
 from services.fencer.act import Hands
 from services.fencer.decide import Fencer
 from services.fencer.state import Fence, Fenced, FencerState, Phase
-from tests.unit.made import beat, boot, facts, failed, kinds, proof, requests, stored, vm
+from tests.unit import desk
+from tests.unit.made import beat, boot, failed, proof, stored, vm
 from tests.unit.world import Process, World
 
 pytestmark = pytest.mark.fast
 SETTINGS = FencingSettings(retry_first_s=1.0, retry_max_s=30.0)
 
 
-class Desk:
-    """A fencer driven by hand."""
+class Desk(desk.Desk[FencerState]):
+    """A fencer."""
 
     def __init__(self) -> None:
-        self.decider = Fencer(SETTINGS, {"h1": 12.0})
-        self.now = 100.0
-        self.state: FencerState = self.decider.initial(self.now)
-        self.told: list[Any] = []
-        self.asked: list[Any] = []
-
-    def take(self, step: Step[FencerState]) -> list[str]:
-        self.state = step.state
-        self.told += facts(step.effects)
-        self.asked += requests(step.effects)
-        return [*kinds(step.effects), *(request.key for request in requests(step.effects))]
-
-    def hear(self, event: Input) -> list[str]:
-        return self.take(self.decider.step(self.state, event, self.now))
-
-    def wait(self) -> list[str]:
-        """Until the next deadline."""
-        wake_at = self.decider.wake_at(self.state)
-        assert wake_at is not None
-        assert wake_at > self.now
-        self.now = wake_at
-        return self.take(self.decider.step(self.state, None, self.now))
+        super().__init__(Fencer(SETTINGS, {"h1": 12.0}), 100.0)
 
     def fails(self, *missing: str, epoch: int = 1) -> list[str]:
         return self.hear(Fenced(key=self.asked[-1].key, incident=f"h1-{epoch}", missing=missing))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from libs.events.facts import HostQuarantined, HostReadmitted
+from libs.events.hosts import HostQuarantined, HostReadmitted
 from libs.events.words import HostReadmitOrdered, HostRemoved
 from libs.model import HostState, PowerState
 from tests.unit.made import beat, boot, fenced, stored

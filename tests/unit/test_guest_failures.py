@@ -9,8 +9,9 @@ import pytest
 from libs.config.settings import Guests
 from libs.core.decider import TableRead
 from libs.crashes import crashes, failure_of, grey, unhealthy, well
-from libs.events.facts import PlannedStart, Stage, VmRestartFailed
+from libs.events.failovers import PlannedStart
 from libs.events.guests import HostGrey
+from libs.events.vms import Stage, VmRestartFailed
 from libs.events.words import HostMaintenanceExited
 from libs.model import Failure, Health, LeaseState, StopReason, VmReport, VmState
 from services.detector.guests import told

@@ -8,7 +8,7 @@ import pytest
 
 from libs.core.clock import SystemClock
 from libs.core.ports import Clock
-from libs.events.facts import HostIsolated
+from libs.events.hosts import HostIsolated
 from libs.events.signals import Question, Reply, Signal, SlotSeen
 from libs.model import Answer, ProofMethod, SlotBeat, SlotOrder, VmReport
 from services.fencer.act import Hands

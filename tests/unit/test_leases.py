@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from libs.events.facts import PlannedStart
+from libs.events.failovers import PlannedStart
 from libs.leases import Grant, adopted, may_run, rule, taken, turned
 from libs.model import FenceProof, Incarnation, LeaseState, RunLease, StopReason, VmPolicy, VmReport, VmState
 from tests.unit.made import boot, lease, proof, vm

@@ -9,21 +9,17 @@ from rpds import HashTrieMap
 
 from libs.config.settings import Restart
 from libs.core.decider import Input, Step, TableRead
-from libs.events.facts import (
-    FailoverPlanned,
+from libs.events.failovers import FailoverPlanned, PlannedStart
+from libs.events.hosts import (
     HostAgentDown,
     HostIsolated,
     HostJoined,
     HostRecovered,
     HostRefuted,
     HostSuspected,
-    PlannedStart,
-    VmFailed,
-    VmRestarted,
-    VmRestartFailed,
-    VmStopFailed,
 )
 from libs.events.signals import LeaseWritten
+from libs.events.vms import VmFailed, VmRestarted, VmRestartFailed, VmStopFailed
 from libs.model import Incarnation, LeaseState, StopReason, VmPolicy, VmReport, VmState
 from services.placement.decide import Placement
 from services.placement.state import PlacementState

@@ -23,7 +23,8 @@ from libs.core.decider import Act, Input, Outcome, Paused, Publish, Records, Req
 from libs.core.ports import Clock, UnavailableError
 from libs.core.shell import Shell
 from libs.core.wiring import Table, Wiring
-from libs.events.facts import AnyFact, HostFailed, HostFenced, HostJoined
+from libs.events.facts import AnyFact
+from libs.events.hosts import HostFailed, HostFenced, HostJoined
 from libs.events.signals import Heartbeat
 from services.fencer.decide import Fencer
 from services.fencer.state import REQUESTS, Fence, Fenced

@@ -9,7 +9,7 @@ import pytest
 
 from libs.core.decider import Expired, Note, Send, Step
 from libs.crashes import crashes
-from libs.events.facts import HostAgentDown
+from libs.events.hosts import HostAgentDown
 from libs.events.signals import InventorySeen, LeaseWritten
 from libs.model import (
     Answer,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from libs.events.facts import HostFailed, HostFenced, PlannedStart
+from libs.events.failovers import PlannedStart
+from libs.events.hosts import HostFailed, HostFenced
 from libs.model import Incarnation, Inventory, RunLease
 from libs.scenario.outcome import Violation
 from libs.sim.world import World

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from libs.crashes import grey
-from libs.events.facts import FailoverPlanned, PlannedStart, VmFailed
+from libs.events.failovers import FailoverPlanned, PlannedStart
 from libs.events.guests import VmEvictFailed, VmUnhealthy
+from libs.events.vms import VmFailed
 from libs.model import (
     Failure,
     GuestFailure,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from libs.events.facts import FailoverCompleted, FailoverPlanned, VmGivenUp, VmRestarted, VmRestartFailed
+from libs.events.failovers import FailoverCompleted, FailoverPlanned
+from libs.events.vms import VmGivenUp, VmRestarted, VmRestartFailed
 from libs.sim.broker import Stored
 from libs.sim.invariants.book import Book
 from libs.sim.loop import Process

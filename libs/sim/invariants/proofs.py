@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from libs.events.facts import HostFenced, HostFenceFailed, HostFenceRefuted, HostObeyed
+from libs.events.hosts import HostFenced, HostFenceFailed, HostFenceRefuted, HostObeyed
 from libs.events.words import HostConfirmedFailed
 from libs.model import Incarnation, ProofMethod
 from libs.sim.broker import Stored

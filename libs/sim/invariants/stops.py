@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from libs.events.facts import HostFailed, HostIsolated, HostSuspected, VmStopFailed
+from libs.events.hosts import HostFailed, HostIsolated, HostSuspected
+from libs.events.vms import VmStopFailed
 from libs.model import Incarnation, Isolation
 from libs.sim.broker import Stored
 from libs.sim.invariants.book import Book

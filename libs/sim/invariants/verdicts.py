@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from libs.events.facts import HostFailed, HostRecovered, HostSuspected, StormHeld, StormReleased
+from libs.events.hosts import HostFailed, HostRecovered, HostSuspected, StormHeld, StormReleased
 from libs.events.signals import Heartbeat, Signal
 from libs.events.words import StormReleaseOrdered
 from libs.model import Incarnation
