@@ -5,8 +5,6 @@ SHELL := /bin/bash
 # a second of CPU a process.
 export PYTHONDONTWRITEBYTECODE :=
 
-SOAK := tests/lab/test_soak.py::test_no_suspicion_becomes_a_verdict_under_load_loss_and_changes_of_leader
-
 .PHONY: help demo test check bench detection format lock clean bootstrap
 
 help: ## this list
@@ -15,17 +13,8 @@ help: ## this list
 demo: bootstrap ## three hosts, six VMs, one host's power cut: what happens, and how fast
 	@$(BIN)/rekindle demo
 
-test: bootstrap ## every test: deciders, real NATS, real libvirt, real guests (twelve minutes on two cores)
-	@# Simulated worlds have no deadlines. At first they are the load beside the soak, at the usual priority; then real
-	@# processes, which have deadlines and mostly wait, come first, and worlds get what they leave: by their nice value, and as
-	@# a session (autogroup), since services and hosts are sessions of their own.
-	@worlds=$$(mktemp); REKINDLE_SEEDS=2000 setsid $(BIN)/pytest tests/simulation tests/golden -q -n 2 --dist worksteal \
-		--timeout 900 >$$worlds 2>&1 & other=$$!; \
-	trap 'kill -TERM -$$other 2>/dev/null; rm -f $$worlds' EXIT; \
-	REKINDLE_LOADED=1 $(BIN)/pytest $(SOAK) -q; soak=$$?; \
-	echo 19 2>/dev/null >/proc/$$other/autogroup; renice -n 19 -g $$other >/dev/null 2>&1; \
-	$(BIN)/pytest tests --ignore tests/simulation --ignore tests/golden --deselect $(SOAK) -q -n 3 --dist worksteal; real=$$?; \
-	wait $$other; result=$$?; cat $$worlds; exit $$((soak + real + result))
+test: bootstrap ## every test: deciders, real NATS, real libvirt, real guests (a quarter of an hour on two cores)
+	@infra/alltests.sh
 
 check: bootstrap ## format, lint, types, import contracts, fast tests (about a minute)
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .

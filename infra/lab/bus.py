@@ -32,6 +32,8 @@ from libs.jetstream.server import USER, binary, free_port
 NODES = 3
 READY_S = 30.0
 ELECTED_S = 30.0
+UNAVAILABLE = 503
+"""JetStream's code for: there is no leader, for now."""
 LOOK_S = 0.05
 CONFIG = """\
 listen: "{listen}:{port}"
@@ -251,13 +253,22 @@ class BusCluster:
 
 
 async def _request(client: SafeClient, subject: str) -> None:
-    """Ask the server for something. Raises LabError where it says no or nothing."""
-    try:
-        answer = json.loads((await client.request(subject, b"", timeout=5)).data)
-    except (nats.errors.Error, TimeoutError) as error:
-        raise LabError(f"{subject}: {error!r}") from error
-    if "error" in answer:
-        raise LabError(f"{subject}: {answer['error']}")
+    """Ask the server for something, again and again while it has no leader that could do it, or does not answer. Raises
+    LabError where it says no, or still nothing after a while."""
+    until = time.monotonic() + ELECTED_S
+    while True:
+        refused, later = "", True
+        try:
+            answer = json.loads((await client.request(subject, b"", timeout=5)).data)
+        except (nats.errors.Error, TimeoutError) as error:
+            refused = repr(error)
+        else:
+            if "error" not in answer:
+                return
+            refused, later = str(answer["error"]), answer["error"].get("code") == UNAVAILABLE
+        if not later or time.monotonic() > until:
+            raise LabError(f"{subject}: {refused}")
+        await asyncio.sleep(LOOK_S)
 
 
 async def _until(condition: Callable[[], Awaitable[bool]], within_s: float, what: str) -> None:

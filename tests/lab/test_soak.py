@@ -1,8 +1,8 @@
 """`rekindle lab soak` as a person uses it: as a process, with Ctrl-C.
 
-The whole soak is an hour, `rekindle lab soak`; here it lasts REKINDLE_SOAK_MINUTES, 1 where that is not set, since
-`make test` must end within ten minutes. There REKINDLE_LOADED says that the processors are busy already, with other
-tests of the usual priority, two of them: then these are the load, and it is measured in either case.
+The whole soak is an hour, `rekindle lab soak`; here it lasts REKINDLE_SOAK_MINUTES, 1 where that is not set, 10 in `make
+test`. There REKINDLE_LOADED says that other tests run beside it all the while: they are the load, and in either case it is
+measured.
 """
 
 from __future__ import annotations
