@@ -21,7 +21,10 @@ OUR_FAULTS = (
 """The question was never asked. ssh's own end shows as a reset connection, whatever it ended of."""
 TURNED_AWAY = ("permission denied (", "host key verification failed", "too many authentication failures")
 """By the other end's sshd: the machine lives."""
-SILENT = ("no route", "timed out", "unreachable", "closed", "reset", "end of file", "no such file")
+UNREACHED = ("no route", "timed out", "unreachable")
+SILENT = (*UNREACHED, "closed", "reset", "end of file")
+NO_SOCKET = "no such file"
+"""Where it is libvirt's own. Over TLS it is a certificate of ours, and over ssh it may be told of a key on the way."""
 
 
 def address_of(uri: str) -> tuple[str, int] | None:
@@ -57,4 +60,16 @@ def concluded(uri: str, said: str) -> Answer:
         # over TCP a kernel refused; a socket file outlives its daemon and its machine
         local = "unix" in uri or ("://" in uri and uri.split("://")[1].startswith("/"))
         return Answer.SILENT if local else Answer.REFUSED
+    if NO_SOCKET in text:
+        return _without_socket(uri, text)
     return Answer.SILENT if any(silent in text for silent in SILENT) else Answer.UNKNOWN
+
+
+def _without_socket(uri: str, text: str) -> Answer:
+    """A file is missing: on the other end, where its sshd has answered, or on ours."""
+    parts = urlsplit(uri)
+    if not parts.hostname:
+        return Answer.SILENT  # a libvirt on this machine that does not run
+    if "ssh" not in parts.scheme:
+        return Answer.UNKNOWN
+    return Answer.SILENT if any(word in text for word in UNREACHED) else Answer.REFUSED

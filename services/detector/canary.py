@@ -1,8 +1,8 @@
 """The observer's own health: a canary flown through the bus, on the way that heartbeats take (DESIGN §4 rule 6).
 
 A connection that is lost is told by the bus, late: a peer that is silently gone is noticed after seconds, and until
-then everybody seems silent. So the detector says something to itself, twice a second. While that is overdue, and
-for a heartbeat's time after, nobody new is suspected; after `DEAF_S` the detector is deaf, as without a connection,
+then everybody seems silent. So the detector says something to itself, twice a second or oftener. While that is overdue, and
+for a heartbeat's time after, nobody new is suspected; after `Pace.deaf_s` the detector is deaf, as without a connection,
 until it hears itself again or has another connection.
 """
 
@@ -14,17 +14,22 @@ from libs.core.decider import Effect, Note, Publish, Send
 from libs.core.evolve import replace
 from libs.events.hosts import DetectorDegraded
 from libs.events.signals import Canary
-from services.detector.state import CanaryState
+from services.detector.state import CanaryState, Pace
 
-EVERY_S = 0.5
-OVERDUE_S = 0.8
-"""Since the last that came back: whoever fell silent meanwhile may be well. Less than what suspicion takes by more
-than a heartbeat's interval, which is how much longer a host may have been silent when we became deaf."""
-CLEAR_S = 0.6
-"""From the first that comes back: who is well has been heard by then."""
-DEAF_S = 1.2
 RECORD = "pool.canary"
 """What the fact is owed by; nothing is kept in it."""
+
+
+def pace(suspect_after_s: float, interval_s: float) -> Pace:
+    """Overdue within less than what suspicion takes by more than a heartbeat's interval, which is how much longer a host may
+    have been silent when we became deaf; the rest follows."""
+    overdue_s = min(0.8, 0.8 * (suspect_after_s - interval_s))
+    return Pace(
+        every_s=min(0.5, overdue_s / 1.6),
+        overdue_s=overdue_s,
+        clear_s=1.2 * interval_s,
+        deaf_s=1.5 * overdue_s,
+    )
 
 
 def begun(canary: CanaryState, now: float) -> CanaryState:
@@ -39,15 +44,15 @@ def cut(canary: CanaryState) -> CanaryState:
 
 def flown(canary: CanaryState, replica: str, now: float) -> tuple[CanaryState, tuple[Effect, ...]]:
     """Send the next where it is due, and note where none came back for too long."""
-    if now > canary.send_at + EVERY_S:
+    if now > canary.send_at + canary.pace.every_s:
         canary = begun(canary, now)  # held up we sent none, and none could come back
     effects: list[Effect] = []
-    late = not math.isinf(canary.send_at) and now - canary.heard_at > DEAF_S
+    late = not math.isinf(canary.send_at) and now - canary.heard_at > canary.pace.deaf_s
     if late and canary.deaf_since is None:
         canary = replace(canary, deaf_since=canary.heard_at, number=canary.number + 1)
         effects.append(Note("does not hear itself on the bus: nobody is suspected"))
     if now >= canary.send_at:
-        canary = replace(canary, seq=canary.seq + 1, send_at=now + EVERY_S)
+        canary = replace(canary, seq=canary.seq + 1, send_at=now + canary.pace.every_s)
         signal = Canary(
             replica=replica,
             seq=canary.seq,
@@ -63,7 +68,11 @@ def heard(canary: CanaryState, signal: Canary, replica: str, now: float) -> Cana
     """One came back. Any will do: where each is late by the same time, everything is heard."""
     if signal.replica != replica or signal.seq > canary.seq or math.isinf(canary.send_at):
         return canary
-    clear_at = now + CLEAR_S if now - canary.heard_at > OVERDUE_S else min(canary.clear_at, now)
+    clear_at = (
+        now + canary.pace.clear_s
+        if now - canary.heard_at > canary.pace.overdue_s
+        else min(canary.clear_at, now)
+    )
     trip_s = round(now - signal.sent_at, 4)
     return replace(canary, heard_at=now, clear_at=clear_at, round_trip_s=trip_s)
 
@@ -83,4 +92,4 @@ def hearing(canary: CanaryState, replica: str, now: float) -> tuple[CanaryState,
 
 def overdue(canary: CanaryState, now: float) -> bool:
     """What was not heard of late may not have reached us."""
-    return now < canary.clear_at or now - canary.heard_at > OVERDUE_S
+    return now < canary.clear_at or now - canary.heard_at > canary.pace.overdue_s

@@ -51,6 +51,7 @@ from services.detector.state import (
     DetectorState,
     HostRecord,
     HostView,
+    Pace,
     StoreRecord,
     StormRecord,
 )
@@ -76,13 +77,19 @@ class Detector:
     slot_interval_s: float = 0.5
     domains: dict[str, str] = field(default_factory=dict)
     """The failure domain of each host that names one; any other is one of its own."""
+    agentless: frozenset[str] = frozenset()
+    """Hosts that are watched from the management side: what is asked of them is asked from there, and is no vote."""
     grey_min: int = 2
     """Guests of known health that must all fail for their host to be held grey."""
     _pursuit: Pursuit = field(init=False, repr=False)
+    _pace: Pace = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        pursuit = Pursuit(self.hosts, self.settings, self.slot_interval_s, self.domains)
+        witnesses = tuple(host for host in self.hosts if host not in self.agentless)
+        pursuit = Pursuit(self.hosts, witnesses, self.settings, self.slot_interval_s, self.domains)
         object.__setattr__(self, "_pursuit", pursuit)
+        pace = canary.pace(self.settings.suspect_after_s, self.beat_interval_s)
+        object.__setattr__(self, "_pace", pace)
 
     @property
     def record_type(self) -> Any:
@@ -97,7 +104,7 @@ class Detector:
             quiet_until=started + self.settings.quiet_after_start_s,
             judge_from=now,
             tick_at=now + TICK_S,
-            canary=canary.begun(CanaryState(), now),
+            canary=canary.begun(CanaryState(pace=self._pace), now),
         )
 
     def resume(self, state: State, records: Records, now: float) -> Step[State]:

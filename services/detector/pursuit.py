@@ -24,6 +24,8 @@ class Pursuit:
     """What the detector does about a host that is silent. Fields as the detector's own."""
 
     hosts: tuple[str, ...]
+    witnesses: tuple[str, ...]
+    """Who of them has an agent, and so looks from a place of its own."""
     settings: Detection
     slot_interval_s: float
     domains: dict[str, str]
@@ -54,7 +56,7 @@ class Pursuit:
         fresh_s = self.settings.suspect_after_s
         return tuple(
             peer
-            for peer in self.hosts
+            for peer in self.witnesses
             if peer != host
             and state.record(peer).state is HostState.HEALTHY
             and (heard := state.view(peer).heard_at) is not None

@@ -189,8 +189,22 @@ class HostView:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """Times of the canary, in seconds; what they follow from is in canary.py."""
+
+    every_s: float = 0.5
+    overdue_s: float = 0.8
+    """Since the last that came back: whoever fell silent meanwhile may be well."""
+    clear_s: float = 0.6
+    """From the first that comes back: who is well has been heard by then."""
+    deaf_s: float = 1.2
+
+
+@dataclass(frozen=True, slots=True)
 class CanaryState:
     """Whether this process hears itself. It flies its canary while it leads; see canary.py."""
+
+    pace: Pace = Pace()
 
     send_at: float = math.inf
     seq: int = 0

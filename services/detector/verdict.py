@@ -89,8 +89,8 @@ RULES: tuple[Rule, ...] = (
         "last-word",
         HostState.FAILED,
         "proof",
-        lambda e, s: e.last_word and not e.slot_moves,
-        "it said goodbye for good, or that it panicked, and no process answers since: at once",
+        lambda e, s: e.last_word and e.unreachable and not e.slot_moves,
+        "it said goodbye for good, or that it panicked, and no process answers the first question since: at once",
     ),
     Rule(
         "slot-moves",

@@ -43,6 +43,7 @@ def shell(
         beat_interval_s=settings.heartbeats.interval_s,
         slot_interval_s=settings.heartbeats.slot_interval_s,
         domains=failure_domains(settings),
+        agentless=frozenset(host.name for host in settings.hosts if not host.agent),
         grey_min=settings.guests.grey_min,
     )
     inventory = ports.store("inventory")

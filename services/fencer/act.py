@@ -18,7 +18,8 @@ from libs.model import Answer, Incarnation
 from services.fencer.isolation import ORDER_S
 from services.fencer.state import Fence, Fenced, Ordered, OrderStop
 
-ASK_S = 1.5
+SLACK_S = 0.6
+"""For a question and its answer to cross the bus, beside the looks that it asks for."""
 LOOK_S = 0.4
 PEERS_ASKED, ANSWERS_WANTED = 4, 2
 
@@ -33,6 +34,8 @@ class Hands:
     """How long the host's libvirt has to answer once its power reads off: no longer than the readings take."""
     peers: Sequence[str]
     """Hosts whose agents can be asked."""
+    ask_timeout_s: float
+    """For each look that a peer makes: one at slots, and one before it where an order is to be written."""
     slot_spacing_s: float | None
     """How far apart two readings of a slot show whether its host writes; None where there are no slots."""
 
@@ -106,7 +109,9 @@ class Hands:
         others = [peer for peer in self.peers if peer != host]
         first = self.peers.index(host) if host in self.peers else 0
         few = [others[(first + turn + i) % len(others)] for i in range(min(PEERS_ASKED, len(others)))]
-        asking = [asyncio.ensure_future(self.bus.ask(f"ask.{peer}", question, ASK_S)) for peer in few]
+        looks = 1 if question.order is None else 2
+        within_s = looks * self.ask_timeout_s + SLACK_S
+        asking = [asyncio.ensure_future(self.bus.ask(f"ask.{peer}", question, within_s)) for peer in few]
         replies: list[Reply] = []
         try:
             for answer in asyncio.as_completed(asking):

@@ -31,6 +31,7 @@ def shell(ports: Ports, power: FenceDevices, hypervisors: Hypervisors) -> Shell[
             ports.clock,
             witness_s=settings.fencing.status_spacing_s,
             peers=[host.name for host in settings.hosts if host.agent],
+            ask_timeout_s=settings.detection.ask_timeout_s,
             slot_spacing_s=SLOT_SPACING * settings.heartbeats.slot_interval_s
             if settings.datastores
             else None,

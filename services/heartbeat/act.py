@@ -287,13 +287,17 @@ class Hands:
         return seen, asyncio.get_running_loop().time()
 
     async def _order(self, host: str, order: SlotOrder) -> list[str]:
-        written = []
-        for name in sorted(self.slots):
-            with contextlib.suppress(UnavailableError, TimeoutError):
+        async def write(name: str) -> bool:
+            try:
                 async with asyncio.timeout(self.probe_s):
                     await self.slots[name].order(host, order)
-                    written.append(name)
-        return written
+            except (UnavailableError, TimeoutError):
+                return False
+            return True
+
+        names = sorted(self.slots)
+        written = await asyncio.gather(*map(write, names))
+        return [name for name, done in zip(names, written, strict=True) if done]
 
 
 def _aged(seen: Sequence[tuple[SlotSeen, float]]) -> tuple[SlotSeen, ...]:

@@ -92,7 +92,8 @@ def wrote(
 
 
 def _obey(state: SlotState, order: SlotOrder | None, at: Incarnation) -> tuple[SlotState, tuple[Act, ...]]:
-    known = all(slot.known for slot in state.slots.values() if not slot.writing)
+    # what was obeyed before stands in the slots; a datastore that stalls or refuses is not waited for
+    known = all(slot.known or slot.missed for slot in state.slots.values() if not slot.writing)
     if (
         order is None
         or order.boot != at.boot

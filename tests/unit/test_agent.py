@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from libs.model import (
     Incarnation,
     Inventory,
     Protection,
+    SlotBeat,
+    SlotOrder,
     StopReason,
     VmDefinition,
     VmPolicy,
@@ -405,6 +408,27 @@ class Nobody:
         return Answer.UNKNOWN, "no address for probes"
 
 
+class Datastore:
+    """Its slots: none has been written yet."""
+
+    def __init__(self, *, stalls: bool = False) -> None:
+        self.stalls = stalls
+
+    async def _reach(self) -> None:
+        if self.stalls:
+            await asyncio.sleep(60)
+
+    async def beat(self, beat: SlotBeat) -> SlotOrder | None:
+        raise AssertionError("only the agent's decider has this written")
+
+    async def read(self, host: str) -> SlotBeat | None:
+        await self._reach()
+        return None
+
+    async def order(self, host: str, order: SlotOrder) -> None:
+        await self._reach()
+
+
 def hands(libvirt: Libvirt) -> tuple[Hands, World]:
     world = World()
     store = Process(world)
@@ -542,6 +566,21 @@ async def test_a_stale_definition_left_behind_never_replaces_the_one_that_runs_e
         put = PutDefinition(key="d", deadline_s=1.0, definition=definition("a", xml), active=active)
         await hand.perform(put)
         assert VmDefinition.model_validate_json(world.rows["a"][0]).xml == kept
+
+
+async def test_an_order_is_written_to_all_datastores_side_by_side_and_one_that_stalls_costs_no_other_time() -> (
+    None
+):
+    hand, _ = hands(Libvirt())
+    stores = {"nas": Datastore(stalls=True), "nfs": Datastore(), "san": Datastore(stalls=True)}
+    hand = replace(hand, slots=stores, probe_s=0.2)
+    began = time.monotonic()
+    reply = await hand.answer(
+        Question(about="h2", order=SlotOrder(boot="b", number=1, vms=("a",)), slots_only=True)
+    )
+    assert isinstance(reply, Reply)
+    assert reply.ordered == ("nfs",)
+    assert time.monotonic() - began < 0.55, "one write and one look, each of them at most 0.2 s"
 
 
 async def test_it_answers_for_a_neighbour_by_its_own_look() -> None:

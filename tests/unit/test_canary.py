@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from libs.config.settings import PROFILES, Heartbeats
 from libs.core.decider import BusChanged, Note, Paused, Send
 from libs.events.hosts import DetectorDegraded
 from libs.events.signals import Canary
@@ -108,6 +109,18 @@ def test_no_moment_of_deafness_is_soon_enough_for_a_suspicion(lead_s: float) -> 
     watch.after(lead_s)
     deafened(watch)
     assert watch.after(5.0) == []
+
+
+@pytest.mark.parametrize("profile", ["fast", "balanced", "careful"])
+def test_in_no_profile_is_a_moment_of_deafness_soon_enough_for_a_suspicion(profile: str) -> None:
+    values = PROFILES[profile]
+    given = values.get("detection", {})
+    interval_s = Heartbeats(**values.get("heartbeats", {})).interval_s
+    for moment in range(60):
+        watch = Watch(*HOSTS, interval_s=interval_s, **given).joined()
+        watch.after(3.0 + moment / 60 * interval_s)
+        deafened(watch)
+        assert watch.after(5.0) == [], f"{moment}/60 of an interval after a beat"
 
 
 def test_the_log_says_once_that_it_is_deaf() -> None:

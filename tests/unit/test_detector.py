@@ -18,7 +18,7 @@ from libs.events.hosts import HostFailed
 from libs.events.signals import Goodbye, Heartbeat, SlotSeen
 from libs.events.vms import VmFailed
 from libs.model import Answer, HostState, Incarnation, PowerState, ProofMethod, SlotBeat, VmPolicy
-from services.detector.asks import Answered, Disconnected, Panicked
+from services.detector.asks import Answered, AskPeer, Disconnected, Panicked
 from services.detector.decide import ECHO_S, Detector
 from services.detector.evidence import order
 from services.detector.state import DetectorState, HostRecord
@@ -46,8 +46,12 @@ DEFAULT = Detection()
 class Watch:
     """A detector, driven by hand: time, heartbeats, answers; all facts it ever published."""
 
-    def __init__(self, *hosts: str, now: float = 1000.0, **more: Any) -> None:
-        self.decider = Detector(hosts=hosts, settings=Detection(**more))
+    def __init__(self, *hosts: str, now: float = 1000.0, interval_s: float = 0.5, **more: Any) -> None:
+        self.decider = Detector(
+            hosts=hosts,
+            settings=Detection(**more),
+            beat_interval_s=interval_s,
+        )
         self.now = now
         self.state: DetectorState = self.decider.initial(now)
         self.told: list[Any] = []
@@ -81,7 +85,7 @@ class Watch:
         while self.now < at:
             self.now = min(at, self.decider.wake_at(self.state) or at)
             if self.now >= beats:
-                beats = self.now + 0.5
+                beats = self.now + self.decider.beat_interval_s
                 for host in self.decider.hosts:
                     known = self.state.record(host).at
                     if host not in self.silent and known is not None:
@@ -148,8 +152,10 @@ HUNG = {**SILENT, "hangs": True, "hung_s": 30.0}
         ({"lives_elsewhere": True}, "answers-elsewhere", S.AGENT_DOWN),
         ({"lives_elsewhere": True, **WITNESSED}, "answers-elsewhere", S.AGENT_DOWN),
         ({"lives_elsewhere": True, "last_word": True}, "answers-elsewhere", S.AGENT_DOWN),
-        ({"last_word": True}, "last-word", S.FAILED),
+        ({**SILENT, "last_word": True}, "last-word", S.FAILED),
+        ({"last_word": True}, None, None),
         ({"last_word": True, "slot_moves": True}, None, None),
+        ({**SILENT, "last_word": True, "slot_moves": True}, "slot-moves", S.ISOLATED),
         ({**SILENT, "slot_moves": True}, "slot-moves", S.ISOLATED),
         ({**WITNESSED, "slot_still": False, "slot_moves": True}, "slot-moves", S.ISOLATED),
         ({**SILENT, "slot_moves": True, "quiet_s": 1e6}, "slot-moves", S.ISOLATED),
@@ -1027,11 +1033,33 @@ def test_a_last_word_is_a_verdict_once_nothing_answers_and_not_before(word: Inpu
     watch = pool()
     watch.silent.add("h1")
     watch.hear(word)
+    watch.after(0.3)
+    assert watch.is_("h1") is S.SUSPECT, "it was asked, and nothing has come yet"
+    watch.answer("h1", "libvirt", Answer.SILENT)
     watch.after(0.1)
     assert watch.is_("h1") is S.FAILED
     failed = next(fact for fact in watch.told if isinstance(fact, HostFailed))
     assert failed.rule == "last-word"
     assert any(kept.channel == "last word" for kept in failed.evidence)
+
+
+def test_a_crash_kernels_word_of_a_host_that_lives_is_a_question_and_no_verdict() -> None:
+    """It is one packet that nobody signs: a person may have tried it out, a stranger may have sent it."""
+    watch = pool()
+    watch.silent.add("h1")
+    watch.hear(Panicked(key="k", host="h1"))
+    assert watch.after(0.3) == ["host.suspected"]
+    watch.silent.discard("h1")
+    assert watch.after(5.0) == ["host.refuted"]
+
+
+def test_hosts_that_are_watched_from_the_management_side_are_no_witnesses() -> None:
+    """They are asked where we are: two such votes are our own look, twice."""
+    watch = pool()
+    watch.decider = replace(watch.decider, agentless=frozenset(["h2", "h3"]))
+    watch.gone("h1")
+    asked = {request.peer for request in watch.asked if isinstance(request, AskPeer)}
+    assert asked == {"h4", "h5"}
 
 
 def test_a_last_word_of_a_host_that_speaks_on_is_void() -> None:

@@ -298,7 +298,14 @@ async def fence(
 
     power = Power(lambda: say(said_after), missing)
     hands = Hands(
-        power, bus, Libvirts(libvirt), SystemClock(), witness_s=0.1, peers=["h1", "h2"], slot_spacing_s=0.05
+        power,
+        bus,
+        Libvirts(libvirt),
+        SystemClock(),
+        witness_s=0.1,
+        peers=["h1", "h2"],
+        ask_timeout_s=0.9,
+        slot_spacing_s=0.05,
     )
     original = power.fence
 

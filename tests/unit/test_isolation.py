@@ -95,7 +95,14 @@ async def order(says: Callable[[SlotOrder], SlotBeat | None], clock: Clock | Non
 
     bus.replies = reply
     hands = Hands(
-        Power(lambda: None, ()), bus, Libvirts(Answer.SILENT), clock or SystemClock(), 0.1, ["h1", "h2"], 0.05
+        Power(lambda: None, ()),
+        bus,
+        Libvirts(Answer.SILENT),
+        clock or SystemClock(),
+        0.1,
+        ["h1", "h2"],
+        0.9,
+        0.05,
     )
     given = SlotOrder(boot="h1boot1", number=3, vms=("a", "c"))
     request = OrderStop(key="o", deadline_s=1.0, at=boot("h1"), incident="h1-3", order=given)

@@ -188,10 +188,36 @@ SSH = "Cannot recv data: {}: Connection reset by peer"
         ("unable to connect to server at 'h1:16509': No route to host", Answer.SILENT),
         ("End of file while reading data: Input/output error", Answer.SILENT),
         ("something of which nobody has heard", Answer.UNKNOWN),
+        (
+            "End of file while reading data: nc: unix connect failed: No such file or directory",
+            Answer.REFUSED,
+        ),
+        (
+            SSH.format("Warning: Identity file k not accessible: No such file. ssh: Connection timed out"),
+            Answer.SILENT,
+        ),
     ],
 )
 def test_what_an_error_of_libvirt_says_of_the_machine(said: str, answer: Answer) -> None:
     assert remote.concluded("qemu+ssh://root@h1/system", said) is answer
+
+
+NO_SUCH_FILE = "{}: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said", "answer"),
+    [
+        ("qemu:///system", "Failed to connect socket to '/run/libvirt/libvirt-sock'", Answer.SILENT),
+        ("qemu+unix:///system?socket=/x/s", "Failed to connect socket to '/x/s'", Answer.SILENT),
+        ("qemu+tls://h1/system", "Cannot read CA certificate '/etc/pki/CA/cacert.pem'", Answer.UNKNOWN),
+        ("qemu+ssh://h1/system", "cannot connect to '/run/libvirt/libvirt-sock'", Answer.REFUSED),
+    ],
+)
+def test_a_file_that_is_missing_is_a_socket_there_or_a_certificate_here(
+    uri: str, said: str, answer: Answer
+) -> None:
+    assert remote.concluded(uri, NO_SUCH_FILE.format(said)) is answer
 
 
 def hanging(uri: str, monkeypatch: pytest.MonkeyPatch) -> tuple[LibvirtHost, threading.Event]:

@@ -184,6 +184,19 @@ def test_a_datastore_that_does_not_take_a_write_is_not_given_another_and_holds_u
     assert [r.datastore for r in more] == ["nfs", "san"]
 
 
+def test_a_datastore_that_refuses_from_the_beginning_keeps_no_order_from_being_obeyed() -> None:
+    state = slots.initial(("nfs", "san"), 10.0)
+    state, (nfs, san) = write(state, 10.0)
+    order = SlotOrder(boot=H1.boot, number=4, vms=("a",))
+    state, orders = wrote(state, san, 10.0, order=order)
+    assert len(orders) == 1, "of nfs nothing has come yet: it is not waited for"
+    state = slots.failed(slots.initial(("nfs", "san"), 10.0), nfs.key)
+    state, (again, san) = write(state, 10.5)
+    state = slots.failed(state, again.key)
+    _, orders = wrote(state, san, 10.6, order=order)
+    assert [type(one) for one in orders] == [Obey]
+
+
 def test_an_order_to_this_boot_is_obeyed_once_and_said_in_the_next_write() -> None:
     state, (request,) = write(begun(), 10.5)
     state, (obey,) = wrote(state, request, 10.5, order=SlotOrder(boot=H1.boot, number=4, vms=("a",)))
