@@ -113,6 +113,8 @@ class LibvirtHost:
         self._opening = threading.Lock()
         self._on_open: list[Callable[[Any], None]] = []
         self._runs: dict[str, int] = {}
+        self._listed: frozenset[str] = frozenset()
+        """VMs of the latest whole list."""
         self._bad_policy: dict[str, str] = {}
         self._guests: LibvirtHost | None = None
         self.opened_at = 0.0
@@ -195,9 +197,25 @@ class LibvirtHost:
 
         def read(connection: Any) -> list[VmReport]:
             found = (self._report(domain) for domain in connection.listAllDomains(0))
-            return sorted((report for report in found if report is not None), key=lambda r: r.uuid)
+            reports = sorted((report for report in found if report is not None), key=lambda r: r.uuid)
+            listed = frozenset(report.uuid for report in reports)
+            for uuid in sorted(self._listed - listed):
+                self._check_gone(connection, uuid)
+            self._listed = listed
+            return reports
 
         return await self.call("list", read)
+
+    def _check_gone(self, connection: Any, uuid: str) -> None:
+        """libvirt leaves out of its list what it may not show us, without a word. Raises UnavailableError where it does
+        not say of this VM itself that there is none."""
+        try:
+            connection.lookupByUUIDString(uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return
+            raise
+        raise UnavailableError(f"{self.name}: list: VM {uuid} is not in it, and is there all the same")
 
     async def report(self, uuid: str) -> VmReport | None:
         """One VM; None where this host has no such domain. Raises UnavailableError."""

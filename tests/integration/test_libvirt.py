@@ -11,6 +11,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import libvirt_qemu
@@ -77,6 +78,45 @@ async def state(host: LibvirtHost, uuid: str = A) -> tuple[VmState, StopReason]:
 async def do(host: LibvirtHost, what: str, uuid: str = A) -> None:
     """As a person would, with virsh."""
     await host.call(what, lambda connection: getattr(connection.lookupByUUIDString(uuid), what)())
+
+
+class Partly:
+    """A connection whose list leaves out what it may not show, as libvirt's access control has it: without a word."""
+
+    def __init__(self, connection: libvirt.virConnect) -> None:
+        self._connection, self.hidden = connection, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def listAllDomains(self, flags: int) -> list[libvirt.virDomain]:
+        return [] if self.hidden else self._connection.listAllDomains(flags)
+
+
+async def test_s14_an_empty_list_is_no_news_of_vms_that_are_there_and_is_of_those_that_are_not(
+    new_host: NewHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Partly] = []
+
+    def opens(uri: str) -> Partly:
+        opened.append(Partly(libvirt_open(uri)))
+        return opened[-1]
+
+    libvirt_open = libvirt.open
+    monkeypatch.setattr(libvirt, "open", opens)
+    host = new_host(domain("a", A), domain("b", B))
+    assert [report.uuid for report in await host.reports()] == [A, B]
+    (connection,) = opened
+    connection.hidden = True
+    with pytest.raises(UnavailableError, match=f"VM {A} is not in it, and is there all the same"):
+        await host.reports()
+    connection.hidden = False
+    assert [report.uuid for report in await host.reports()] == [A, B], "nothing was concluded from it"
+    for uuid in (A, B):
+        vm = connection.lookupByUUIDString(uuid)
+        vm.destroy()
+        vm.undefine()
+    assert await host.reports() == []
 
 
 async def test_a_host_tells_its_vms_with_size_policy_and_run(new_host: NewHost) -> None:
