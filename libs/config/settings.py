@@ -126,6 +126,9 @@ class Datastore(Section):
     path: Path = Field(description="a directory, the same on all its hosts; or a block device, with block")
     block: bool = Field(False, description="path is a device of Rekindle's own, 8 KiB a host")
     hosts: tuple[Name, ...] | None = Field(None, description="which hosts have it; all where none is named")
+    mount_point: Path | None = Field(
+        None, description="what must be mounted for a directory to be it; by default what /etc/fstab says"
+    )
 
 
 class BusSettings(Section):

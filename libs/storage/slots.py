@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from libs.config.settings import Datastore, Settings
 from libs.core.ports import UnavailableError
 from libs.model import SlotBeat, SlotOrder, Value
+from libs.storage.mounts import Mounted
 from libs.threads import HostThreads
 
 BLOCK = 4096
@@ -68,8 +69,11 @@ class Place:
 class SlotFiles:
     """Slots of one datastore. Raises UnavailableError where it does not answer in time or refuses."""
 
-    def __init__(self, name: str, places: dict[str, Place], timeout_s: float) -> None:
+    def __init__(
+        self, name: str, places: dict[str, Place], timeout_s: float, mounted: Mounted | None = None
+    ) -> None:
         self.name, self._places, self._timeout_s = name, places, timeout_s
+        self._mounted = mounted
         self._threads = HostThreads(f"slot-{name}", THREADS)
         self._direct = os.O_DIRECT
 
@@ -119,6 +123,8 @@ class SlotFiles:
         self, place: Place, *, write: bytes | None = None, write_at: int = 0, read_at: int | None = None
     ) -> bytes:
         """One write, one reading, or both, through one open file."""
+        if self._mounted is not None and (lacking := self._mounted.lacking()):
+            raise OSError(errno.ENODEV, lacking)
         if write is not None and place.made:
             place.path.parent.mkdir(mode=0o700, exist_ok=True)
         mode = (os.O_RDWR | (os.O_CREAT if place.made else 0)) if write is not None else os.O_RDONLY
@@ -163,7 +169,8 @@ def slots_of(settings: Settings, host: str | None = None) -> dict[str, SlotFiles
     for store in settings.datastores if host is None else settings.datastores_of(host):
         members = store.hosts or tuple(entry.name for entry in settings.hosts)
         places = {name: _place(settings, store, name) for name in members}
-        found[store.name] = SlotFiles(store.name, places, settings.heartbeats.slot_timeout_s)
+        mounted = None if store.block else Mounted(store.path, store.mount_point)
+        found[store.name] = SlotFiles(store.name, places, settings.heartbeats.slot_timeout_s, mounted)
     return found
 
 
