@@ -113,6 +113,9 @@ class HostEntry(Section):
         pattern=r"^[^\s:]+:\d{1,5}$",
         description="host:port on which its agent answers its peers, on the network that the VMs use",
     )
+    peer_uri: str | None = Field(
+        None, description="its libvirt for the other hosts, on the network that the VMs use; without one, uri"
+    )
     slot: int | None = Field(
         None, ge=0, le=4095, description="its place on datastores that are block devices"
     )

@@ -11,7 +11,7 @@ from libs.events.hosts import Evidence as KeptEvidence
 from libs.events.signals import SlotSeen
 from libs.model import Answer, Incarnation, PowerState
 from services.detector.asks import Answered, AskLibvirt, AskPeer, AskPower
-from services.detector.state import Channel, DetectorState, HostRecord, HostView, SlotView, Suspicion
+from services.detector.state import Channel, DetectorState, HostRecord, HostView, SlotView, Suspicion, Unread
 from services.detector.verdict import Evidence
 
 Kept = tuple[KeptEvidence, ...]
@@ -92,7 +92,12 @@ def answered(suspicion: Suspicion, event: Answered, at: Incarnation, now: float)
     if event.answer is Answer.HANGS:
         suspicion = replace(suspicion, kernel_at=now)
     for seen in event.slots:
-        suspicion = _read(suspicion, seen, at, channel.asked_at, now)
+        if seen.trouble:
+            word = Unread(event.channel.removeprefix(PEER), seen.trouble, now)
+            suspicion = replace(suspicion, unread=suspicion.unread.insert(seen.datastore, word))
+        else:
+            suspicion = replace(suspicion, unread=suspicion.unread.discard(seen.datastore))
+            suspicion = _read(suspicion, seen, at, channel.asked_at, now)
     return suspicion
 
 
@@ -208,4 +213,9 @@ def as_kept(suspicion: Suspicion | None, found: Evidence, last_word: str, now: f
         still_s = round(max(0.0, view.still_at - view.first_at), 3)
         said = f"write {view.seq}, unchanged for {still_s} s"
         kept.append(KeptEvidence(channel=SLOT + name, said=said, age_s=round(now - view.still_at, 3)))
+    for name, word in sorted(suspicion.unread.items()) if suspicion else ():
+        said, detail = "could not be read", f"{word.peer}: {word.trouble}"
+        kept.append(
+            KeptEvidence(channel=SLOT + name, said=said, age_s=round(now - word.at, 3), detail=detail)
+        )
     return tuple(kept)

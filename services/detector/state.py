@@ -134,6 +134,15 @@ class SlotView:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """A peer could not read a slot of the suspect: evidence of nothing, kept for whoever asks why a verdict was slow."""
+
+    peer: str
+    trouble: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Suspicion:
     """What is being asked about one silent host."""
 
@@ -155,6 +164,8 @@ class Suspicion:
     channels: HashTrieMap[str, Channel] = field(default_factory=HashTrieMap)
     slots: HashTrieMap[str, SlotView] = field(default_factory=HashTrieMap)
     """By datastore."""
+    unread: HashTrieMap[str, Unread] = field(default_factory=HashTrieMap)
+    """By datastore, where nobody has read it since."""
 
 
 @dataclass(frozen=True, slots=True)

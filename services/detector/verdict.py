@@ -104,8 +104,8 @@ RULES: tuple[Rule, ...] = (
         HostState.FAILED,
         "witnessed",
         lambda e, s: _witnessed(e, s) and e.quiet_s >= s.confirm_witnessed_s,
-        "no channel answers, its storage slot stands still, votes_min peers in two failure domains cannot see it "
-        "either, for confirm_witnessed_s",
+        "no channel answers, its storage slot stands still, votes_min peers in two failure domains (where peers live in no "
+        "second one, in one) cannot see it either, for confirm_witnessed_s",
         lambda e: e.neighbour,
     ),
     Rule(

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from libs.config.settings import HostEntry
+from libs.config.settings import HostEntry, Settings
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
 from libs.events.signals import Goodbye
@@ -89,10 +89,7 @@ class Agents:
         settings = context.settings
         life = uuid.uuid4().hex[:12]
         neighbours = LibvirtHosts(
-            [other for other in settings.hosts if other.name != entry.name],
-            settings.vm_defaults,
-            context.bus,
-            context.clock,
+            neighbours_of(settings, entry.name), settings.vm_defaults, context.bus, context.clock
         )
         own = self._name is not None  # agentless: what we reach from here says nothing of the host
         slots = slots_of(settings, entry.name) if own else {}
@@ -125,6 +122,15 @@ class Agents:
             await context.bus.send(f"goodbye.{at.host}", goodbye)
         with contextlib.suppress(UnavailableError, TimeoutError):
             await context.bus.client.flush(timeout=1)
+
+
+def neighbours_of(settings: Settings, host: str) -> list[HostEntry]:
+    """The other hosts, each with its libvirt as a host reaches it."""
+    return [
+        other.model_copy(update={"uri": other.peer_uri or other.uri})
+        for other in settings.hosts
+        if other.name != host
+    ]
 
 
 async def _serve_probes(entry: HostEntry, at: Incarnation) -> ProbeServer:

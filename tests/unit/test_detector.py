@@ -1053,6 +1053,28 @@ def test_a_crash_kernels_word_of_a_host_that_lives_is_a_question_and_no_verdict(
     assert watch.after(5.0) == ["host.refuted"]
 
 
+def test_who_could_not_read_which_slot_is_kept_until_somebody_reads_it() -> None:
+    watch = pool().gone("h1")
+    trouble = SlotSeen(datastore="nfs", trouble="Stale file handle")
+    for _ in range(9):
+        watch.nobody_sees("h1", "h2", "h3", slot=None)
+        watch.answer("h1", "peer:h4", Answer.SILENT, slots=(trouble,))
+        watch.after(1.0)
+    failed = next(fact for fact in watch.told if isinstance(fact, HostFailed))
+    assert failed.rule == "silence-only"
+    (kept,) = [one for one in failed.evidence if one.channel == "slot:nfs"]
+    assert (kept.said, kept.detail) == ("could not be read", "h4: Stale file handle")
+
+    watch = pool().gone("h1")
+    watch.answer("h1", "peer:h4", Answer.SILENT, slots=(trouble,))
+    for _ in range(9):
+        watch.nobody_sees("h1", "h2", "h3", slot=7)
+        watch.after(1.0)
+    failed = next(fact for fact in watch.told if isinstance(fact, HostFailed))
+    assert failed.rule == "witnessed"
+    assert [one.said[:7] for one in failed.evidence if one.channel == "slot:nfs"] == ["write 7"]
+
+
 def test_hosts_that_are_watched_from_the_management_side_are_no_witnesses() -> None:
     """They are asked where we are: two such votes are our own look, twice."""
     watch = pool()

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from libs.config.settings import Secret, load_settings
+from libs.config.settings import Secret, Settings, load_settings
 from libs.config.yamlfile import BadInputError
 from libs.model import Priority, Protection
 from libs.scenario.model import load_scenario
+from services.heartbeat.__main__ import neighbours_of
 
 pytestmark = pytest.mark.fast
 
@@ -331,3 +332,15 @@ def test_a_host_that_is_added_exists_from_then_on(tmp_path: Path) -> None:
         )
     )
     assert load_scenario(path).steps[1].host == "h3"
+
+
+def test_a_hosts_neighbours_are_asked_where_hosts_reach_them() -> None:
+    hosts = [
+        {"name": "h1", "uri": "qemu+tls://m1/system"},
+        {"name": "h2", "uri": "qemu+tls://m2/system", "peer_uri": "qemu+tls://v2/system"},
+        {"name": "h3", "uri": "qemu+tls://m3/system"},
+    ]
+    settings = Settings.model_validate({"pool": "p", "hosts": hosts})
+    uris = [one.uri for one in neighbours_of(settings, "h1")]
+    assert uris == ["qemu+tls://v2/system", "qemu+tls://m3/system"]
+    assert settings.host("h2").uri == "qemu+tls://m2/system"
