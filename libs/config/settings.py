@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+from libs.config.fencing import refusal
 from libs.config.yamlfile import BadInputError, load
 from libs.model import VmPolicy
 
@@ -83,13 +84,13 @@ class FenceDevice(Section):
     timeout_s: PositiveFloat = Field(20.0, description="for one call of the agent; then it is killed whole")
 
     @model_validator(mode="after")
-    def _no_action(self) -> Self:
-        for key in ("action", "option"):
-            if key in self.options:
-                raise ValueError(f"options.{key}: the action is ours to choose")
+    def _fit_for_proof(self) -> Self:
         both = sorted(set(self.options) & set(self.secrets))
         if both:
             raise ValueError(f"{both[0]} is given both as option and as secret")
+        wrong = refusal(self.agent, self.options, self.secrets)
+        if wrong is not None:
+            raise ValueError(wrong)
         return self
 
 
