@@ -7,35 +7,17 @@ group and is killed whole at its deadline; one call at a time a device.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
-import signal
-from dataclasses import dataclass
+from dataclasses import replace
 
 from libs.config.settings import FenceDevice
 from libs.config.yamlfile import BadInputError
 from libs.model import PowerState
+from libs.power.calls import Call, run
 
 OFF_EXIT = 2
-CLOSE_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What one call of an agent brought."""
-
-    code: int | None
-    """None where it was killed at its deadline."""
-    out: str
-    err: str
-
-    def gist(self) -> str:
-        """For people: one line, without parameters."""
-        if self.code is None:
-            return "no answer by its deadline"
-        text = (self.err.strip() or self.out.strip() or "no output").splitlines()[-1]
-        return f"exit {self.code}: {text[:160]}"
+HIDDEN = "(secret)"
 
 
 def find_agent(agent: str) -> str:
@@ -59,11 +41,14 @@ class AgentDevice:
         self.name = os.path.basename(device.agent)
         self.level, self.timeout_s = device.level, device.timeout_s
         self._path = find_agent(device.agent)
-        self._options = {key: _text(value) for key, value in device.options.items()}
-        self._options |= {key: secret.read() for key, secret in device.secrets.items()}
+        secrets = {key: secret.read() for key, secret in device.secrets.items()}
+        self._options = {key: as_text(value) for key, value in device.options.items()} | secrets
+        # longest first: one secret may begin another
+        self._secrets = sorted(filter(None, secrets.values()), key=len, reverse=True)
         for key, value in self._options.items():
-            if "\n" in value or "\n" in key:
-                raise BadInputError(f"fence agent {self.name}: {key} contains a line break")
+            wrong = _unfit(key, value)
+            if wrong is not None:
+                raise BadInputError(f"fence agent {self.name}: {wrong}")
         self._turn = asyncio.Lock()
 
     async def status(self, timeout_s: float) -> tuple[PowerState, str]:
@@ -73,65 +58,45 @@ class AgentDevice:
             return PowerState.OFF, f"{self.name} reads off"
         if call.code == 0 and "Status: ON" in call.out:
             return PowerState.ON, f"{self.name} reads on"
-        return PowerState.UNKNOWN, f"{self.name}: status: {call.gist()}"
+        return PowerState.UNKNOWN, f"{self.name}: status: {self._gist(call)}"
 
     async def off(self) -> tuple[bool, str]:
         """Command off. True says that the agent reports success, which alone proves nothing."""
         call = await self._call("off", self.timeout_s)
-        return call.code == 0, f"{self.name}: off: {call.gist()}"
-
-    async def _start(self) -> asyncio.subprocess.Process:
-        starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                self._path,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-        )
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # cancelled while it starts, it would be forgotten with all its children, or waited for in vain
-            with contextlib.suppress(OSError):
-                await _end(await starting)
-            raise
+        return call.code == 0, f"{self.name}: off: {self._gist(call)}"
 
     async def _call(self, action: str, timeout_s: float) -> Call:
         # a missing action would mean reboot, so it is always sent, and last: agents take the last duplicate
         lines = [f"{key}={value}" for key, value in sorted(self._options.items())]
         stdin = "\n".join([*lines, f"action={action}", ""]).encode()
         async with self._turn:
-            try:
-                process = await self._start()
-            except OSError as error:
-                return Call(1, "", f"cannot be started: {error.strerror}")
-            try:
-                async with asyncio.timeout(timeout_s):
-                    out, err = await process.communicate(stdin)
-            except TimeoutError:
-                return Call(None, "", "")
-            finally:
-                await _end(process)
-            return Call(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+            return await run([self._path], stdin, timeout_s)
+
+    def _gist(self, call: Call) -> str:
+        """What an agent says is logged and told: one that complains about a line of its input repeats it."""
+        return replace(call, out=self._hidden(call.out), err=self._hidden(call.err)).gist()
+
+    def _hidden(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        return text
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """The whole group: killing only the agent leaves its ipmitool behind. An agent may end before it has read its
-    parameters: Python 3.11.2 prints that error with its traceback unless somebody asks for it. A child that escaped
-    the kill may hold the other end of its input for ever: that is not waited for."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
-    assert process.stdin is not None
-    process.stdin.close()
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
-        async with asyncio.timeout(CLOSE_S):
-            await process.stdin.wait_closed()
-
-
-def _text(value: str | int | bool) -> str:
+def as_text(value: str | int | bool) -> str:
+    """An option's value as it is handed over."""
     if isinstance(value, bool):
         return "1" if value else "0"  # agents read 1/0 and ignore True/False
     return str(value)
+
+
+def _unfit(key: str, value: str) -> str | None:
+    """Why an agent would read something else than is meant; None where it reads it. Repeats no value."""
+    if len(f"{key}={value}.".splitlines()) > 1:
+        return f"{key} contains a line break"
+    if "=" in key or key.lstrip().startswith("#"):
+        return f"{key.split('=')[0]}: no option has such a name"
+    if value != value.strip():
+        return f"{key} begins or ends with a space, which agents cut off"
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        return f"{key} begins and ends with a double quote, which agents cut off"
+    return None

@@ -202,10 +202,45 @@ async def test_one_call_at_a_time_a_device(tmp_path: Path) -> None:
     assert {state for state, _ in states} == {PowerState.ON}
 
 
-@pytest.mark.parametrize("value", ["a\nmethod=cycle", "\n"])
+@pytest.mark.parametrize("value", ["a\nmethod=cycle", "\n", "a\raction=reboot", "a\r\nb", "a\r"])
 def test_a_line_break_in_a_parameter_is_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(BadInputError, match="line break"):
         device(agent(tmp_path), options={"ip": value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("password", '"hunter2"', "double quote"),
+        ("password", " hunter2", "begins or ends with a space"),
+        ("a=action", "hunter2", "no option has such a name"),
+        ("#a", "hunter2", "no option has such a name"),
+    ],
+)
+def test_what_an_agent_would_read_as_something_else_is_refused_unrepeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv("BMC", value)
+    with pytest.raises(BadInputError, match=reason) as error:
+        device(agent(tmp_path), secrets={key: Secret(env="BMC")})
+    assert "hunter2" not in str(error.value)
+
+
+async def test_a_secret_that_an_agent_repeats_in_its_complaint_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all agents do for an option they do not know: `Ignoring unknown option 'pasword=hunter2'`."""
+    path = program(
+        tmp_path / "fence_test",
+        '#!/bin/sh\nread -r a\nread -r b\necho "unknown option $b and $a" >&2\nexit 1\n',
+    )
+    monkeypatch.setenv("BMC", "hunter2")
+    monkeypatch.setenv("BMC_LONGER", "hunter2-of-two")
+    secrets = {"pasword": Secret(env="BMC"), "other": Secret(env="BMC_LONGER")}
+    one = device(path, secrets=secrets)
+    for detail in ((await one.status(5.0))[1], (await one.off())[1]):
+        assert "hunter2" not in detail
+        assert detail.endswith("exit 1: unknown option pasword=(secret) and other=(secret)")
 
 
 def test_an_agent_that_is_not_there_is_named_with_what_to_install(tmp_path: Path) -> None:
