@@ -211,6 +211,9 @@ class FencingSettings(Section):
     status_spacing_s: float = Field(0.5, gt=0, description="between the two readings of off")
     retry_first_s: PositiveFloat = 1.0
     retry_max_s: PositiveFloat = 30.0
+    parallel_max: int = Field(
+        16, ge=1, le=1000, description="calls of fence agents at once, in the fencer and in the detector each"
+    )
 
 
 class Restart(Section):

@@ -1,12 +1,13 @@
 """Driving fence agents as their API says (ClusterLabs FenceAgentAPI; measured traps in comments).
 
 Parameters go as key=value lines to standard input, never on a command line. Each call is its own process
-group and is killed whole at its deadline; one call at a time a device.
+group and is killed whole at its deadline; one call at a time a device, and a bounded number of all devices.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from dataclasses import replace
@@ -18,6 +19,7 @@ from libs.power.calls import Call, run
 
 OFF_EXIT = 2
 HIDDEN = "(secret)"
+NO_TURN = "no turn by its deadline: other calls were under way (fencing.parallel_max)"
 
 
 def find_agent(agent: str) -> str:
@@ -35,9 +37,9 @@ def find_agent(agent: str) -> str:
 
 
 class AgentDevice:
-    """One fence device behind one agent."""
+    """One fence device behind one agent. `slots` are shared by all devices and bound their calls together."""
 
-    def __init__(self, device: FenceDevice) -> None:
+    def __init__(self, device: FenceDevice, slots: asyncio.Semaphore) -> None:
         self.name = os.path.basename(device.agent)
         self.level, self.timeout_s = device.level, device.timeout_s
         self._path = find_agent(device.agent)
@@ -49,7 +51,7 @@ class AgentDevice:
             wrong = _unfit(key, value)
             if wrong is not None:
                 raise BadInputError(f"fence agent {self.name}: {wrong}")
-        self._turn = asyncio.Lock()
+        self._turn, self._slots = asyncio.Lock(), slots
 
     async def status(self, timeout_s: float) -> tuple[PowerState, str]:
         """Off only when exit status and output both say so: a missing script exits 2 as well."""
@@ -69,8 +71,17 @@ class AgentDevice:
         # a missing action would mean reboot, so it is always sent, and last: agents take the last duplicate
         lines = [f"{key}={value}" for key, value in sorted(self._options.items())]
         stdin = "\n".join([*lines, f"action={action}", ""]).encode()
-        async with self._turn:
-            return await run([self._path], stdin, timeout_s)
+        # waiting counts: what an attempt may take in all is known beforehand. A slot is taken last, so that a queue
+        # before one slow device holds none
+        until = asyncio.get_running_loop().time() + timeout_s
+        async with contextlib.AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout_at(until):
+                    await held.enter_async_context(self._turn)
+                    await held.enter_async_context(self._slots)
+            except TimeoutError:
+                return Call(None, "", NO_TURN)
+            return await run([self._path], stdin, until - asyncio.get_running_loop().time())
 
     def _gist(self, call: Call) -> str:
         """What an agent says is logged and told: one that complains about a line of its input repeats it."""

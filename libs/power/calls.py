@@ -16,7 +16,7 @@ class Call:
     """What one call of an agent brought."""
 
     code: int | None
-    """None where it was killed at its deadline."""
+    """None where it was killed at its deadline; `err` is ours then."""
     out: str
     err: str
 

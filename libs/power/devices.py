@@ -32,12 +32,15 @@ class Device(Protocol):
         """Command off. True: the device reports success, which alone proves nothing."""
 
 
-def agent_devices(hosts: Iterable[HostEntry]) -> dict[str, list[AgentDevice]]:
+def agent_devices(
+    hosts: Iterable[HostEntry], settings: FencingSettings | None = None
+) -> dict[str, list[AgentDevice]]:
     """The fence agents of each host. Raises BadInputError at once for a device that cannot work."""
     devices: dict[str, list[AgentDevice]] = {}
+    slots = asyncio.Semaphore((settings or FencingSettings()).parallel_max)
     for host in hosts:
         try:
-            devices[host.name] = [AgentDevice(device) for device in host.fencing]
+            devices[host.name] = [AgentDevice(device, slots) for device in host.fencing]
         except BadInputError as error:
             raise BadInputError(f"hosts.{host.name}.fencing: {error}") from error
     return devices

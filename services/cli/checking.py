@@ -17,8 +17,10 @@ PROBE_S, POWER_S = 5.0, 20.0
 
 async def check_pool(settings: Settings, path: Path) -> list[str]:
     """One line a finding: file, line, field, reason. Raises BadInputError for what is wrong in the file itself."""
-    power = FenceDevices(agent_devices(settings.hosts), settings.fencing)
+    power = FenceDevices(agent_devices(settings.hosts, settings.fencing), settings.fencing)
     _, node = read(path)
+    # host after host where there are many: who waits for a turn of the agents' would be reported as unreadable
+    turns = asyncio.Semaphore(settings.fencing.parallel_max)
 
     async def one(index: int, host: HostEntry) -> list[str]:
         def where(field: str) -> str:
@@ -35,5 +37,9 @@ async def check_pool(settings: Settings, path: Path) -> list[str]:
             found.append(f"{where('fencing')}the power cannot be read: {said}")
         return found
 
-    results = await asyncio.gather(*(one(index, host) for index, host in enumerate(settings.hosts)))
+    async def in_turn(index: int, host: HostEntry) -> list[str]:
+        async with turns:
+            return await one(index, host)
+
+    results = await asyncio.gather(*(in_turn(index, host) for index, host in enumerate(settings.hosts)))
     return [finding for result in results for finding in result]

@@ -52,7 +52,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Returns the exit status. Raises BadInputError before anything is started."""
-        agent_devices(self.settings.hosts)  # a device that cannot work is said now
+        agent_devices(self.settings.hosts, self.settings.fencing)  # a device that cannot work is said now
         directory = self.settings.data_dir
         try:
             (directory / "run").mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ async def wire(context: Context) -> list[Coroutine[Any, Any, None]]:
     hypervisors, watched = (
         LibvirtHosts(settings.hosts, settings.vm_defaults, context.bus, context.clock) for _ in range(2)
     )
-    power = FenceDevices(agent_devices(settings.hosts), settings.fencing)
+    power = FenceDevices(agent_devices(settings.hosts, settings.fencing), settings.fencing)
     started = os.environ.get("REKINDLE_PLANE_STARTED")
     began = float(started) if started else None
     detector = shell(context, power, hypervisors, watched, began, watched.heard)

@@ -15,7 +15,7 @@ from services.fencer.wiring import shell
 async def wire(context: Context) -> list[Coroutine[Any, Any, None]]:
     settings = context.settings
     hypervisors = LibvirtHosts(settings.hosts, settings.vm_defaults, context.bus, context.clock)
-    power = FenceDevices(agent_devices(settings.hosts), settings.fencing)
+    power = FenceDevices(agent_devices(settings.hosts, settings.fencing), settings.fencing)
     return [shell(context, power, hypervisors).run()]
 
 

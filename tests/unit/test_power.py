@@ -17,45 +17,15 @@ from libs.core.ports import FenceError
 from libs.model import PowerState, ProofMethod
 from libs.power.agents import AgentDevice, find_agent
 from libs.power.devices import FenceDevices, agent_devices
+from tests.unit.fenceagents import AGENT, Seen, agent, calls, program
 from tests.unit.made import boot
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.fast
 
-# Reads its parameters as agents do; keeps its power in a file; notes every action.
-AGENT = """\
-#!/bin/sh
-cd "$(dirname "$0")"
-while read -r line; do
-  case "$line" in action=*) action="${line#action=}";; esac
-  printf '%s\\n' "$line" >> stdin
-done
-echo "$action" >> calls
-case "$action" in
-  status) if [ "$(cat power)" = off ]; then echo "Status: OFF"; exit 2; else echo "Status: ON"; exit 0; fi;;
-  off) {off};;
-esac
-"""
-
-
-def program(path: Path, text: str) -> Path:
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
-
-
-def agent(directory: Path, off: str = "echo off > power; exit 0", power: str = "on") -> Path:
-    directory.mkdir(exist_ok=True)
-    (directory / "power").write_text(power + "\n")
-    return program(directory / "fence_test", AGENT.replace("{off}", off))
-
 
 def device(path: Path, **more: Any) -> AgentDevice:
-    return AgentDevice(FenceDevice(agent=str(path), **{"timeout_s": 5.0, **more}))
-
-
-def calls(directory: Path) -> list[str]:
-    return (directory / "calls").read_text().split()
+    return AgentDevice(FenceDevice(agent=str(path), **{"timeout_s": 5.0, **more}), asyncio.Semaphore(16))
 
 
 def devices(
@@ -68,14 +38,6 @@ def devices(
     )
     hosts = [HostEntry(name="h1", uri="test:///default", fencing=fencing)]
     return FenceDevices(agent_devices(hosts), FencingSettings(status_spacing_s=0.05))
-
-
-class Seen:
-    def __init__(self) -> None:
-        self.times = 0
-
-    def __call__(self) -> None:
-        self.times += 1
 
 
 # -- one device
