@@ -65,6 +65,11 @@ class Context:
 Main = Callable[[Context], Awaitable[list[Coroutine[Any, Any, None]]]]
 
 
+def supervised() -> bool:
+    """Whether `rekindle up` started this process, and looked at the pool file before it did."""
+    return bool(os.environ.get("REKINDLE_SUPERVISED"))
+
+
 def die_with_parent(supervisor: int) -> bool:
     """Ask the kernel for SIGTERM when our supervisor is gone, however it went. False where it went before that."""
     libc = ctypes.CDLL(None, use_errno=True)

@@ -79,12 +79,16 @@ def explain(path: Path, node: yaml.Node | None, error: ValidationError, model: t
     """One line a mistake: file, line, field, reason."""
     lines = []
     for problem in error.errors():
-        where = tuple(problem["loc"])
-        field = ".".join(str(step) for step in where) or "the file"
-        line = line_of(node, where)
-        at = f"line {line}: " if line else ""
-        lines.append(f"{path}: {at}{field}: {_reason(problem, model)}")
+        lines.append(located(path, node, tuple(problem["loc"]), _reason(problem, model)))
     return "\n".join(lines)
+
+
+def located(path: Path, node: yaml.Node | None, where: tuple[int | str, ...], reason: str) -> str:
+    """A mistake as it is shown: file, line, field, reason."""
+    field = ".".join(str(step) for step in where) or "the file"
+    line = line_of(node, where)
+    at = f"line {line}: " if line else ""
+    return f"{path}: {at}{field}: {reason}"
 
 
 def _reason(problem: Any, model: type[BaseModel]) -> str:

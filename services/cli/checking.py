@@ -6,13 +6,14 @@ import asyncio
 from pathlib import Path
 
 from libs.config.settings import HostEntry, Settings
-from libs.config.yamlfile import line_of, read
+from libs.config.yamlfile import located, read
 from libs.core.clock import SystemClock
 from libs.model import Answer, PowerState
+from libs.power.checked import misfits_of
 from libs.power.devices import FenceDevices, agent_devices
 from libs.virt.host import LibvirtHost
 
-PROBE_S, POWER_S = 5.0, 20.0
+PROBE_S, POWER_S, METADATA_S = 5.0, 20.0, 20.0
 
 
 async def check_pool(settings: Settings, path: Path) -> list[str]:
@@ -22,19 +23,21 @@ async def check_pool(settings: Settings, path: Path) -> list[str]:
     # host after host where there are many: who waits for a turn of the agents' would be reported as unreadable
     turns = asyncio.Semaphore(settings.fencing.parallel_max)
 
+    misfits = await misfits_of(settings.hosts, settings.fencing, METADATA_S)
+    wrong = [located(path, node, one.where, f"{one.host}: {one.reason}") for one in misfits]
+
     async def one(index: int, host: HostEntry) -> list[str]:
-        def where(field: str) -> str:
-            line = line_of(node, ("hosts", index, field))
-            return f"{path}: " + (f"line {line}: " if line else "") + f"hosts.{index}.{field}: {host.name}: "
+        def finding(field: str, reason: str) -> str:
+            return located(path, node, ("hosts", index, field), f"{host.name}: {reason}")
 
         found = []
         libvirt = LibvirtHost(host.name, host.uri, settings.vm_defaults, SystemClock().monotonic)
         answer, detail = await libvirt.probe(PROBE_S)
         if answer is not Answer.UP:
-            found.append(f"{where('uri')}{host.uri} does not answer: {detail}")
+            found.append(finding("uri", f"{host.uri} does not answer: {detail}"))
         state, said = await power.status(host.name, POWER_S)
         if state is PowerState.UNKNOWN:
-            found.append(f"{where('fencing')}the power cannot be read: {said}")
+            found.append(finding("fencing", f"the power cannot be read: {said}"))
         return found
 
     async def in_turn(index: int, host: HostEntry) -> list[str]:
@@ -42,4 +45,4 @@ async def check_pool(settings: Settings, path: Path) -> list[str]:
             return await one(index, host)
 
     results = await asyncio.gather(*(in_turn(index, host) for index, host in enumerate(settings.hosts)))
-    return [finding for result in results for finding in result]
+    return [*wrong, *(finding for result in results for finding in result)]

@@ -23,6 +23,7 @@ from libs.core.ports import UnavailableError
 from libs.jetstream.bus import open_bus
 from libs.jetstream.schema import ensure
 from libs.jetstream.server import EmbeddedServer
+from libs.power.checked import refuse_misfits
 from libs.power.devices import agent_devices
 from services.cli.nursery import Child, Nursery
 
@@ -53,6 +54,7 @@ class Supervisor:
     async def run(self) -> int:
         """Returns the exit status. Raises BadInputError before anything is started."""
         agent_devices(self.settings.hosts, self.settings.fencing)  # a device that cannot work is said now
+        await refuse_misfits(self.settings.hosts, self.settings.fencing, self.config)
         directory = self.settings.data_dir
         try:
             (directory / "run").mkdir(parents=True, exist_ok=True)

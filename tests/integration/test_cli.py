@@ -124,12 +124,22 @@ def test_a_question_while_no_plane_runs_says_where_it_looked(pool: Callable[[str
     assert "rekindle up" in done.stderr
 
 
+TELLS = """\
+#!/bin/sh
+[ "$2" = metadata ] && {
+  echo '<resource-agent><parameters><parameter name="ip" required="0"/><parameter name="port"/></parameters></resource-agent>'
+  exit 0
+}
+"""
+"""An agent that tells of its parameters, and is to go on."""
+
+
 def test_check_names_the_field_of_what_does_not_answer(pool: Callable[[str], Path], tmp_path: Path) -> None:
     broken = tmp_path / "fence_broken"
-    broken.write_text("#!/bin/sh\necho 'no route to BMC' >&2\nexit 1\n")
+    broken.write_text(f"{TELLS}echo 'no route to BMC' >&2\nexit 1\n")
     broken.chmod(0o755)
     works = tmp_path / "fence_works"
-    works.write_text("#!/bin/sh\ncat >/dev/null\necho 'Status: ON'\n")
+    works.write_text(f"{TELLS}cat >/dev/null\necho 'Status: ON'\n")
     works.chmod(0o755)
     text = (
         "data_dir: {data}\nhosts:\n"
@@ -154,6 +164,40 @@ def test_check_names_the_field_of_what_does_not_answer(pool: Callable[[str], Pat
     path.write_text(f"hosts:\n  - {{name: h1, uri: 'test:///default', fencing: [{{agent: {works}}}]}}\n")
     good = rekindle("check", "--config", str(path))
     assert (good.returncode, good.stderr) == (0, "")
+
+
+MISTYPED = (
+    "data_dir: {data}\nhosts:\n  - name: h1\n    uri: test:///default\n    fencing:\n"
+    "      - agent: AGENT\n        options:\n          ipp: 10.0.0.1\n"
+)
+
+
+@pytest.mark.parametrize("command", [("check",), ("up",)])
+def test_an_option_that_the_agent_does_not_know_is_refused_before_anything_is_started(
+    pool: Callable[[str], Path], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    agent = tmp_path / "fence_works"
+    agent.write_text(f"{TELLS}cat >/dev/null\necho 'Status: ON'\n")
+    agent.chmod(0o755)
+    path = pool(MISTYPED.replace("AGENT", str(agent)))
+    done = rekindle(*command, "--config", str(path))
+    field = "line 8: hosts.0.fencing.0.options.ipp: h1: fence_works has no such option (did you mean ip?)"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{path}: {field}" in done.stderr
+    assert "10.0.0.1" not in done.stderr
+    assert not (tmp_path / "data" / "nats").exists()
+
+
+def test_check_says_of_an_agent_without_metadata_that_its_options_cannot_be_checked(
+    pool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    mute = tmp_path / "fence_mute"
+    mute.write_text("#!/bin/sh\ncat >/dev/null\necho 'Status: ON'\n")
+    mute.chmod(0o755)
+    path = pool(MISTYPED.replace("AGENT", str(mute)))
+    done = rekindle("check", "--config", str(path))
+    assert done.returncode == 2
+    assert f"{path}: line 6: hosts.0.fencing.0.agent: h1: the options of fence_mute cannot be" in done.stderr
 
 
 # -- up
