@@ -231,7 +231,7 @@ async def test_a_service_on_its_own_asks_the_agents_and_one_of_up_does_not_ask_a
     async def wire(context: Any) -> list[Any]:
         return [context]
 
-    monkeypatch.setattr(module, "run", lambda name, path, begin: begun.append(begin) or 0)
+    monkeypatch.setattr(module, "run", lambda name, path, begin: begun.append(begin))
     monkeypatch.setattr(module, "wire", wire)
     monkeypatch.delenv("REKINDLE_SUPERVISED", raising=False)
     if supervisor is not None:
