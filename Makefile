@@ -5,7 +5,7 @@ SHELL := /bin/bash
 # a second of CPU a process.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test check bench detection format lock clean bootstrap
+.PHONY: help demo test bmcs check bench detection format lock clean bootstrap
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ demo: bootstrap ## three hosts, six VMs, one host's power cut: what happens, and
 
 test: bootstrap ## every test: deciders, real NATS, real libvirt, real guests (a quarter of an hour on two cores)
 	@infra/alltests.sh
+
+bmcs: bootstrap ## real fence agents against BMC emulators, which are installed first (as root; two minutes)
+	@infra/bmcs.sh
 
 check: bootstrap ## format, lint, types, import contracts, fast tests (about a minute)
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
