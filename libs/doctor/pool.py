@@ -1,0 +1,122 @@
+"""What is wrong with the pool as a whole: room after a loss, what could not be told, the plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from libs.doctor.made import Finding, version
+from libs.doctor.seen import HostSeen, Seen
+from libs.doctor.suits import Pool
+from libs.doctor.vms import closed, lacks, others, protected
+from libs.planning.plan import plan
+from libs.planning.snapshot import Snapshot, SnapshotHost, SnapshotHostState, SnapshotVm
+
+
+def of_pool(pool: Pool) -> Iterator[Finding]:
+    """Findings about no host and no VM alone."""
+    name, seen = pool.settings.pool, pool.seen
+    yield from _room(pool)
+    yield from _versions(name, seen.hosts)
+    running = [vm for host in seen.hosts for vm in host.domains if protected(vm) and vm.state.active]
+    unleased = sum(1 for vm in running if not vm.wants.leased)
+    if unleased:
+        said = (
+            f"{unleased} of {len(running)} protected VMs have no lease of a lock manager in their definition"
+        )
+        yield Finding("lock-manager-unknown", name, said)
+    if len(seen.hosts) > 1:
+        yield Finding("clock-unknown", name, f"the clocks of {len(seen.hosts)} hosts")
+    if seen.bus.error:
+        yield Finding("plane-not-reached", name, seen.bus.error)
+    for role in seen.bus.vacant:
+        yield Finding("role-vacant", name, role)
+
+
+def _versions(name: str, hosts: tuple[HostSeen, ...]) -> Iterator[Finding]:
+    told = {
+        host.name: (host.kind, version(host.libvirt), version(host.hypervisor))
+        for host in hosts
+        if not host.error and host.libvirt is not None
+    }
+    if len(set(told.values())) > 1:
+        said = "; ".join(
+            f"{host}: libvirt {libvirt}, {kind} {own or 'of unknown version'}"
+            for host, (kind, libvirt, own) in told.items()
+        )
+        yield Finding("versions-differ", name, said)
+
+
+def _room(pool: Pool) -> Iterator[Finding]:
+    """The loss of each host by itself, planned as placement would. What has no host that suits is told of the VM."""
+    snapshot = _snapshot(pool)
+    worst: tuple[int, str] | None = None
+    for host in pool.seen.hosts:
+        if host.error:
+            continue
+        planned = plan(snapshot, frozenset({host.name}))
+        missing = {one.vm for one in planned.unplaced if one.reason == "no_room"}
+        if not missing:
+            continue
+        lost = [vm for vm in snapshot.vms if vm.host == host.name and vm.protection != "none"]
+        left = [vm for vm in lost if vm.name in missing]
+        short = sum(vm.memory_mib for vm in left)
+        free = sum(_free(pool, other) for other in others(pool.seen, host))
+        names = ", ".join(sorted(_name(pool.seen, vm.name) for vm in left))
+        said = (
+            f"without {host.name}: {sum(vm.memory_mib for vm in lost)} MiB of {len(lost)} protected VMs to place, "
+            f"{free:.0f} MiB free elsewhere; no room for {names} ({short} MiB)"
+        )
+        if worst is None or short > worst[0]:
+            worst = (short, said)
+    if worst is not None:
+        yield Finding("not-n-plus-one", pool.settings.pool, worst[1])
+
+
+def _free(pool: Pool, host: HostSeen) -> float:
+    return pool.size(host)[0] - sum(vm.memory_mib for vm in host.domains if vm.state.active)
+
+
+def _name(seen: Seen, key: str) -> str:
+    uuid, _, where = key.partition("@")
+    return next(vm.name for vm in seen.host(where).domains if vm.uuid == uuid)
+
+
+def _snapshot(pool: Pool) -> Snapshot:
+    """As planning reads it. A host's `storage` stands for the VMs that it suits: what a VM needs beside room has been
+    looked at already."""
+    seen = pool.seen
+    suits: dict[str, list[str]] = {host.name: [] for host in seen.hosts}
+    vms = []
+    for home in seen.hosts:
+        for vm in home.domains:
+            if not vm.state.active:
+                continue
+            key = f"{vm.uuid}@{home.name}"
+            for other in others(seen, home) if protected(vm) else ():
+                if not lacks(pool, vm, home, other):
+                    suits[other.name].append(key)
+            vms.append(
+                SnapshotVm(
+                    name=key,
+                    host=home.name,
+                    memory_mib=vm.memory_mib,
+                    vcpus=vm.vcpus,
+                    protection=vm.policy.protection,
+                    priority=vm.policy.priority,
+                    order=vm.policy.order,
+                    storage=(key,),
+                )
+            )
+    hosts = [
+        SnapshotHost(
+            name=host.name,
+            state=SnapshotHostState.OFFLINE if closed(seen, host) else SnapshotHostState.ONLINE,
+            memory_mib=entry.memory_mib or host.memory_mib or 1,
+            memory_reserved_mib=entry.memory_reserved_mib,
+            cpus=entry.cpus or host.cpus or 1,
+            storage=tuple(suits[host.name]),
+        )
+        for host in seen.hosts
+        for entry in [pool.settings.host(host.name)]
+    ]
+    return Snapshot(schema="rekindle.snapshot.v1", policy=pool.policy, hosts=tuple(hosts), vms=tuple(vms))
