@@ -131,7 +131,10 @@ async def connect(
         )
     except (TimeoutError, OSError, nats.errors.Error) as error:
         client._closed_cb = None
-        await client.close()
+        if (
+            client._flush_queue is not None
+        ):  # of an address that it cannot read it has not begun, and cannot end
+            await client.close()
         raise UnavailableError(f"no NATS server at {', '.join(map(_bare, servers))}: {error!r}") from error
     await _require(client, jetstream)
     return client

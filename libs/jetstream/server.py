@@ -118,9 +118,10 @@ class EmbeddedServer:
             )
         )
         for name, url in (("url", self.url), ("system_url", self.system_url)):
-            address = self.directory / name
-            address.touch(mode=0o600)
-            address.write_text(url)
+            fresh = self.directory / f".{name}"
+            fresh.touch(mode=0o600)
+            fresh.write_text(url)
+            fresh.replace(self.directory / name)  # whoever asks while we start never reads an empty file
         return config
 
     async def start(self) -> None:

@@ -229,6 +229,11 @@ async def test_nobody_there_is_unavailable_and_the_secret_is_not_told() -> None:
     assert "hunter2" not in str(error.value)
 
 
+async def test_an_address_that_was_not_written_yet_leads_to_nobody() -> None:
+    with pytest.raises(UnavailableError):
+        await connect([""], "one", closed=closed, wait_s=0.5)
+
+
 async def test_a_wrong_token_is_refused_without_telling_it(server: EmbeddedServer) -> None:
     url = server.url.replace("nats://", "nats://hunter2")
     with pytest.raises(UnavailableError) as error:
