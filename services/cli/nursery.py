@@ -85,12 +85,14 @@ class Nursery:
     _gone: bool = False
     _writer: asyncio.StreamWriter | None = None
     _reading: asyncio.Task[None] | None = None
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def begin(self, name: str, config: Path, environment: dict[str, str], log: Path | None) -> Child:
         """Have a service started. Raises UnavailableError where the nursery is gone, or stands still: then it is ended."""
-        if self._writer is None:
-            reader, self._writer = await asyncio.open_unix_connection(sock=self.line, limit=LINE_MOST)
-            self._reading = asyncio.create_task(self._read(reader))
+        async with self._opening:  # all services are begun at once; of several readers one would hear the end
+            if self._writer is None:
+                reader, self._writer = await asyncio.open_unix_connection(sock=self.line, limit=LINE_MOST)
+                self._reading = asyncio.create_task(self._read(reader))
         if self._gone:
             raise UnavailableError("the nursery is gone")
         self._number += 1

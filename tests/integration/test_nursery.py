@@ -58,6 +58,12 @@ STORIES = {
     else:
         raise AssertionError("a nursery that is gone began a service")
 """,
+    "services begun at once share one line, on which the end is heard": """
+    await asyncio.gather(*(begin(nurse) for _ in range(6)))
+    await asyncio.wait_for(nurse.stop(), 5)
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not others, others
+""",
     "a nursery that stands still hides no end, and is given up": """
     child = await begin(nurse)  # by then it has imported everything
     nursery.ORDER_S = 0.5
