@@ -283,8 +283,10 @@ def _add_commands(wanted: str) -> None:
     """Commands of other modules, each where it may be meant: to read them all takes longer than most commands do."""
     if wanted in ("service", "up"):  # a service's own process is lean: see __main__
         return
+    from services.cli.doctor import doctor
     from services.cli.operator import confirm_failed, maintenance, readmit, remove_host, storm
 
+    app.command()(doctor)
     app.command("confirm-failed")(confirm_failed)
     app.command()(maintenance)
     app.command()(storm)

@@ -1,0 +1,171 @@
+"""`rekindle doctor`: looks at the pool from here, hosts side by side, and says what stands in the way. Reads only."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from services.cli.app import ConfigOption, JsonOption, settings_of
+
+if TYPE_CHECKING:  # libvirt and the rest are read only once this command is meant
+    from libs.config.settings import HostEntry, Settings
+    from libs.doctor.seen import Bus, Fencing, HostSeen, Seen
+    from libs.virt.host import LibvirtHost
+
+LOOK_S, ASK_S, BUS_S, SLOW_S = 15.0, 15.0, 10.0, 2.0
+"""Deadlines: a whole look at a host, its answers on behalf of others, the bus; and when somebody is told to wait."""
+
+
+def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """What stands between this pool and safe failover, and what to do. Changes nothing. Exit 1 if a VM could not be restarted."""
+    from libs.doctor.findings import diagnose
+    from services.cli.diagnosis import show
+
+    settings = settings_of(config)
+    told = diagnose(settings, asyncio.run(look_at(settings)))
+    if as_json:
+        sys.stdout.write(told.model_dump_json(by_alias=True, indent=2) + "\n")
+    else:
+        show(told)
+    if not told.passed:
+        raise typer.Exit(1)
+
+
+async def look_at(settings: Settings) -> Seen:
+    """Hosts, fence devices and the bus, all at once; then each host once more, about what the VMs of others need."""
+    from libs.core.clock import SystemClock
+    from libs.doctor.seen import Seen
+    from libs.virt.host import LibvirtHost
+
+    clock = SystemClock().monotonic
+    libvirts = {
+        host.name: LibvirtHost(host.name, host.uri, settings.vm_defaults, clock, threads=1)
+        for host in settings.hosts
+    }
+    looks = {
+        f"libvirt of {name}": asyncio.ensure_future(_look(libvirt, settings))
+        for name, libvirt in libvirts.items()
+    }
+    powers = {
+        f"fence devices of {host.name}": asyncio.ensure_future(_power(host, settings))
+        for host in settings.hosts
+    }
+    bus = asyncio.ensure_future(_bus(settings))
+    telling = asyncio.ensure_future(_tell_slow({**looks, **powers, "the bus": bus}))
+    try:
+        first = list(await asyncio.gather(*looks.values()))
+        hosts = await asyncio.gather(*(_ask(libvirts[host.name], host, first, settings) for host in first))
+        read = await asyncio.gather(*powers.values())
+        fencing = {host.name: one for host, one in zip(settings.hosts, read, strict=True)}
+        return Seen(tuple(hosts), fencing, await bus)
+    finally:
+        telling.cancel()
+
+
+async def _tell_slow(waits: dict[str, asyncio.Future[Any]]) -> None:
+    """Once, on standard error, for whom we wait."""
+    await asyncio.sleep(SLOW_S)
+    slow = [what for what, task in waits.items() if not task.done()]
+    if slow:
+        sys.stderr.write(f"waiting for {', '.join(slow)}\n")
+        sys.stderr.flush()
+
+
+async def _look(libvirt: LibvirtHost, settings: Settings) -> HostSeen:
+    from libs.core.ports import UnavailableError
+    from libs.doctor.seen import HostSeen
+    from libs.virt.look import look
+
+    defaults = settings.vm_defaults
+    try:
+        return await libvirt.call("look", lambda found: look(libvirt.name, found, defaults), LOOK_S)
+    except UnavailableError as error:
+        return HostSeen(libvirt.name, error=f"{libvirt.uri}: {error}")
+
+
+async def _ask(
+    libvirt: LibvirtHost, host: HostSeen, others: Iterable[HostSeen], settings: Settings
+) -> HostSeen:
+    """The host, with its answers on behalf of protected VMs that run on others."""
+    from libs.core.ports import UnavailableError
+    from libs.doctor.vms import protected
+    from libs.virt.look import Questions, answer
+
+    if host.error:
+        return host
+    wants = [
+        vm.wants
+        for other in others
+        if other.name != host.name
+        for vm in other.domains
+        if protected(vm) and vm.state.active
+    ]
+    questions = Questions(
+        files=frozenset(path for one in wants for path in one.paths()),
+        machines=frozenset(one.machine for one in wants),
+        cpus=frozenset((one.machine, one.cpu) for one in wants if one.cpu),
+    )
+    try:
+        answers = await libvirt.call("answers", lambda found: answer(found, questions), ASK_S)
+    except UnavailableError as error:
+        return replace(host, unasked=(*host.unasked, ("what the VMs of others need", str(error))))
+    return replace(host, answers=answers)
+
+
+async def _power(host: HostEntry, settings: Settings) -> Fencing:
+    """One reading of each device."""
+    from libs.config.yamlfile import BadInputError
+    from libs.doctor.seen import Device, Fencing
+    from libs.power.devices import agent_devices
+
+    try:
+        devices = agent_devices([host])[host.name]
+    except BadInputError as error:
+        return Fencing(bad=str(error))
+    readings = await asyncio.gather(*(device.status(device.timeout_s) for device in devices))
+    return Fencing(
+        tuple(
+            Device(device.name, device.level, state, said)
+            for device, (state, said) in zip(devices, readings, strict=True)
+        )
+    )
+
+
+async def _bus(settings: Settings) -> Bus:
+    """What only the plane knows. It need not run."""
+    from libs import readmodel
+    from libs.config.yamlfile import BadInputError
+    from libs.core.ports import UnavailableError
+    from libs.doctor.seen import Bus, HostOnBus
+    from libs.jetstream.connection import BusRefusedError
+    from libs.jetstream.schema import WrongStreamError
+    from services.cli.app import SERVICES
+    from services.cli.tables import closed
+
+    try:
+        async with asyncio.timeout(BUS_S), readmodel.reader(settings) as reader:
+            hosts, inventories, held = (
+                await reader.hosts(),
+                await reader.inventories(),
+                await reader.leaders(),
+            )
+            copies = await reader.store("definitions").scan("")
+    except (BadInputError, UnavailableError, BusRefusedError, WrongStreamError) as error:
+        return Bus(error=str(error))
+    except TimeoutError:
+        return Bus(error=f"no answer in {BUS_S:g} s")
+    known = {
+        row["host"]: HostOnBus(
+            row["state"],
+            closed(row),
+            inventories[row["host"]].vms if row["host"] in inventories else (),
+        )
+        for row in hosts
+    }
+    vacant = tuple(role for role in SERVICES if role != "heartbeat" and role not in held)
+    return Bus(hosts=known, definitions=frozenset(row.key for row in copies), vacant=vacant)
