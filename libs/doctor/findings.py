@@ -87,7 +87,7 @@ def diagnose(settings: Settings, seen: Seen) -> Diagnosis:
     """Everything that follows from what was seen."""
     pool = Pool(settings, seen)
     found = [*of_pool(pool), *of_hosts(settings, seen)]
-    running = [(vm, host) for host in seen.hosts for vm in host.domains if protected(vm)]
+    running = [(vm, host) for host in seen.hosts for vm in host.domains if protected(vm) and not vm.moving]
     for vm, host in running:
         found += of_vm(pool, vm, host)
     findings = _told(found)
@@ -159,7 +159,7 @@ def _host(host: HostSeen) -> HostTold:
         hypervisor=version(host.hypervisor),
         memory_mib=host.memory_mib if known else None,
         cpus=host.cpus if known else None,
-        vms_protected=sum(1 for vm in host.domains if protected(vm) and vm.state.active),
+        vms_protected=sum(1 for vm in host.domains if protected(vm) and not vm.moving and vm.state.active),
     )
 
 

@@ -50,19 +50,20 @@ def _cloned(hosts: tuple[HostSeen, ...]) -> Iterator[Finding]:
 
 
 def _same_device(settings: Settings) -> Iterator[Finding]:
-    owners: dict[str, list[str]] = defaultdict(list)
+    owners: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for host in settings.hosts:
         for key in {_identity(device) for device in host.fencing if device.options}:
             owners[key].append(host.name)
-    for key, names in owners.items():
+    for (agent, *_), names in owners.items():
         for name in names if len(names) > 1 else ():
             others = ", ".join(other for other in names if other != name)
-            yield of_host("fence-same-device", name, f"{key.split(' ')[0]}, as {others}")
+            yield of_host("fence-same-device", name, f"{agent}, as {others}")
 
 
-def _identity(device: FenceDevice) -> str:
-    """What tells one device from another: all that its agent is told but secrets."""
-    return " ".join([device.agent, *(f"{key}={value}" for key, value in sorted(device.options.items()))])
+def _identity(device: FenceDevice) -> tuple[str, ...]:
+    """What tells one device from another: all that its agent is told, of secrets where they lie."""
+    told: dict[str, object] = {**device.options, **device.secrets}
+    return (device.agent, *(f"{key}={value}" for key, value in sorted(told.items())))
 
 
 def _fencing(entry: HostEntry, host: HostSeen, fencing: Fencing) -> Iterator[Finding]:

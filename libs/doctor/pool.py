@@ -54,7 +54,7 @@ def _room(pool: Pool) -> Iterator[Finding]:
         if host.error:
             continue
         planned = plan(snapshot, frozenset({host.name}))
-        missing = {one.vm for one in planned.unplaced if one.reason == "no_room"}
+        missing = {one.vm: one.detail for one in planned.unplaced if one.reason == "no_room"}
         if not missing:
             continue
         lost = [vm for vm in snapshot.vms if vm.host == host.name and vm.protection != "none"]
@@ -64,7 +64,7 @@ def _room(pool: Pool) -> Iterator[Finding]:
         names = ", ".join(sorted(_name(pool.seen, vm.name) for vm in left))
         said = (
             f"without {host.name}: {sum(vm.memory_mib for vm in lost)} MiB of {len(lost)} protected VMs to place, "
-            f"{free:.0f} MiB free elsewhere; no room for {names} ({short} MiB)"
+            f"{free:.0f} MiB free elsewhere; no room for {names}: {next(iter(missing.values()))}"
         )
         if worst is None or short > worst[0]:
             worst = (short, said)

@@ -68,7 +68,7 @@ class Answers:
 @dataclass(frozen=True, slots=True)
 class HostSeen:
     """One host. `error`: why its libvirt did not answer; then nothing else is known of it. Versions are libvirt's
-    numbers (9000000 is 9.0.0). `unasked`: (question, why it was not answered)."""
+    numbers (9000000 is 9.0.0). `secrets` are named by UUID and by usage, both. `unasked`: (question, why it was not answered)."""
 
     name: str
     error: str = ""
@@ -81,6 +81,7 @@ class HostSeen:
     cpu: Cpu | None = None
     networks: frozenset[str] | None = None
     links: frozenset[str] | None = None
+    secrets: frozenset[str] | None = None
     pools: tuple[StoragePool, ...] | None = None
     domains: tuple[Domain, ...] = ()
     answers: Answers = field(default_factory=Answers)

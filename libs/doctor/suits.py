@@ -72,7 +72,11 @@ class Pool:
             said = f"network {network}"
             yield Need(said, "network-missing", "network-unproven", _named("networks", network))
         for link in sorted(set(vm.wants.links)):
-            yield Need(f"bridge {link}", "network-missing", "network-unproven", _named("links", link))
+            yield Need(
+                f"bridge or device {link}", "network-missing", "network-unproven", _named("links", link)
+            )
+        for secret in vm.wants.secrets:
+            yield Need(f"secret {secret}", "secret-missing", "secret-unproven", _named("secrets", secret))
         yield Need(str(vm.wants.machine), "machine-missing", "machine-unproven", _machine(vm))
         if vm.wants.cpu:
             yield Need("its CPU definition", "cpu-missing", "cpu-unproven", _cpu(vm))
@@ -176,9 +180,8 @@ def _named(where: str, name: str) -> Callable[[HostSeen], Verdict]:
         names: frozenset[str] | None = getattr(other, where)
         if names is None:
             return Verdict(Has.UNKNOWN, f"its {where} could not be read")
-        return (
-            YES if name in names else Verdict(Has.NO, f"it has no such {where.removesuffix('s')} that is up")
-        )
+        up = "" if where == "secrets" else " that is up"
+        return YES if name in names else Verdict(Has.NO, f"it has no such {where.removesuffix('s')}{up}")
 
     return on
 

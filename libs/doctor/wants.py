@@ -46,7 +46,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """`files` are (what, path); `links` are bridges and devices by name. `host_cpu`: the CPU mode where it is the
+    """`files` are (what, path); `links` are bridges and devices by name, `secrets` libvirt's by UUID or usage. `host_cpu`: the CPU mode where it is the
     host's own, `cpu` the XML of a CPU that a host must be able to give. `nvram`, `tpm` are paths, "" where there is
     none. `leased`: a lock manager is told of it."""
 
@@ -57,6 +57,7 @@ class Wants:
     firmware: str = ""
     networks: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
     host_cpu: str = ""
     cpu: str = ""
     host_devices: tuple[str, ...] = ()
@@ -88,6 +89,7 @@ def wants_of(inactive_xml: str, live_xml: str = "") -> Wants:
         firmware=(root.findtext("os/loader") or "").strip(),
         networks=networks,
         links=links,
+        secrets=tuple(sorted(set(_secrets(root)))),
         host_cpu=mode,
         cpu=cpu,
         host_devices=(*local, *held, *_host_devices(root)),
@@ -138,6 +140,12 @@ def _disks(root: ET.Element) -> tuple[tuple[Disk, ...], tuple[Disk, ...], tuple[
         elif source.get("startupPolicy") != "optional":
             media.append(found)
     return tuple(disks), tuple(media), tuple(local)
+
+
+def _secrets(root: ET.Element) -> Iterator[str]:
+    for disk in root.iterfind("devices/disk"):
+        for secret in disk.iter("secret"):
+            yield secret.get("uuid") or secret.get("usage") or ""
 
 
 def _backing(root: ET.Element) -> Iterator[Disk]:

@@ -70,6 +70,7 @@ def look(name: str, connection: Any, defaults: VmPolicy) -> HostSeen:
         cpu=cpu,
         networks=None if networks is None else frozenset(one.name() for one in networks),
         links=_links(connection, networks, ask),
+        secrets=ask("secrets", lambda: _secrets(connection)),
         pools=pools,
         domains=domains,
         unasked=tuple(unasked),
@@ -138,6 +139,12 @@ def _domain(domain: Any, defaults: VmPolicy) -> Domain:
         managed_save=persistent and domain.hasManagedSaveImage(0) == 1,
         moving=state == libvirt.VIR_DOMAIN_PAUSED and reason in MOVING,
     )
+
+
+def _secrets(connection: Any) -> frozenset[str]:
+    """By UUID and by what they are for: a definition may name either."""
+    found = connection.listAllSecrets(0)
+    return frozenset(name for one in found for name in (one.UUIDString(), one.usageID()) if name)
 
 
 def _pools(connection: Any) -> tuple[StoragePool, ...]:

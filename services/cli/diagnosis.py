@@ -35,9 +35,13 @@ def show(told: Diagnosis) -> None:
 def sums_up(summary: Summary) -> str:
     """The last line: how many protected VMs that run could be restarted today, and how many not."""
     unseen = f", {summary.vms_not_seen} on hosts that do not answer" if summary.vms_not_seen else ""
-    one = summary.vms_protected == 1
     return (
-        f"{summary.vms_protected} protected {'VM runs' if one else 'VMs run'}: {summary.vms_restartable} could be restarted today, "
+        f"{_counted(summary.vms_protected, 'protected VM')} that run{'s' if summary.vms_protected == 1 else ''}: {summary.vms_restartable} could be restarted today, "
         f"{summary.vms_not_restartable} not{unseen} "
-        f"({summary.errors} errors, {summary.warnings} warnings, {summary.infos} notes)"
+        f"({_counted(summary.errors, 'error')}, {_counted(summary.warnings, 'warning')}, "
+        f"{_counted(summary.infos, 'note')})"
     )
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

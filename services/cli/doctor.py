@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # libvirt and the rest are read only once this command is mea
     from libs.doctor.seen import Bus, Fencing, HostSeen, Seen
     from libs.virt.host import LibvirtHost
 
-LOOK_S, ASK_S, BUS_S, SLOW_S = 15.0, 15.0, 10.0, 2.0
-"""Deadlines: a whole look at a host, its answers on behalf of others, the bus; and when somebody is told to wait."""
+LOOK_S, ASK_S, BUS_S, SLOW_S = 30.0, 30.0, 10.0, 2.0
+"""Deadlines: a whole look at a host, its answers on behalf of others, the bus; and how often those who wait are told."""
 
 
 def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -56,10 +56,16 @@ async def look_at(settings: Settings) -> Seen:
         for host in settings.hosts
     }
     bus = asyncio.ensure_future(_bus(settings))
-    telling = asyncio.ensure_future(_tell_slow({**looks, **powers, "the bus": bus}))
+    waits: dict[str, asyncio.Future[Any]] = {**looks, **powers, "the bus": bus}
+    telling = asyncio.ensure_future(_tell_slow(waits))
     try:
         first = list(await asyncio.gather(*looks.values()))
-        hosts = await asyncio.gather(*(_ask(libvirts[host.name], host, first, settings) for host in first))
+        asks = {
+            f"answers of {host.name}": asyncio.ensure_future(_ask(libvirts[host.name], host, first, settings))
+            for host in first
+        }
+        waits.update(asks)
+        hosts = await asyncio.gather(*asks.values())
         read = await asyncio.gather(*powers.values())
         fencing = {host.name: one for host, one in zip(settings.hosts, read, strict=True)}
         return Seen(tuple(hosts), fencing, await bus)
@@ -68,12 +74,15 @@ async def look_at(settings: Settings) -> Seen:
 
 
 async def _tell_slow(waits: dict[str, asyncio.Future[Any]]) -> None:
-    """Once, on standard error, for whom we wait."""
-    await asyncio.sleep(SLOW_S)
-    slow = [what for what, task in waits.items() if not task.done()]
-    if slow:
-        sys.stderr.write(f"waiting for {', '.join(slow)}\n")
-        sys.stderr.flush()
+    """On standard error for whom we wait, each time that it is for others."""
+    told: list[str] = []
+    while True:
+        await asyncio.sleep(SLOW_S)
+        slow = [what for what, task in waits.items() if not task.done()]
+        if slow and slow != told:
+            sys.stderr.write(f"waiting for {', '.join(slow)}\n")
+            sys.stderr.flush()
+            told = slow
 
 
 async def _look(libvirt: LibvirtHost, settings: Settings) -> HostSeen:

@@ -75,6 +75,7 @@ def host(name: str, *domains: Domain, **more: Any) -> HostSeen:
         "cpu": Cpu("x86_64", "Intel", "Skylake-Server", frozenset({"vmx"})),
         "networks": frozenset({"lan"}),
         "links": frozenset({"lo", "br0"}),
+        "secrets": frozenset({"ceph"}),
         "pools": (),
         "answers": Answers(machines={MACHINE: MachineAnswer(True)}),
     }

@@ -74,6 +74,8 @@ CASES: dict[str, Callable[[], Pool]] = {
     ),
     "network-missing": lambda: healthy().with_hosts(but(networks=frozenset())),
     "network-unproven": lambda: healthy().with_wants(links=("br0",)).with_hosts(but(links=None)),
+    "secret-missing": lambda: healthy().with_wants(secrets=("ceph",)).with_hosts(but(secrets=frozenset())),
+    "secret-unproven": lambda: healthy().with_wants(secrets=("ceph",)).with_hosts(but(secrets=None)),
     "name-taken": lambda: (
         healthy().with_hosts(but(domains=(domain(uuid="another", state=VmState.STOPPED),)))
     ),
@@ -216,6 +218,17 @@ QUIET: dict[str, tuple[str, Callable[[], Pool]]] = {
             "h1", Fencing((*fencing(ON, ON).devices, replace(fencing(ON, OFF).devices[1])))
         ),
     ),
+    "a secret that one other host has": (
+        "secret-missing", lambda: healthy().with_wants(secrets=("ceph",)).with_host("h2", but(secrets=frozenset()))),
+    "devices that differ in a secret alone": (
+        "fence-same-device",
+        lambda: healthy().with_file(hosts=[
+            {"name": name, "uri": "qemu:///system", "fencing": [
+                {"agent": "fence_x", "options": {"user": "a"}, "secrets": {"ip": {"env": name}}}
+            ]}
+            for name in ("h1", "h2", "h3")
+        ]),
+    ),
     "a host that is off and reads off": (
         "fence-contradicts",
         lambda: healthy().with_fencing("h3", fencing(OFF, OFF)).with_host(
@@ -238,6 +251,12 @@ def test_what_is_no_reason_is_not_told(case: str) -> None:
     code, pool = QUIET[case]
     assert code in CODES
     assert code not in pool().codes()
+
+
+def test_a_vm_on_its_way_is_counted_once_and_judged_where_it_runs() -> None:
+    told = also_on_h2(moving=True, state=VmState.PAUSED).told()
+    assert [(one.vm, one.host) for one in told.vms] == [("a", "h1")]
+    assert told.passed
 
 
 # -- disks
@@ -310,7 +329,10 @@ def test_room_is_proven_for_the_loss_of_each_host_and_told_with_figures() -> Non
     assert "not-n-plus-one" not in pool.codes(), "h3 takes it"
     told = pool.with_host("h3", but(domains=(replace(filler, name="c", uuid="uuid-c"),))).told()
     assert [one.seen for one in told.findings if one.code == "not-n-plus-one"] == [
-        "without h1: 1000 MiB of 1 protected VMs to place, 1000 MiB free elsewhere; no room for a (1000 MiB)"
+        (
+            "without h1: 1000 MiB of 1 protected VMs to place, 1000 MiB free elsewhere; no room for a: "
+            "500 MiB and 0 vCPUs short on h3, the roomiest of 2"
+        )
     ]
 
 

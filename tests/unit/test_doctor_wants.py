@@ -36,6 +36,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "a volume": (
         {"devices": "<disk type='volume'><source pool='p' volume='v'/></disk>"},
         {"disks": (Disk(Kind.VOLUME, "v", "p"),)}),
+    "a disk that needs a secret": (
+        {"devices": "<disk type='network'><auth><secret type='ceph' usage='c'/></auth><source protocol='rbd'>"
+                    "<encryption><secret type='passphrase' uuid='s'/></encryption></source></disk>"},
+        {"secrets": ("c", "s")}),
     "a disk over a network": ({"devices": NBD.format(host="name='nas'")}, {}),
     "a disk over a socket": (
         {"devices": NBD.format(host="transport='unix' socket='/run/nbd'")},
