@@ -16,8 +16,9 @@ from infra.lab.vm import MIN_MEMORY_MIB
 from infra.lab.weather import FAIR, LONGEST_S, Weather
 from libs.config.yamlfile import BadInputError, line_of, read
 from libs.model import Protection
+from libs.scenario.files import load_scenario
 from libs.scenario.model import STEPS as MODEL_STEPS
-from libs.scenario.model import STORAGE_STEPS, Scenario, ScenarioHost, ScenarioVm, StepEntry, load_scenario
+from libs.scenario.model import STORAGE_STEPS, Scenario, ScenarioHost, ScenarioVm, StepEntry
 from libs.virt.definition import OVERHEAD_MIB, POLICY_NS
 
 MANAGEMENT = "management"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,15 +97,20 @@ def _reason(problem: Any, model: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         name = str(where[-1])
         known = _model_at(model, where[:-1]).model_fields
-        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-        near = near or difflib.get_close_matches(name, sorted(_field_names(model) - {name}), n=1, cutoff=0.6)
-        return "unknown field" + (f" (did you mean {near[0]}?)" if near else "")
+        near = did_you_mean(name, known) or did_you_mean(name, _field_names(model) - {name})
+        return f"unknown field{near}"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     given = problem.get("input")
     secret = any(str(step) in SECRET or str(step).endswith("url") for step in where)
     hidden = secret or given is None or isinstance(given, dict | list)
     return f"{problem['msg']}{'' if hidden else f', not {given!r}'}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that was meant, most likely, for the end of a message; nothing where none is near."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _model_at(model: type[BaseModel], where: tuple[int | str, ...]) -> type[BaseModel]:

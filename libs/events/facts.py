@@ -6,11 +6,11 @@ fact itself: a repeat has the same key and is dropped by the server and by every
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, TypeAdapter
 
-from libs.events.base import PoolFact
+from libs.events.base import Fact, PoolFact
 from libs.events.datastores import DatastoreFailed, DatastoreLost, DatastoreRecovered
 from libs.events.failovers import (
     CapacityExhausted,
@@ -127,3 +127,7 @@ AnyFact = Annotated[
     Field(discriminator="kind"),
 ]
 FACT: TypeAdapter[AnyFact] = TypeAdapter(AnyFact)
+KINDS: dict[str, type[Fact]] = {
+    one.model_fields["kind"].default: one for one in get_args(get_args(AnyFact)[0])
+}
+"""Every fact by its kind, as `rekindle events` and a scenario's expectations name it."""

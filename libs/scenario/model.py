@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,7 +16,6 @@ from pydantic import (
 )
 
 from libs.config.settings import Name
-from libs.config.yamlfile import BadInputError, line_of, load, read
 from libs.model import GuestFailure, Isolation, Priority, Protection, VmPolicy
 from libs.planning.snapshot import PoolPolicy
 
@@ -186,6 +183,16 @@ class StepEntry(Part):
         return str(self.vm or self.service or self.host or self.node)
 
 
+EXPECTED = {
+    "event": ("subject", "by_s"),
+    "never": ("subject",),
+    "vm": ("state", "host", "host_not", "by_s"),
+    "host": ("state", "fenced"),
+}
+"""What an expectation can be about, and what can be expected of that."""
+VM_STATES = ("running", "stopped", "waiting")
+
+
 class Expectation(Part):
     """One thing that must be true: of a VM or a host in the end (or from `by_s` on), or of an event."""
 
@@ -201,12 +208,20 @@ class Expectation(Part):
 
     @model_validator(mode="after")
     def _meaningful(self) -> Self:
-        kinds = [self.vm is not None, self.event is not None, self.never is not None]
-        if not any(kinds) and self.host is None:
+        about = self.about
+        if about is None:
             raise ValueError("an expectation is about a vm, a host, an event or a never")
-        if self.vm is not None and self.state not in (None, "running", "stopped", "waiting"):
-            raise ValueError(f"a VM's state is running, stopped or waiting, not {self.state}")
+        for field in sorted(self.model_fields_set - {about, *EXPECTED[about]}):
+            if getattr(self, field) is not None:
+                raise ValueError(f"{field}: means nothing beside {about}")
+        if about in ("vm", "host") and all(getattr(self, field) is None for field in EXPECTED[about]):
+            raise ValueError(f"nothing is expected of the {about}: {', '.join(EXPECTED[about])}")
         return self
+
+    @property
+    def about(self) -> str | None:
+        """Which of its fields names what this is about."""
+        return next((field for field in EXPECTED if getattr(self, field) is not None), None)
 
 
 class Management(Part):
@@ -243,76 +258,3 @@ class Scenario(Part):
             if vm.host not in hosts:
                 raise ValueError(f"vms: {vm.name}: there is no host {vm.host}")
         return self
-
-
-def _wrong_datastore(scenario: Scenario) -> tuple[tuple[int | str, ...], str] | None:
-    """The first place that names a datastore, or a host of one, that there is not: its field, and why."""
-    hosts = {host.name for host in scenario.hosts}
-    hosts |= {str(step.host["name"]) for step in scenario.steps if step.do == "add_host"}
-    hosts_of: dict[str, set[str]] = {}
-    for index, store in enumerate(scenario.datastores):
-        unknown = sorted(set(store.hosts or ()) - hosts)
-        if unknown:
-            return ("datastores", index, "hosts"), f"there is no host {unknown[0]}"
-        hosts_of[store.name] = hosts if store.hosts is None else set(store.hosts)
-    places = [(("vms", index), vm.datastore, vm.host) for index, vm in enumerate(scenario.vms)]
-    places += [(("steps", index), step.datastore, step.host) for index, step in enumerate(scenario.steps)]
-    for at, name, host in places:
-        if name is not None and name not in hosts_of:
-            return (*at, "datastore"), f"there is no datastore {name}"
-        if name is not None and isinstance(host, str) and host in hosts and host not in hosts_of[name]:
-            return (*at, "datastore"), f"host {host} has no datastore {name}"
-    return None
-
-
-Problem = Callable[["Scenario", StepEntry], tuple[str, str] | None]
-
-
-def load_scenario(
-    path: Path, possible: Collection[str] | None = None, problem: Problem | None = None
-) -> Scenario:
-    """Read and check a file. `possible` are the steps that the world at hand can do, `problem` names field and
-    reason of a step that it cannot do in this form; such are refused before anything starts. Raises
-    BadInputError with file, line, field and reason."""
-    scenario = load(path, Scenario)
-    _, node = read(path)
-
-    def refuse(field: tuple[int | str, ...], reason: str) -> BadInputError:
-        line = line_of(node, field)
-        where = ".".join(str(part) for part in field)
-        return BadInputError(f"{path}: " + (f"line {line}: " if line else "") + f"{where}: {reason}")
-
-    misnamed = _wrong_datastore(scenario)
-    if misnamed is not None:
-        raise refuse(*misnamed)
-    hosts = {host.name for host in scenario.hosts}
-    vms = {vm.name for vm in scenario.vms}
-    last = 0.0
-    for index, step in enumerate(scenario.steps):
-        at = ("steps", index)
-        if possible is not None and step.do not in possible:
-            raise refuse(
-                (*at, "do"), f"{step.do} is not possible here yet; possible are {', '.join(sorted(possible))}"
-            )
-        wrong = problem(scenario, step) if problem is not None else None
-        if wrong is not None:
-            raise refuse((*at, wrong[0]), wrong[1])
-        if step.at_s < last:
-            raise refuse((*at, "at_s"), f"{step.at_s} s lies before the step above ({last} s)")
-        if step.at_s > scenario.duration_s:
-            raise refuse((*at, "at_s"), f"{step.at_s} s lies after the end ({scenario.duration_s} s)")
-        last = step.at_s
-        if step.do == "add_host":
-            hosts.add(ScenarioHost.model_validate(step.host).name)
-        elif step.do in HOST_STEPS | STORAGE_STEPS and step.host not in (None, *hosts):
-            raise refuse((*at, "host"), f"there is no host {step.host}")
-        if step.vm is not None and step.vm not in vms:
-            raise refuse((*at, "vm"), f"there is no VM {step.vm}")
-    for index, one in enumerate(scenario.expect):
-        if one.vm is not None and one.vm not in vms:
-            raise refuse(("expect", index, "vm"), f"there is no VM {one.vm}")
-        for field in ("host", "host_not"):
-            value = getattr(one, field)
-            if value is not None and value not in hosts:
-                raise refuse(("expect", index, field), f"there is no host {value}")
-    return scenario

@@ -16,7 +16,8 @@ import yaml
 from rich.console import Console
 
 from libs.config.yamlfile import BadInputError
-from libs.scenario.model import Scenario, load_scenario
+from libs.scenario.files import load_scenario
+from libs.scenario.model import Scenario
 from libs.scenario.outcome import Violation
 from libs.sim.random_world import draw, written
 from libs.sim.run import Result, run

@@ -9,7 +9,7 @@ import pytest
 from libs.config.settings import Secret, Settings, load_settings
 from libs.config.yamlfile import BadInputError
 from libs.model import Priority, Protection
-from libs.scenario.model import load_scenario
+from libs.scenario.files import load_scenario
 from services.heartbeat.__main__ import neighbours_of
 
 pytestmark = pytest.mark.fast
@@ -297,7 +297,7 @@ expect:
         ("host: h1, memory_mib", "host: h7, memory_mib", None, "there is no host h7"),
         ("{vm: a, state: running", "{vm: b, state: running", 13, "there is no VM b"),
         ("host_not: h1", "host_not: h8", 13, "there is no host h8"),
-        ("state: running", "state: happy", 13, "running, stopped or waiting"),
+        ("state: running", "state: happy", 13, "there are running, stopped, waiting"),
         ("{vm: a, state: running, host_not: h1, by_s: 40}", "{by_s: 40}", 13, "an expectation is about"),
     ],
 )

@@ -1,0 +1,143 @@
+"""Scenario files: read, and held against themselves. What a file names must be there, and must mean something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from libs.config.yamlfile import BadInputError, did_you_mean, line_of, load, read
+from libs.events.base import HostFact, NumberedFact, PoolFact, RevisedFact, VmFact
+from libs.events.datastores import DatastoreFact
+from libs.events.facts import KINDS
+from libs.scenario.model import (
+    HOST_STEPS,
+    STORAGE_STEPS,
+    VM_STATES,
+    Expectation,
+    Scenario,
+    ScenarioHost,
+    StepEntry,
+)
+from libs.scenario.outcome import HOST_STATES
+
+SHARED = "shared"
+"""The datastore of all hosts, in both worlds, where a file names none."""
+Wrong = tuple[tuple[int | str, ...], str]
+"""A place in the file, and what is wrong there."""
+
+
+def _wrong_datastore(scenario: Scenario) -> Wrong | None:
+    """The first place that names a datastore, or a host of one, that there is not: its field, and why."""
+    hosts = {host.name for host in scenario.hosts}
+    hosts |= {str(step.host["name"]) for step in scenario.steps if step.do == "add_host"}
+    hosts_of: dict[str, set[str]] = {}
+    for index, store in enumerate(scenario.datastores):
+        unknown = sorted(set(store.hosts or ()) - hosts)
+        if unknown:
+            return ("datastores", index, "hosts"), f"there is no host {unknown[0]}"
+        hosts_of[store.name] = hosts if store.hosts is None else set(store.hosts)
+    places = [(("vms", index), vm.datastore, vm.host) for index, vm in enumerate(scenario.vms)]
+    places += [(("steps", index), step.datastore, step.host) for index, step in enumerate(scenario.steps)]
+    for at, name, host in places:
+        if name is not None and name not in hosts_of:
+            return (*at, "datastore"), f"there is no datastore {name}"
+        if name is not None and isinstance(host, str) and host in hosts and host not in hosts_of[name]:
+            return (*at, "datastore"), f"host {host} has no datastore {name}"
+    return None
+
+
+def _wrong_expectation(scenario: Scenario, one: Expectation, hosts: set[str]) -> tuple[str, str] | None:
+    """What an expectation names that there is not, so that it would never be met, or always: field and why."""
+    vms = {vm.name for vm in scenario.vms}
+    for field, known, kind in (("vm", vms, "VM"), ("host", hosts, "host"), ("host_not", hosts, "host")):
+        name = getattr(one, field)
+        if name is not None and name not in known:
+            return field, f"there is no {kind} {name}{did_you_mean(name, known)}"
+    if one.state is not None:
+        who, states = ("VM", VM_STATES) if one.vm is not None else ("host", HOST_STATES.values())
+        if one.state not in states:
+            said = ", ".join(sorted(set(states)))
+            return (
+                "state",
+                f"{one.state!r} is no state of a {who}{did_you_mean(one.state, states)}; there are {said}",
+            )
+    if one.vm is not None and one.by_s is not None and one.state != "running":
+        return "by_s", "of a VM it is the time until it runs, with state: running"
+    event = one.event if one.event is not None else one.never
+    if event is None:
+        return None
+    if event not in KINDS:
+        field = "event" if one.event is not None else "never"
+        return field, f"there is no event {event}{did_you_mean(event, KINDS)}"
+    return None if one.subject is None else _wrong_subject(scenario, event, one.subject, hosts)
+
+
+def _wrong_subject(scenario: Scenario, event: str, subject: str, hosts: set[str]) -> tuple[str, str] | None:
+    fact = KINDS[event]
+    if issubclass(fact, RevisedFact):
+        return "subject", f"{event} is about an incident, whose name is made in the run: leave subject out"
+    if issubclass(fact, PoolFact):
+        kind, known = "pool", {"pool"}
+    elif issubclass(fact, VmFact):
+        kind, known = "VM", {vm.name for vm in scenario.vms}
+    elif issubclass(fact, DatastoreFact):
+        kind, known = "datastore", {one.name for one in scenario.datastores} or {SHARED}
+    else:
+        assert issubclass(fact, HostFact | NumberedFact)
+        kind, known = "host", hosts
+    if subject in known:
+        return None
+    return (
+        "subject",
+        f"{event} is about a {kind}, and there is no {kind} {subject}{did_you_mean(subject, known)}",
+    )
+
+
+Problem = Callable[[Scenario, StepEntry], tuple[str, str] | None]
+
+
+def load_scenario(
+    path: Path, possible: Collection[str] | None = None, problem: Problem | None = None
+) -> Scenario:
+    """Read and check a file. `possible` are the steps that the world at hand can do, `problem` names field and
+    reason of a step that it cannot do in this form; such are refused before anything starts. Raises
+    BadInputError with file, line, field and reason."""
+    scenario = load(path, Scenario)
+    _, node = read(path)
+
+    def refuse(field: tuple[int | str, ...], reason: str) -> BadInputError:
+        line = line_of(node, field)
+        where = ".".join(str(part) for part in field)
+        return BadInputError(f"{path}: " + (f"line {line}: " if line else "") + f"{where}: {reason}")
+
+    misnamed = _wrong_datastore(scenario)
+    if misnamed is not None:
+        raise refuse(*misnamed)
+    hosts = {host.name for host in scenario.hosts}
+    vms = {vm.name for vm in scenario.vms}
+    last = 0.0
+    for index, step in enumerate(scenario.steps):
+        at = ("steps", index)
+        if possible is not None and step.do not in possible:
+            raise refuse(
+                (*at, "do"), f"{step.do} is not possible here yet; possible are {', '.join(sorted(possible))}"
+            )
+        wrong = problem(scenario, step) if problem is not None else None
+        if wrong is not None:
+            raise refuse((*at, wrong[0]), wrong[1])
+        if step.at_s < last:
+            raise refuse((*at, "at_s"), f"{step.at_s} s lies before the step above ({last} s)")
+        if step.at_s > scenario.duration_s:
+            raise refuse((*at, "at_s"), f"{step.at_s} s lies after the end ({scenario.duration_s} s)")
+        last = step.at_s
+        if step.do == "add_host":
+            hosts.add(ScenarioHost.model_validate(step.host).name)
+        elif step.do in HOST_STEPS | STORAGE_STEPS and step.host not in (None, *hosts):
+            raise refuse((*at, "host"), f"there is no host {step.host}")
+        if step.vm is not None and step.vm not in vms:
+            raise refuse((*at, "vm"), f"there is no VM {step.vm}")
+    for index, one in enumerate(scenario.expect):
+        unfit = _wrong_expectation(scenario, one, hosts)
+        if unfit is not None:
+            raise refuse(("expect", index, unfit[0]), unfit[1])
+    return scenario
