@@ -113,10 +113,12 @@ HOST_STATES = {
     "host.recovered": "healthy",
     "host.suspected": "suspect",
     "host.agent_down": "agent_down",
+    "host.isolated": "isolated",
     "host.failed": "failed",
     "host.fenced": "fenced",
     "host.removed": "removed",
 }
+"""What each fact makes of a host. All others leave it as it is: `host.undecided` a suspect, `host.obeyed` isolated."""
 
 
 def host_outcomes(told: Iterable[TimelineEntry], hosts: Iterable[str]) -> dict[str, HostOutcome]:

@@ -1,9 +1,10 @@
 """What was decided in a run, made comparable: the same file must give the same verdicts in every world.
 
-Kept are the verdicts on hosts and on the pool, in their order, and those on each VM, in theirs. Left out is what
-depends on luck and changes nothing: suspicion, that it waits, and its end, an agent_down that ended by itself (noticed,
-not believed), `host.joined` (a boot announces itself; whether before or after the old one's proof is a race), plans
-(which host was chosen, how often one was made), times, and the order between VMs, which start side by side.
+Kept are the verdicts on hosts and on the pool, in their order, and those that are one host's or one VM's own affair, in
+theirs: two hosts that are cut off at once may be found so in either order. Left out is what depends on luck and
+changes nothing: suspicion, that it waits, and its end, an agent_down that ended by itself (noticed, not believed),
+`host.joined` (a boot announces itself; whether before or after the old one's proof is a race), plans (which host was
+chosen, how often one was made), times, and the order between VMs, which start side by side.
 """
 
 from __future__ import annotations
@@ -27,6 +28,16 @@ OF_HOSTS = RULED | {
     "capacity.exhausted",
     "capacity.relieved",
 }
+OF_ONE_HOST = frozenset(
+    {
+        "host.isolated",
+        "host.obeyed",
+        "host.fence_refuted",
+        "host.grey",
+        "host.draining",
+        "host.quarantined",
+    }
+)
 OF_VMS = frozenset(
     {
         "vm.failed",
@@ -49,6 +60,8 @@ class Verdicts:
 
     hosts: tuple[str, ...]
     """`event subject rule`, in the order in which they were published."""
+    alone: dict[str, tuple[str, ...]]
+    """A host's own, in their order."""
     vms: dict[str, tuple[str, ...]]
     """A VM's own, in their order."""
     left: dict[str, tuple[str, int]]
@@ -75,13 +88,15 @@ def verdicts(outcome: Outcome) -> Verdicts:
             said = [one for one in said if one not in (entry, _before(said, entry))]
     return Verdicts(
         hosts=tuple(_told(entry) for entry in said),
-        vms={
-            name: tuple(e.event for e in outcome.timeline if e.subject == name and e.event in OF_VMS)
-            for name in outcome.vms
-        },
+        alone={name: _own(outcome, name, OF_ONE_HOST) for name in outcome.hosts},
+        vms={name: _own(outcome, name, OF_VMS) for name in outcome.vms},
         left={name: (vm.state, vm.starts) for name, vm in outcome.vms.items()},
         hosts_left={name: (host.state, host.fenced) for name, host in outcome.hosts.items()},
     )
+
+
+def _own(outcome: Outcome, name: str, kinds: frozenset[str]) -> tuple[str, ...]:
+    return tuple(e.event for e in outcome.timeline if e.subject == name and e.event in kinds)
 
 
 def _before(said: list[TimelineEntry], refuted: TimelineEntry) -> TimelineEntry | None:
