@@ -59,8 +59,10 @@ STORAGE_STEPS = frozenset(["stall_storage", "restore_storage"])
 """On one host, or everywhere where none is named."""
 POOL_STEPS = frozenset(["release_storm"])
 """On the pool as a whole."""
-OTHER_STEPS = frozenset(["partition", "heal", "delay", "loss", "kill_bus", "start_bus", "add_host"])
-STEPS = HOST_STEPS | VM_STEPS | STORAGE_STEPS | SERVICE_STEPS | POOL_STEPS | OTHER_STEPS
+WEATHER_STEPS = frozenset(["delay", "loss"])
+"""Of the network, or of what `how` says instead."""
+OTHER_STEPS = frozenset(["partition", "heal", "kill_bus", "start_bus", "add_host"])
+STEPS = HOST_STEPS | VM_STEPS | STORAGE_STEPS | SERVICE_STEPS | POOL_STEPS | WEATHER_STEPS | OTHER_STEPS
 SERVICES = ("heartbeat", "detector", "fencer", "placement", "executor", "alerting")
 
 
@@ -180,6 +182,13 @@ class StepEntry(Part):
             return "the pool"
         if self.do == "add_host":
             return str(self.host["name"])
+        if self.do == "partition":
+            between = " > " if self.how == "one_way" else " | "
+            return between.join("+".join(group) for group in self.groups or ())
+        if self.do == "heal":
+            return "everywhere"
+        if self.do in WEATHER_STEPS:
+            return " of ".join(filter(None, (self.how or "network", self.host)))
         return str(self.vm or self.service or self.host or self.node)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from libs.scenario.model import Expectation
+from libs.scenario.model import Expectation, StepEntry
 from libs.scenario.outcome import HostOutcome, Outcome, TimelineEntry, host_outcomes, unmet
 from libs.scenario.verdicts import verdicts
 
@@ -73,3 +75,23 @@ def test_a_world_in_which_a_host_was_held_something_else_came_to_other_verdicts(
 def test_a_host_obeys_after_it_was_found_isolated() -> None:
     right = outcome("host.isolated h1", "host.obeyed h1")
     assert verdicts(right) != verdicts(outcome("host.obeyed h1", "host.isolated h1"))
+
+
+@pytest.mark.parametrize(
+    ("step", "subject"),
+    [
+        ({"do": "partition", "groups": [["h1", "h2"], ["bus", "h3"]]}, "h1+h2 | bus+h3"),
+        ({"do": "partition", "groups": [["h1"], ["bus"]], "how": "one_way"}, "h1 > bus"),
+        ({"do": "heal"}, "everywhere"),
+        ({"do": "loss", "percent": 20}, "network"),
+        ({"do": "loss", "percent": 20, "host": "h1"}, "network of h1"),
+        ({"do": "delay", "seconds": 1, "how": "network", "host": "h1"}, "network of h1"),
+        ({"do": "delay", "percent": 20, "how": "guests"}, "guests"),
+        ({"do": "kill_bus", "node": 1}, "1"),
+        ({"do": "kill_service", "service": "fencer"}, "fencer"),
+        ({"do": "fail_start", "vm": "a", "host": "h1"}, "a"),
+        ({"do": "stall_storage"}, "everywhere"),
+    ],
+)
+def test_the_timeline_says_what_a_step_was_done_to(step: dict[str, Any], subject: str) -> None:
+    assert StepEntry.model_validate({"at_s": 1, **step}).subject == subject
