@@ -15,17 +15,36 @@ SECRET = ("secrets", "options")
 """Below these nothing that was given is repeated in a message: it may be a secret in the wrong place."""
 
 
+NEAR = 0.65
+"""How alike two names are of which one may be the other misspelled: url and uri are, state and steps are not."""
+NEARER = 0.8
+"""The same for a field that stands in another part of the tree."""
+
+
 class BadInputError(Exception):
     """What a person gave us cannot be used. The message names file, field and reason; exit status 2."""
 
 
 class _UniqueLoader(yaml.SafeLoader):
-    """A key given twice is a mistake, not the last one's victory."""
+    """A key given twice is a mistake, not the last one's victory; so is a value that is not what its tag says."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, KeyError, AttributeError) as error:  # a date in a 13th month, !!int of a word
+            tag = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the value cannot be read as {tag}", node.start_mark
+            ) from error
 
 
 def _mapping(loader: _UniqueLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a list or a mapping cannot be a field's name", key_node.start_mark
+            )
         key = loader.construct_object(key_node)
         if key in seen:
             raise yaml.constructor.ConstructorError(
@@ -53,6 +72,13 @@ def read(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         raise BadInputError(f"{path}: {line}{error.problem}") from error
+    except yaml.reader.ReaderError as error:
+        line = f"line {text.count(chr(10), 0, error.position) + 1}: "
+        raise BadInputError(
+            f"{path}: {line}the character {error.character:#04x} cannot stand in YAML"
+        ) from error
+    except RecursionError as error:
+        raise BadInputError(f"{path}: is nested too deeply") from error
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -79,8 +105,13 @@ def line_of(node: yaml.Node | None, where: tuple[int | str, ...]) -> int | None:
 def explain(path: Path, node: yaml.Node | None, error: ValidationError, model: type[BaseModel]) -> str:
     """One line a mistake: file, line, field, reason."""
     lines = []
-    for problem in error.errors():
-        lines.append(located(path, node, tuple(problem["loc"]), _reason(problem, model)))
+    problems = error.errors()
+    for problem in problems:
+        where = tuple(problem["loc"])
+        inside = [one["loc"] for one in problems if one["loc"][: len(where)] == where != one["loc"]]
+        if problem["type"] == "too_short" and inside:
+            continue  # an entry that is wrong is not counted: that it is there shows in its own line
+        lines.append(located(path, node, where, _reason(problem, model)))
     return "\n".join(lines)
 
 
@@ -97,7 +128,7 @@ def _reason(problem: Any, model: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         name = str(where[-1])
         known = _model_at(model, where[:-1]).model_fields
-        near = did_you_mean(name, known) or did_you_mean(name, _field_names(model) - {name})
+        near = did_you_mean(name, known) or did_you_mean(name, _field_names(model) - {name}, NEARER)
         return f"unknown field{near}"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
@@ -107,9 +138,9 @@ def _reason(problem: Any, model: type[BaseModel]) -> str:
     return f"{problem['msg']}{'' if hidden else f', not {given!r}'}"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = NEAR) -> str:
     """The known name that was meant, most likely, for the end of a message; nothing where none is near."""
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

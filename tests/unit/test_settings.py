@@ -144,6 +144,15 @@ def test_all_mistakes_are_shown_at_once(pool: Path) -> None:
     assert all(one.startswith(str(pool)) for one in lines)
 
 
+def test_a_host_that_is_wrong_is_not_said_to_be_missing(pool: Path) -> None:
+    pool.write_text("hosts:\n  - {name: h1, uri: foo}\n")
+    assert complaint(pool) == (
+        f"{pool}: line 2: hosts.0.uri: 'foo' is no libvirt URI, such as qemu+ssh://root@host/system"
+    )
+    pool.write_text("hosts: []\n")
+    assert "line 1: hosts: Tuple should have at least 1 item" in complaint(pool)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -152,6 +161,15 @@ def test_all_mistakes_are_shown_at_once(pool: Path) -> None:
         ("hosts: []\n", "hosts"),
         ("a: b: c\n", "line 1"),
         ("\t- x", "line 1"),
+        ("pool: x\n{[1]: 2}: 3\n", "line 2: "),
+        ("pool: x\nhosts: [{[1]: 2}]\n", "line 2: a list or a mapping cannot be a field's name"),
+        ("pool: x\n? {a: 1}\n: 2\n", "line 2: a list or a mapping cannot be a field's name"),
+        ("pool: x\nhosts: \x07\n", "line 2: the character 0x07 cannot stand in YAML"),
+        ("pool: 2026-13-45\n", "line 1: the value cannot be read as timestamp"),
+        ("hosts: 1\npool: !!int x\n", "line 2: the value cannot be read as int"),
+        ("hosts: 1\npool: !!bool x\n", "line 2: the value cannot be read as bool"),
+        ("hosts: 1\npool: !!timestamp x\n", "line 2: the value cannot be read as timestamp"),
+        ("pool: " + "[" * 2000, "is nested too deeply"),
     ],
 )
 def test_a_file_that_is_no_pool_file_is_refused(pool: Path, content: str, reason: str) -> None:
@@ -298,6 +316,7 @@ expect:
         ("{vm: a, state: running", "{vm: b, state: running", 13, "there is no VM b"),
         ("host_not: h1", "host_not: h8", 13, "there is no host h8"),
         ("state: running", "state: happy", 13, "there are running, stopped, waiting"),
+        ("{name: a, host: h1,", "{name: a, state: running, host: h1,", None, "vms.0.state: unknown field\n"),
         ("{vm: a, state: running, host_not: h1, by_s: 40}", "{by_s: 40}", 13, "an expectation is about"),
     ],
 )
@@ -309,7 +328,7 @@ def test_a_mistake_in_a_scenario_is_shown_before_anything_starts(
     path.write_text(SCENARIO.replace(old, new, 1))
     with pytest.raises(BadInputError) as error:
         load_scenario(path)
-    said = str(error.value)
+    said = f"{error.value}\n"
     assert said.startswith(f"{path}: ")
     assert reason in said
     if line is not None:
