@@ -244,6 +244,10 @@ class Scenario(Part):
     name: str = Field(min_length=1)
     duration_s: PositiveFloat = 120.0
     seed: int = 0
+    healed: bool = Field(
+        False,
+        description="the last step healed the world, so all must come right by the end; the lab takes no notice",
+    )
     policy: PoolPolicy = PoolPolicy()
     settings: dict[str, Any] = Field({}, description="parts of the pool file, for this run")
     management: Management = Management()

@@ -158,7 +158,7 @@ def _quiet() -> Iterator[None]:
 def run(
     scenario: Scenario, seed: int, plane: Plane, *, liveness: bool = False, stop_at_first: bool = True
 ) -> Result:
-    """Play the scenario. `liveness`: the last step healed the world, so all must come right by the end."""
+    """Play the scenario. `liveness`: as where it says `healed`, so all must come right by the end."""
     with _quiet(), _uncollected():
         return _run(scenario, seed, plane, liveness, stop_at_first)
 
@@ -166,7 +166,7 @@ def run(
 def _run(scenario: Scenario, seed: int, plane: Plane, liveness: bool, stop_at_first: bool) -> Result:
     loop = SimLoop()
     world = World(scenario, seed, plane, loop)
-    playing = _Play(scenario, world, liveness, stop_at_first)
+    playing = _Play(scenario, world, liveness or scenario.healed, stop_at_first)
     try:
         loop.run_until_complete(playing.play())
         playing._over()

@@ -71,7 +71,9 @@ def load(path: Path) -> Scenario:
 
 def _one(path: Path, seed: int | None, log: bool, as_json: bool) -> None:
     scenario = load(path)
-    result = run(scenario, scenario.seed if seed is None else seed, PLANE, stop_at_first=False)
+    # a kept world stops at its first violation, as it did when it was drawn
+    chosen = scenario.seed if seed is None else seed
+    result = run(scenario, chosen, PLANE, stop_at_first=scenario.healed)
     if log:
         sys.stdout.write("\n".join(result.log) + "\n")
     elif as_json:
@@ -166,9 +168,9 @@ def _keep(seed: int, violation: Violation, directory: Path, console: Console) ->
 
 
 def as_file(scenario: Scenario, seed: int, violation: Violation) -> str:
-    """The scenario as a file, with what it shows in its first line."""
+    """A drawn world as a file that plays again byte for byte, with what it shows in its first line."""
     body = scenario.model_dump(mode="json", exclude_defaults=True, exclude={"format", "steps", "expect"})
-    body["seed"] = seed
+    body["seed"], body["healed"] = seed, True
     if violation.rule in ("9", "10"):  # what must happen in the end is an expectation in a file
         broken = [vm.name for vm in scenario.vms if f"VM {vm.name} " in violation.detail]
         body["expect"] = [{"vm": name, "state": "running"} for name in broken]

@@ -13,7 +13,7 @@ from libs.sim.run import run
 from libs.sim.shrink import shrink
 from services.cli.mutations import MUTATIONS
 from services.cli.simplane import PLANE
-from services.cli.simulate import as_file, load
+from services.cli.simulate import as_file, load, simulate
 
 POOL = """\
 schema: rekindle.scenario.v1
@@ -94,5 +94,30 @@ def test_what_breaks_a_rule_is_made_short_and_written_as_a_file(tmp_path: Path) 
         path = tmp_path / "found.yaml"
         path.write_text(as_file(smallest, 1, found))
         again = run(load(path), 1, PLANE)
+        assert again.log == run(smallest, 1, PLANE, liveness=True).log
         assert [one.rule for one in again.violations] == ["1"]
     assert run(load(path), 1, PLANE).violations == []
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("seed", range(4))
+def test_a_world_that_is_kept_plays_again_as_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
+) -> None:
+    drawn = run(draw(seed), seed, PLANE, liveness=True)
+    path = tmp_path / "kept.yaml"
+    path.write_text(as_file(draw(seed), seed, Violation(rule="1", at_s=1.0, detail="a test's")))
+    assert load(path).healed
+    simulate(scenario=path, log=True)
+    assert capsys.readouterr().out.splitlines() == drawn.log
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("said", "rules"), [("", []), ("healed: true\n", ["9", "10"])])
+def test_what_a_healed_world_in_a_file_owes_is_a_violation(
+    tmp_path: Path, said: str, rules: list[str]
+) -> None:
+    path = tmp_path / "kept.yaml"
+    lost = "  - {at_s: 6, do: break_fencing, host: h1, how: dead}\n  - {at_s: 6, do: power_off, host: h1}\n"
+    path.write_text(said + POOL + lost)
+    assert [one.rule for one in run(load(path), 1, PLANE).violations] == rules
