@@ -12,10 +12,13 @@ import sys
 
 import pytest
 
+from libs.core.decider import Step
+from libs.scenario.model import Scenario
 from libs.sim.random_world import draw
 from libs.sim.run import run
 from services.cli.mutations import MUTATIONS, Mutation
 from services.cli.simplane import PLANE
+from services.detector import storms
 
 SEEDS = int(os.environ.get("REKINDLE_SEEDS", "200"))
 BLOCK = 25
@@ -103,6 +106,37 @@ def test_no_deliberate_fault_fails_by_itself(mutation: Mutation) -> None:
             one.rule for seed in (0, 4) for one in run(draw(seed), seed, PLANE, liveness=True).violations
         }
     assert mutation.crashes or "crash" not in rules
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("ends", "rules"), [(True, []), (False, ["7"])])
+def test_a_storm_that_does_not_end_in_a_healed_world_breaks_a_rule(
+    monkeypatch: pytest.MonkeyPatch, ends: bool, rules: list[str]
+) -> None:
+    hosts = ["h1", "h2", "h3", "h4"]
+    scenario = Scenario.model_validate(
+        {
+            "schema": "rekindle.scenario.v1",
+            "name": "a storm",
+            "duration_s": 60,
+            "healed": True,
+            "settings": {"detection": {"quiet_after_start_s": 2}},
+            "hosts": [{"name": host} for host in hosts],
+            "steps": [
+                {"at_s": 3, "do": "partition", "groups": [["h1", "h2", "h3"], ["bus", "h4"]]},
+                *({"at_s": 3, "do": "break_fencing", "host": host, "how": "dead"} for host in hosts[:3]),
+                {"at_s": 9, "do": "heal"},
+            ],
+        }
+    )
+    if not ends:
+        watch = storms.watch
+        monkeypatch.setattr(
+            storms, "watch", lambda state, *rest: Step(state) if state.storm else watch(state, *rest)
+        )
+    result = run(scenario, 1, PLANE)
+    assert any("storm.held" in line for line in result.log)
+    assert [one.rule for one in result.violations] == rules
 
 
 @pytest.mark.fast

@@ -12,7 +12,7 @@ from libs.scenario.outcome import Violation
 from libs.sim.invariants.book import Book
 from libs.sim.invariants.guests import Guests
 from libs.sim.invariants.leases import Leases
-from libs.sim.invariants.liveness import owed
+from libs.sim.invariants.liveness import owed, stormy
 from libs.sim.invariants.memory import Memory
 from libs.sim.invariants.plans import Plans
 from libs.sim.invariants.proofs import Proofs
@@ -49,7 +49,7 @@ class Invariants:
     def end(self) -> None:
         """The world was healed and its time is over: what is still owed is a violation."""
         self._memory.look()
-        if self.book.storm:
+        if self.book.storm and stormy(self._world, self._truth, self.book):
             return  # in a storm that lasts, an operator is waited for (rule 7): nothing more must happen
         for rule, detail in self.owed():
             self.book.broken(rule, f"at the end {detail}")

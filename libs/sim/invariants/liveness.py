@@ -9,6 +9,7 @@ from libs.model import Protection
 from libs.sim.invariants.book import Book
 from libs.sim.invariants.guests import untreated
 from libs.sim.invariants.stores import unrecovered
+from libs.sim.invariants.verdicts import storm_limit
 from libs.sim.machines import Os, VmSpec
 from libs.sim.truth import Truth
 from libs.sim.world import World
@@ -27,6 +28,7 @@ def owed(world: World, truth: Truth, book: Book, *, soon: bool = False) -> list[
     which a world must not end before."""
     gate_s, alerted_s = (0.0, 0.0) if soon else (GATE_S, ALERTED_S)
     return [
+        *_storm(world, truth, book, alerted_s),
         *_incidents(book),
         *_gates(world, truth, book, gate_s),
         *_vms(world, book),
@@ -36,6 +38,20 @@ def owed(world: World, truth: Truth, book: Book, *, soon: bool = False) -> list[
         *_quarantines(world),
         *unrecovered(world, truth, book, alerted_s),
     ]
+
+
+def stormy(world: World, truth: Truth, book: Book, late_s: float = ALERTED_S) -> bool:
+    """More hosts are really silent than believable: neither fenced, nor has their libvirt answered for so long."""
+    hosts = world.machines.hosts
+    silent = [one for one in hosts.values() if one.at not in book.fenced]
+    silent = [one for one in silent if truth.answering_for(one.name) <= late_s]
+    return len(silent) > storm_limit(len(hosts))
+
+
+def _storm(world: World, truth: Truth, book: Book, late_s: float) -> Iterator[tuple[str, str]]:
+    """One that is over is released: while it is held no silence is believed."""
+    if book.storm and not stormy(world, truth, book, late_s):
+        yield "7", "a storm is held, and no more are silent than believable"
 
 
 def _incidents(book: Book) -> Iterator[tuple[str, str]]:
