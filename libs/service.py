@@ -93,6 +93,8 @@ def run(
     try:
         settings = load_settings(config)
         configure(settings.logging)
+        if host is not None:
+            settings.host(host)  # one that is not in the file is said now, not once there is a bus
         asyncio.run(_run(settings, service, main, stopping, host))
     except BadInputError as error:
         log.error("bad input", reason=str(error))

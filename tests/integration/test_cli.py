@@ -398,6 +398,17 @@ def test_a_service_that_waits_for_a_bus_ends_when_it_is_told_to(tmp_path: Path) 
             one.kill()
 
 
+def test_an_agent_of_a_host_that_is_not_in_the_pool_does_not_wait_for_a_bus(tmp_path: Path) -> None:
+    config = tmp_path / "pool.yaml"
+    config.write_text(
+        "pool: p\nbus: {url: 'nats://127.0.0.1:1'}\nhosts:\n  - {name: h1, uri: test:///default}\n"
+    )
+    done = rekindle("service", "heartbeat", "--host", "h9", "--config", str(config))
+    assert done.returncode == 2
+    assert "no host is called h9; there are h1" in done.stdout + done.stderr
+    assert "waiting for the bus" not in done.stdout + done.stderr
+
+
 def test_a_service_whose_supervisor_has_gone_does_not_begin(tmp_path: Path) -> None:
     config = tmp_path / "pool.yaml"
     config.write_text(GOOD.format(data=tmp_path / "data"))
