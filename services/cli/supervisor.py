@@ -60,6 +60,7 @@ class Supervisor:
             (directory / "run").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInputError(f"data_dir: {directory}: {error.strerror}") from error
+        self._try_logs()
         with _alone(directory):
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -84,9 +85,14 @@ class Supervisor:
             if server is not None:
                 keepers.append(asyncio.create_task(self._keep_server(server, stop)))
             log.info("management plane runs", pool=self.settings.pool, services=list(self.names()))
+            stopped = asyncio.create_task(stop.wait())
             try:
-                await stop.wait()
+                done, _ = await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
+                for keeper in done & set(keepers):
+                    keeper.result()  # without its keeper a service would be missed by nobody
+                await stopped
             finally:
+                stopped.cancel()
                 await self._stop(keepers)
                 if self.nursery is not None:
                     await self.nursery.stop()
@@ -94,6 +100,18 @@ class Supervisor:
                     await server.stop()
             log.info("management plane stopped; no VM was touched", pool=self.settings.pool)
         return self._exit
+
+    def _try_logs(self) -> None:
+        """Raises BadInputError where a service could not write its log."""
+        if self.log_directory is None:
+            return
+        try:
+            self.log_directory.mkdir(parents=True, exist_ok=True)
+            for name in self.names():
+                _log_file(self.log_directory, name).open("ab").close()
+        except OSError as error:
+            where = error.filename or self.log_directory
+            raise BadInputError(f"--log-dir: {where}: {error.strerror}") from error
 
     async def _keep(self, name: str, environment: dict[str, str], stop: asyncio.Event) -> None:
         backoff_s, holder = 0.0, ""
@@ -124,10 +142,7 @@ class Supervisor:
             pid_file.unlink(missing_ok=True)
 
     async def _begin(self, name: str, environment: dict[str, str]) -> Child | asyncio.subprocess.Process:
-        log_file = None
-        if self.log_directory is not None:
-            self.log_directory.mkdir(parents=True, exist_ok=True)
-            log_file = self.log_directory / f"{name}.log"
+        log_file = None if self.log_directory is None else _log_file(self.log_directory, name)
         if self.nursery is not None:
             try:
                 return await self.nursery.begin(name, self.config, environment, log_file)
@@ -179,6 +194,10 @@ class Supervisor:
         for result in results:
             if isinstance(result, Exception):
                 log.error("a supervisor task failed", error=repr(result))
+
+
+def _log_file(directory: Path, name: str) -> Path:
+    return directory / f"{name}.log"
 
 
 async def _usable(settings: Settings) -> None:

@@ -95,6 +95,22 @@ def test_bad_input_to_up_is_said_and_nothing_is_started(
 
 
 @pytest.mark.parametrize(
+    ("made", "directory"), [("", "file/logs"), ("", "file"), ("logs/fencer.log", "logs")]
+)
+def test_a_log_directory_that_cannot_be_used_is_said_and_nothing_is_started(
+    pool: Callable[[str], Path], tmp_path: Path, made: str, directory: str
+) -> None:
+    (tmp_path / "file").write_text("no directory")
+    if made:
+        (tmp_path / made).mkdir(parents=True)
+    done = rekindle("up", "--config", str(pool(GOOD)), "--log-dir", str(tmp_path / directory))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--log-dir: {tmp_path / directory}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data" / "nats").exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("hosts", "--config", "/no/such/pool.yaml"), ["/no/such/pool.yaml", "cannot be read"]),
@@ -377,6 +393,16 @@ def test_a_service_that_is_killed_is_started_again_and_a_killed_up_takes_all_wit
         if again.process.poll() is None:
             again.process.kill()
             again.process.wait()
+
+
+def test_a_service_that_can_be_kept_no_more_ends_the_plane_with_the_reason(plane: Plane) -> None:
+    plane.wait(lambda: plane.states().get("h1") == "healthy", "h1 is healthy")
+    pids = plane.pids()
+    (plane.data / "run").rename(plane.data / "elsewhere")
+    os.kill(pids["fencer"], signal.SIGKILL)
+    assert plane.process.wait(30) == 1
+    assert "fencer.pid" in plane.log.read_text()
+    assert {name for name, pid in pids.items() if exists(pid)} == set()
 
 
 def test_a_service_that_waits_for_a_bus_ends_when_it_is_told_to(tmp_path: Path) -> None:
