@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from libs.doctor.made import Finding, version
 from libs.doctor.seen import HostSeen, Seen
 from libs.doctor.suits import Pool
-from libs.doctor.vms import closed, lacks, others, protected
+from libs.doctor.vms import protected
 from libs.planning.plan import plan
 from libs.planning.snapshot import Snapshot, SnapshotHost, SnapshotHostState, SnapshotVm
 
@@ -60,7 +60,7 @@ def _room(pool: Pool) -> Iterator[Finding]:
         lost = [vm for vm in snapshot.vms if vm.host == host.name and vm.protection != "none"]
         left = [vm for vm in lost if vm.name in missing]
         short = sum(vm.memory_mib for vm in left)
-        free = sum(_free(pool, other) for other in others(pool.seen, host))
+        free = sum(_free(pool, other) for other in pool.others(host))
         names = ", ".join(sorted(_name(pool.seen, vm.name) for vm in left))
         said = (
             f"without {host.name}: {sum(vm.memory_mib for vm in lost)} MiB of {len(lost)} protected VMs to place, "
@@ -73,7 +73,7 @@ def _room(pool: Pool) -> Iterator[Finding]:
 
 
 def _free(pool: Pool, host: HostSeen) -> float:
-    return pool.size(host)[0] - sum(vm.memory_mib for vm in host.domains if vm.state.active)
+    return pool.memory_mib(host) - sum(vm.memory_mib for vm in host.domains if vm.state.active)
 
 
 def _name(seen: Seen, key: str) -> str:
@@ -92,9 +92,9 @@ def _snapshot(pool: Pool) -> Snapshot:
             if not vm.state.active:
                 continue
             key = f"{vm.uuid}@{home.name}"
-            for other in others(seen, home) if protected(vm) else ():
-                if not lacks(pool, vm, home, other):
-                    suits[other.name].append(key)
+            for other, lacking in pool.lacks(vm, home).items() if protected(vm) else ():
+                if not lacking:
+                    suits[other].append(key)
             vms.append(
                 SnapshotVm(
                     name=key,
@@ -110,7 +110,7 @@ def _snapshot(pool: Pool) -> Snapshot:
     hosts = [
         SnapshotHost(
             name=host.name,
-            state=SnapshotHostState.OFFLINE if closed(seen, host) else SnapshotHostState.ONLINE,
+            state=SnapshotHostState.OFFLINE if pool.closed(host) else SnapshotHostState.ONLINE,
             memory_mib=entry.memory_mib or host.memory_mib or 1,
             memory_reserved_mib=entry.memory_reserved_mib,
             cpus=entry.cpus or host.cpus or 1,

@@ -46,6 +46,7 @@ class Need:
 
 
 YES = Verdict(Has.YES)
+Matrix = list[tuple[Need, dict[str, Verdict]]]
 
 
 class Pool:
@@ -54,6 +55,37 @@ class Pool:
     def __init__(self, settings: Settings, seen: Seen, policy: PoolPolicy | None = None) -> None:
         self.settings, self.seen, self.policy = settings, seen, policy or PoolPolicy()
         self._stores = [store for store in settings.datastores if not store.block]
+        self._sizes = {host.name: self._size(host) for host in seen.hosts}
+        self._matrices: dict[tuple[str, str], Matrix] = {}
+
+    def closed(self, host: HostSeen) -> bool:
+        """True where nothing can be started on a host now, as far as is known."""
+        known = self.seen.bus.hosts.get(host.name)
+        return bool(host.error) or (known is not None and bool(known.closed))
+
+    def others(self, home: HostSeen) -> list[HostSeen]:
+        """Where a VM of `home` could be started now."""
+        return [host for host in self.seen.hosts if host.name != home.name and not self.closed(host)]
+
+    def matrix(self, vm: Domain, home: HostSeen) -> Matrix:
+        """Each need of a VM with the verdict of each host that it could go to. Asked once: findings about the VM and
+        about the pool both read it."""
+        key = (home.name, vm.uuid)
+        if key not in self._matrices:
+            others = self.others(home)
+            self._matrices[key] = [
+                (need, {host.name: need.on(host) for host in others}) for need in self.needs(vm, home)
+            ]
+        return self._matrices[key]
+
+    def lacks(self, vm: Domain, home: HostSeen) -> dict[str, list[str]]:
+        """By host that it could go to, what it needs and is surely not there; empty where it may be started."""
+        found: dict[str, list[str]] = {host.name: [] for host in self.others(home)}
+        for need, verdicts in self.matrix(vm, home):
+            for name, verdict in verdicts.items():
+                if verdict.has is Has.NO:
+                    found[name].append(f"{need.what}: {verdict.why}")
+        return found
 
     def needs(self, vm: Domain, home: HostSeen) -> Iterator[Need]:
         """Everything that its next host must have, in the order in which it is told."""
@@ -150,15 +182,18 @@ class Pool:
 
     def _room(self, vm: Domain) -> Callable[[HostSeen], Verdict]:
         def on(other: HostSeen) -> Verdict:
-            memory, vcpus = self.size(other)
+            memory, vcpus = self._sizes[other.name]
             if vm.memory_mib <= memory and vm.vcpus <= vcpus:
                 return YES
             return Verdict(Has.NO, f"it has {memory:.0f} MiB and {vcpus:.0f} vCPUs to give")
 
         return on
 
-    def size(self, host: HostSeen) -> tuple[float, float]:
-        """MiB and vCPUs that a host can give to VMs, as placement counts them."""
+    def memory_mib(self, host: HostSeen) -> float:
+        """What a host can give to VMs, as placement counts it."""
+        return self._sizes[host.name][0]
+
+    def _size(self, host: HostSeen) -> tuple[float, float]:
         entry = self.settings.host(host.name)
         memory = (entry.memory_mib or host.memory_mib) - entry.memory_reserved_mib
         return memory * self.policy.memory_overcommit, (entry.cpus or host.cpus) * self.policy.cpu_overcommit

@@ -15,27 +15,6 @@ def protected(vm: Domain) -> bool:
     return vm.policy.protection is not Protection.NONE
 
 
-def closed(seen: Seen, host: HostSeen) -> bool:
-    """True where nothing can be started on a host now, as far as is known."""
-    known = seen.bus.hosts.get(host.name)
-    return bool(host.error) or (known is not None and bool(known.closed))
-
-
-def others(seen: Seen, home: HostSeen) -> list[HostSeen]:
-    """Where a VM of `home` could be started now."""
-    return [host for host in seen.hosts if host.name != home.name and not closed(seen, host)]
-
-
-def lacks(pool: Pool, vm: Domain, home: HostSeen, other: HostSeen) -> list[str]:
-    """What this VM needs and this host surely has not; empty where it may be started there."""
-    found = []
-    for need in pool.needs(vm, home):
-        verdict = need.on(other)
-        if verdict.has is Has.NO:
-            found.append(f"{need.what}: {verdict.why}" if verdict.why else need.what)
-    return found
-
-
 def of_vm(pool: Pool, vm: Domain, home: HostSeen) -> Iterator[Finding]:
     """Findings about one protected VM where it is. Of one that does not run: only what happens to it by itself when its
     host boots, or by hand, since it is not to be restarted."""
@@ -54,7 +33,7 @@ def of_vm(pool: Pool, vm: Domain, home: HostSeen) -> Iterator[Finding]:
     if not bus.error and vm.uuid not in bus.definitions:
         yield of_domain("definition-missing", vm, home.name, "the bus has no definition of it")
     yield from _bound(vm, home)
-    targets = others(pool.seen, home)
+    targets = pool.others(home)
     yield from _elsewhere(pool, vm, home, targets)
     yield from _left_behind(pool, vm, home, targets)
     yield from _processor(vm, home, targets)
@@ -88,15 +67,14 @@ def _elsewhere(pool: Pool, vm: Domain, home: HostSeen, targets: list[HostSeen]) 
         yield of_domain("no-other-host", vm, home.name, "; ".join(said) or f"{home.name} is the only host")
         return
     nowhere = False
-    for need in pool.needs(vm, home):
-        verdicts = {host.name: need.on(host) for host in targets}
+    for need, verdicts in pool.matrix(vm, home):
         kinds = {verdict.has for verdict in verdicts.values()}
         if kinds == {Has.NO}:
             nowhere = True
             yield of_domain(need.lacking, vm, home.name, _said(need, verdicts, Has.NO))
         elif Has.YES not in kinds:
             yield of_domain(need.unproven, vm, home.name, _said(need, verdicts, Has.UNKNOWN))
-    wrong = {host.name: lacks(pool, vm, home, host) for host in targets}
+    wrong = pool.lacks(vm, home)
     told = "; ".join(f"{name}: {', '.join(whys)}" for name, whys in wrong.items() if whys)
     if not nowhere and all(wrong.values()):
         yield of_domain("no-host-suits", vm, home.name, told)
