@@ -69,7 +69,8 @@ class Wants:
     def paths(self) -> frozenset[str]:
         """Files of which another host may be asked whether it has them."""
         disks = (disk.place for disk in (*self.disks, *self.media) if disk.kind is not Kind.VOLUME)
-        return frozenset((*disks, *(path for _, path in self.files)))
+        firmware = (self.firmware,) if self.firmware else ()
+        return frozenset((*disks, *(path for _, path in self.files), *firmware))
 
 
 def wants_of(inactive_xml: str, live_xml: str = "") -> Wants:

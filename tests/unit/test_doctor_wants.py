@@ -130,6 +130,12 @@ def test_a_machine_is_what_qemu_is_to_be() -> None:
     )
 
 
+def test_other_hosts_are_asked_for_every_file_but_not_for_volumes() -> None:
+    disks = "<disk type='file'><source file='/n/a'/></disk><disk type='volume'><source pool='p' volume='v'/></disk>"
+    found = wants(disks, os=f"{OS}<loader type='pflash'>/f.fd</loader><kernel>/k</kernel>")
+    assert found.paths() == {"/n/a", "/f.fd", "/k"}
+
+
 def test_backing_files_are_disks_too_and_only_the_running_vm_names_them() -> None:
     disk = "<disk type='file'><source file='/n/a.qcow2'/>{backing}</disk>"
     backing = "<backingStore type='file'><source file='/n/b.qcow2'/><backingStore/></backingStore>"
