@@ -111,7 +111,7 @@ def explain(path: Path, node: yaml.Node | None, error: ValidationError, model: t
         inside = [one["loc"] for one in problems if one["loc"][: len(where)] == where != one["loc"]]
         if problem["type"] == "too_short" and inside:
             continue  # an entry that is wrong is not counted: that it is there shows in its own line
-        lines.append(located(path, node, where, _reason(problem, model)))
+        lines.append(located(path, node, where, reason_of(problem, model)))
     return "\n".join(lines)
 
 
@@ -123,7 +123,8 @@ def located(path: Path, node: yaml.Node | None, where: tuple[int | str, ...], re
     return f"{path}: {at}{field}: {reason}"
 
 
-def _reason(problem: Any, model: type[BaseModel]) -> str:
+def reason_of(problem: Any, model: type[BaseModel]) -> str:
+    """What is wrong, without a secret: for the end of a line that names file and field."""
     where = problem["loc"]
     if problem["type"] == "extra_forbidden":
         name = str(where[-1])

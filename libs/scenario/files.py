@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from libs.config.yamlfile import BadInputError, did_you_mean, line_of, load, read
+from pydantic import ValidationError
+
+from libs.config.settings import Settings
+from libs.config.yamlfile import BadInputError, did_you_mean, line_of, load, read, reason_of
 from libs.events.base import HostFact, NumberedFact, PoolFact, RevisedFact, VmFact
 from libs.events.datastores import DatastoreFact
 from libs.events.facts import KINDS
 from libs.scenario.model import (
-    HOST_STEPS,
-    STORAGE_STEPS,
+    TAKES,
     VM_STATES,
+    WAYS,
     Expectation,
     Scenario,
     ScenarioHost,
@@ -22,6 +26,8 @@ from libs.scenario.outcome import HOST_STATES
 
 SHARED = "shared"
 """The datastore of all hosts, in both worlds, where a file names none."""
+METHODS = ("power",)
+"""Of fencing, in both worlds."""
 Wrong = tuple[tuple[int | str, ...], str]
 """A place in the file, and what is wrong there."""
 
@@ -44,6 +50,77 @@ def _wrong_datastore(scenario: Scenario) -> Wrong | None:
         if name is not None and isinstance(host, str) and host in hosts and host not in hosts_of[name]:
             return (*at, "datastore"), f"host {host} has no datastore {name}"
     return None
+
+
+def _wrong_fencing(scenario: Scenario) -> Wrong | None:
+    """The first fence level that no world can have yet."""
+    places: list[tuple[tuple[int | str, ...], ScenarioHost]]
+    places = [(("hosts", index), host) for index, host in enumerate(scenario.hosts)]
+    places += [
+        (("steps", index, "host"), ScenarioHost.model_validate(step.host))
+        for index, step in enumerate(scenario.steps)
+        if step.do == "add_host"
+    ]
+    for place, host in places:
+        for level, entry in enumerate(host.fencing):
+            if entry.method not in METHODS:
+                where = (*place, "fencing", level, "method") if "fencing" in host.model_fields_set else place
+                return where, f"{entry.method} is not possible here yet; possible are {', '.join(METHODS)}"
+    return None
+
+
+def _wrong_settings(scenario: Scenario) -> Wrong | None:
+    """The first mistake in the parts of a pool file that a scenario gives."""
+    if "hosts" in scenario.settings:
+        return ("settings", "hosts"), "the hosts of a scenario are those of its own hosts"
+    stores = [one.name for one in scenario.datastores] or [SHARED]
+    pool = {
+        "datastores": [{"name": name, "path": f"/{name}"} for name in stores],
+        **scenario.settings,
+        "hosts": [{"name": host.name, "uri": "test:///default"} for host in scenario.hosts],
+    }
+    try:
+        Settings.model_validate(pool)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = reason_of(first, Settings)
+        if first["loc"]:
+            return ("settings", *first["loc"]), reason
+        # a rule between several settings says itself which it is about
+        named = re.match(r"[a-z_]+(\.[a-z_0-9]+)*(?=[ :])", reason)
+        path = named[0].split(".") if named else [""]
+        known = path[0] in Settings.model_fields
+        return ("settings", *(int(part) if part.isdigit() else part for part in path if known)), reason
+    return None
+
+
+def misgiven(step: StepEntry) -> tuple[str, str] | None:
+    """A field of a step that means nothing, or whose value does not: field and why."""
+    given = {name for name in step.model_fields_set - {"at_s", "do"} if getattr(step, name) is not None}
+    taken = TAKES[step.do]
+    strange = sorted(given - set(taken))
+    if strange:
+        return strange[0], f"means nothing for {step.do}, which takes {', '.join(taken) or 'no fields'}"
+    ways = WAYS.get(step.do)
+    if ways is not None and step.how not in (None, *ways):
+        return "how", f"{step.do} is {' or '.join(ways)}, not {step.how}"
+    if step.seconds is not None and step.seconds < 0 and step.do != "step_clock":
+        return "seconds", f"{step.seconds:g} s is less than nothing"
+    if step.do == "kill_service":
+        plane = step.service == "plane"
+        if step.seconds is not None and not plane:
+            return "seconds", "only the whole plane is away for a time: a service is started again at once"
+        if step.count is not None and plane:
+            return "count", "the calls of a whole plane are not counted"
+    return _wrong_groups(step.groups) if step.groups is not None else None
+
+
+def _wrong_groups(groups: tuple[tuple[str, ...], ...]) -> tuple[str, str] | None:
+    if not all(groups):
+        return "groups", "a group is empty: there is nothing to cut it off from"
+    names = [name for group in groups for name in group]
+    twice = [name for name in names if names.count(name) > 1]
+    return ("groups", f"{twice[0]} is given twice: it cannot be cut off from itself") if twice else None
 
 
 def _wrong_expectation(scenario: Scenario, one: Expectation, hosts: set[str]) -> tuple[str, str] | None:
@@ -110,9 +187,10 @@ def load_scenario(
         where = ".".join(str(part) for part in field)
         return BadInputError(f"{path}: " + (f"line {line}: " if line else "") + f"{where}: {reason}")
 
-    misnamed = _wrong_datastore(scenario)
-    if misnamed is not None:
-        raise refuse(*misnamed)
+    for look in (_wrong_datastore, _wrong_fencing, _wrong_settings):
+        misfit = look(scenario)
+        if misfit is not None:
+            raise refuse(*misfit)
     hosts = {host.name for host in scenario.hosts}
     vms = {vm.name for vm in scenario.vms}
     last = 0.0
@@ -122,7 +200,7 @@ def load_scenario(
             raise refuse(
                 (*at, "do"), f"{step.do} is not possible here yet; possible are {', '.join(sorted(possible))}"
             )
-        wrong = problem(scenario, step) if problem is not None else None
+        wrong = (problem(scenario, step) if problem is not None else None) or misgiven(step)
         if wrong is not None:
             raise refuse((*at, wrong[0]), wrong[1])
         if step.at_s < last:
@@ -132,7 +210,7 @@ def load_scenario(
         last = step.at_s
         if step.do == "add_host":
             hosts.add(ScenarioHost.model_validate(step.host).name)
-        elif step.do in HOST_STEPS | STORAGE_STEPS and step.host not in (None, *hosts):
+        elif step.host not in (None, *hosts):
             raise refuse((*at, "host"), f"there is no host {step.host}")
         if step.vm is not None and step.vm not in vms:
             raise refuse((*at, "vm"), f"there is no VM {step.vm}")

@@ -63,6 +63,36 @@ WEATHER_STEPS = frozenset(["delay", "loss"])
 """Of the network, or of what `how` says instead."""
 OTHER_STEPS = frozenset(["partition", "heal", "kill_bus", "start_bus", "add_host"])
 STEPS = HOST_STEPS | VM_STEPS | STORAGE_STEPS | SERVICE_STEPS | POOL_STEPS | WEATHER_STEPS | OTHER_STEPS
+TAKES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(HOST_STEPS, ("host",)),
+    **dict.fromkeys(VM_STEPS, ("vm",)),
+    **dict.fromkeys(("power_off", "crash", "hang", "reboot"), ("host", "how")),
+    "kill_agent": ("host", "count"),
+    "break_fencing": ("host", "method", "how"),
+    "mend_fencing": ("host", "method"),
+    "step_clock": ("host", "seconds"),
+    "fail_start": ("vm", "host", "count"),
+    "fail_stop": ("vm", "host", "count"),
+    "kill_service": ("service", "replica", "count", "seconds"),
+    "pause_service": ("service", "replica", "seconds"),
+    "resume_service": ("service", "replica"),
+    "stall_storage": ("host", "datastore", "how"),
+    "restore_storage": ("host", "datastore"),
+    "release_storm": (),
+    "partition": ("groups", "how"),
+    "heal": (),
+    "loss": ("how", "percent", "host"),
+    "delay": ("how", "percent", "seconds", "host"),
+    "kill_bus": ("node",),
+    "start_bus": ("node",),
+    "add_host": ("host",),
+}
+"""Which fields each step takes beside `at_s` and `do`; any other would mean nothing."""
+WAYS = {
+    **dict.fromkeys(("power_off", "crash", "hang"), ("for_good",)),
+    "reboot": ("fast", "for_good"),
+}
+"""Of `how`, where the worlds do not differ. `for_good`: a random world's end does not mend it."""
 SERVICES = ("heartbeat", "detector", "fencer", "placement", "executor", "alerting")
 
 

@@ -39,6 +39,8 @@ def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
         return "how", f"a device can be broken by {', '.join(HOWS)}"
     if step.do in ("delay", "loss") and step.how not in (None, *WEATHER):
         return "how", f"{step.do} is of {', '.join(WEATHER)}"
+    if step.do in ("loss", "delay") and step.host is not None and (step.do, step.how) != ("delay", "libvirt"):
+        return "host", f"{step.do} of {step.how or 'network'} is of all hosts in the simulator"
     if step.do in ("loss", "delay") and step.percent is None and step.seconds is None:
         return "percent", f"{step.do} needs percent or seconds"
     if step.do == "partition":

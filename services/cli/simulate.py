@@ -23,7 +23,6 @@ from libs.sim.random_world import draw, written
 from libs.sim.run import Result, run
 from libs.sim.shrink import shrink
 from libs.sim.steps import POSSIBLE, problem
-from libs.sim.world import settings_of
 from services.cli.counting import counted
 from services.cli.simplane import PLANE
 
@@ -61,12 +60,7 @@ def simulate(
 
 def load(path: Path) -> Scenario:
     """A scenario that can be played here. Raises BadInputError with file, line, field and reason."""
-    found = load_scenario(path, POSSIBLE, problem)
-    try:
-        settings_of(found.hosts, found)
-    except BadInputError as error:
-        raise BadInputError(f"{path}: {error}") from error
-    return found
+    return load_scenario(path, POSSIBLE, problem)
 
 
 def _one(path: Path, seed: int | None, log: bool, as_json: bool) -> None:

@@ -50,6 +50,10 @@ steps:
             "line 8: steps.1.how: a device can be broken by",
         ),
         ("{at_s: 6, do: kill_service, service: fencer, replica: 1}", "line 8: steps.1.replica: there are 1"),
+        (
+            "{at_s: 6, do: loss, percent: 9, host: h1}",
+            "line 8: steps.1.host: loss of network is of all hosts",
+        ),
         ("{at_s: 6, do: kill_service, service: heartbeat}", "line 8: steps.1.service: kill_service is for"),
     ],
 )
@@ -64,7 +68,9 @@ def test_a_step_that_cannot_be_played_is_refused(tmp_path: Path, step: str, says
 def test_fencing_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(POOL.replace("{name: h2}", "{name: h2, fencing: [{method: watchdog, timeout_s: 10}]}"))
-    with pytest.raises(BadInputError, match=r"hosts\.h2\.fencing: watchdog is not possible here yet"):
+    with pytest.raises(
+        BadInputError, match=r"line 4: hosts\.1\.fencing\.0\.method: watchdog is not possible here yet"
+    ):
         load(path)
 
 

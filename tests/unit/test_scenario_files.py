@@ -8,6 +8,7 @@ import pytest
 
 from libs.config.yamlfile import BadInputError
 from libs.scenario.files import load_scenario
+from libs.scenario.model import STEPS, TAKES, WAYS
 
 pytestmark = pytest.mark.fast
 
@@ -92,3 +93,79 @@ def test_what_can_be_expected_is_taken(tmp_path: Path) -> None:
         "  - {vm: web, host_not: h1}\n"
     )
     assert len(load_scenario(path).expect) == 7
+
+
+STEPS_ALONE = POOL.replace("expect:\n", "")
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        ("do: partition, groups: [[h1], [h1]]", "groups: h1 is given twice"),
+        ("do: partition, groups: [[], []]", "groups: a group is empty"),
+        ("do: partition, groups: [[h1], [h2]], host: h1", "host: means nothing for partition, which takes"),
+        ("do: loss, percent: 5, host: h9", "host: there is no host h9"),
+        ("do: loss, seconds: 5", "seconds: means nothing for loss, which takes how, percent, host"),
+        ("do: delay, seconds: -3", "seconds: -3 s is less than nothing"),
+        ("do: pause_service, service: fencer, seconds: -1", "seconds: -1 s is less than nothing"),
+        ("do: heal, host: h1", "host: means nothing for heal, which takes no fields"),
+        ("do: power_off, host: h1, vm: web", "vm: means nothing for power_off, which takes host, how"),
+        ("do: power_off, host: h1, how: fast", "how: power_off is for_good, not fast"),
+        ("do: reboot, host: h1, how: slow", "how: reboot is fast or for_good, not slow"),
+        ("do: power_on, host: h1, how: fast", "how: means nothing for power_on"),
+        ("do: crash_vm, vm: web, host: h1", "host: means nothing for crash_vm, which takes vm"),
+        ("do: fail_start, vm: web, host: h9", "host: there is no host h9"),
+        ("do: kill_bus, replica: 1", "replica: means nothing for kill_bus, which takes node"),
+        ("do: release_storm, count: 2", "count: means nothing for release_storm"),
+        ("do: kill_service, service: fencer, seconds: 2", "seconds: only the whole plane is away for a time"),
+        ("do: kill_service, service: plane, count: 2", "count: the calls of a whole plane are not counted"),
+    ],
+)
+def test_a_step_that_would_do_nothing_or_something_else_is_refused(
+    step: str, says: str, tmp_path: Path
+) -> None:
+    said = complaint(tmp_path / "s.yaml", f"{STEPS_ALONE}  - {{at_s: 6, {step}}}\n")
+    assert said.startswith(f"line 9: steps.2.{says}")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            "settings:\n  detection: {suspect_after_s: 1}\n",
+            "line 4: settings.detection.suspect_after_s: detection.suspect_after_s (1.0 s) is shorter",
+        ),
+        (
+            "settings:\n  fencing: {}\n  detection: {suspect_after: 1}\n",
+            "line 5: settings.detection.suspect_after: unknown field (did you mean suspect_after_s?)",
+        ),
+        (
+            "settings:\n  fencing: {retry_max_s: soon}\n",
+            "line 4: settings.fencing.retry_max_s: Input should be a valid number",
+        ),
+        ("settings: {hosts: []}\n", "line 3: settings.hosts: the hosts of a scenario are those of its own"),
+        ("settings:\n  datastores: [{name: a, path: /a, hosts: [h7]}]\n", "line 4: settings.datastores"),
+    ],
+)
+def test_a_mistake_in_the_settings_of_a_scenario_is_shown_in_its_place(
+    given: str, says: str, tmp_path: Path
+) -> None:
+    text = STEPS_ALONE.replace("hosts: [{name: h1}", f"{given}hosts: [{{name: h1}}", 1)
+    assert complaint(tmp_path / "s.yaml", text).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("old", "line", "field"),
+    [("{name: h2}", 3, "hosts.1.fencing.1.method"), ("{name: h3}", 8, "steps.1.host.fencing.1.method")],
+)
+def test_a_fence_level_that_is_not_there_is_refused_in_its_place(
+    old: str, line: int, field: str, tmp_path: Path
+) -> None:
+    levels = "fencing: [{method: power}, {method: watchdog, level: 2}]"
+    said = complaint(tmp_path / "s.yaml", STEPS_ALONE.replace(old, f"{old[:-1]}, {levels}}}"))
+    assert said == f"line {line}: {field}: watchdog is not possible here yet; possible are power"
+
+
+def test_every_step_says_which_fields_it_takes() -> None:
+    assert set(TAKES) == STEPS
+    assert set(WAYS) <= STEPS
