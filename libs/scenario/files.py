@@ -192,6 +192,7 @@ def load_scenario(
         if misfit is not None:
             raise refuse(*misfit)
     hosts = {host.name for host in scenario.hosts}
+    methods = {host.name: {entry.method for entry in host.fencing} for host in scenario.hosts}
     vms = {vm.name for vm in scenario.vms}
     last = 0.0
     for index, step in enumerate(scenario.steps):
@@ -209,9 +210,13 @@ def load_scenario(
             raise refuse((*at, "at_s"), f"{step.at_s} s lies after the end ({scenario.duration_s} s)")
         last = step.at_s
         if step.do == "add_host":
-            hosts.add(ScenarioHost.model_validate(step.host).name)
+            added = ScenarioHost.model_validate(step.host)
+            hosts.add(added.name)
+            methods[added.name] = {entry.method for entry in added.fencing}
         elif step.host not in (None, *hosts):
             raise refuse((*at, "host"), f"there is no host {step.host}")
+        elif step.method is not None and step.method not in methods[str(step.host)]:
+            raise refuse((*at, "method"), f"{step.host} has no fencing by {step.method}")
         if step.vm is not None and step.vm not in vms:
             raise refuse((*at, "vm"), f"there is no VM {step.vm}")
     for index, one in enumerate(scenario.expect):

@@ -17,8 +17,16 @@ HOWS = ("dead", "hang", "refuse", "lie", "no_effect", "shared_power")
 class Outlet:
     """The device itself, shared by all who command it. `how` is what is wrong with it, "" for nothing."""
 
-    def __init__(self, loop: SimLoop, machines: Machines, host: str, level: int, timeout_s: float) -> None:
-        self.loop, self.machines, self.host = loop, machines, host
+    def __init__(
+        self,
+        loop: SimLoop,
+        machines: Machines,
+        host: str,
+        level: int,
+        timeout_s: float,
+        method: str = "power",
+    ) -> None:
+        self.loop, self.machines, self.host, self.method = loop, machines, host, method
         self.level, self.timeout_s = level, timeout_s
         self.how = ""
         self.read_off: list[tuple[float, str]] = []

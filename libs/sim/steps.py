@@ -9,7 +9,7 @@ from libs.scenario.model import Scenario, ScenarioHost, StepEntry
 from libs.sim.loop import Process
 from libs.sim.machines import SimHost
 from libs.sim.network import BUS
-from libs.sim.power import HOWS
+from libs.sim.power import HOWS, Outlet
 from libs.sim.storage import Datastore
 from libs.sim.world import Slot, World, vm_uuid
 
@@ -78,6 +78,10 @@ class Stage:
     def _where(self, step: StepEntry) -> list[SimHost]:
         return self._world.machines.running(vm_uuid(str(step.vm)))
 
+    def _outlets(self, step: StepEntry) -> list[Outlet]:
+        """The host's fence devices of the step's method, or all where it names none."""
+        return [one for one in self._world.outlets[str(step.host)] if step.method in (None, one.method)]
+
     # -- hosts
 
     def power_off(self, step: StepEntry) -> None:
@@ -115,11 +119,11 @@ class Stage:
         steps[str(step.host)] = steps.get(str(step.host), 0.0) + (step.seconds or 3600.0)
 
     def break_fencing(self, step: StepEntry) -> None:
-        for outlet in self._world.outlets[str(step.host)]:
+        for outlet in self._outlets(step):
             outlet.how = str(step.how)
 
     def mend_fencing(self, step: StepEntry) -> None:
-        for outlet in self._world.outlets[str(step.host)]:
+        for outlet in self._outlets(step):
             outlet.how = ""
 
     def add_host(self, step: StepEntry) -> None:

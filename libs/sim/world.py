@@ -122,7 +122,14 @@ class World:
         built = SimHost(host.name, host.memory_mib, host.memory_reserved_mib, host.cpus)
         self.machines.hosts[host.name] = built
         self.outlets[host.name] = [
-            Outlet(self.loop, self.machines, host.name, entry.level, entry.timeout_s or FENCE_TIMEOUT_S)
+            Outlet(
+                self.loop,
+                self.machines,
+                host.name,
+                entry.level,
+                entry.timeout_s or FENCE_TIMEOUT_S,
+                entry.method,
+            )
             for entry in host.fencing
         ]
         self.slots[f"heartbeat@{host.name}"] = Slot("heartbeat", host.name)

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 
 from libs.config.yamlfile import BadInputError
+from libs.scenario.model import StepEntry
 from libs.scenario.outcome import Violation
+from libs.sim.loop import SimLoop
+from libs.sim.power import Outlet
 from libs.sim.random_world import compose, draw, parts
 from libs.sim.run import run
 from libs.sim.shrink import shrink
+from libs.sim.steps import Stage
+from libs.sim.world import World
 from services.cli.mutations import MUTATIONS
 from services.cli.simplane import PLANE
 from services.cli.simulate import as_file, load, simulate
@@ -127,3 +132,24 @@ def test_what_a_healed_world_in_a_file_owes_is_a_violation(
     lost = "  - {at_s: 6, do: break_fencing, host: h1, how: dead}\n  - {at_s: 6, do: power_off, host: h1}\n"
     path.write_text(said + POOL + lost)
     assert [one.rule for one in run(load(path), 1, PLANE).violations] == rules
+
+
+def test_a_fence_device_is_broken_by_its_method_or_with_all_others() -> None:
+    scenario = draw(1)
+    loop = SimLoop()
+    world = World(scenario, 1, PLANE, loop)
+    stage, (host, *_) = Stage(world), scenario.hosts
+    timer = Outlet(loop, world.machines, host.name, 9, 1.0, "watchdog")
+    power = world.outlets[host.name]
+    world.outlets[host.name] = [*power, timer]
+
+    def broken(do: str, method: str | None, how: str | None = None) -> tuple[set[str], str]:
+        stage.perform(StepEntry(at_s=1, do=do, host=host.name, method=method, how=how))
+        return {one.how for one in power}, timer.how
+
+    assert broken("break_fencing", "power", "dead") == ({"dead"}, "")
+    assert broken("break_fencing", "watchdog", "hang") == ({"dead"}, "hang")
+    assert broken("mend_fencing", "power") == ({""}, "hang")
+    assert broken("break_fencing", None, "refuse") == ({"refuse"}, "refuse")
+    assert broken("mend_fencing", None) == ({""}, "")
+    loop.close()

@@ -117,6 +117,11 @@ STEPS_ALONE = POOL.replace("expect:\n", "")
         ("do: fail_start, vm: web, host: h9", "host: there is no host h9"),
         ("do: kill_bus, replica: 1", "replica: means nothing for kill_bus, which takes node"),
         ("do: release_storm, count: 2", "count: means nothing for release_storm"),
+        (
+            "do: break_fencing, host: h2, method: watchdog, how: dead",
+            "method: h2 has no fencing by watchdog",
+        ),
+        ("do: mend_fencing, host: h3, method: watchdog", "method: h3 has no fencing by watchdog"),
         ("do: kill_service, service: fencer, seconds: 2", "seconds: only the whole plane is away for a time"),
         ("do: kill_service, service: plane, count: 2", "count: the calls of a whole plane are not counted"),
     ],
