@@ -52,6 +52,13 @@ def _wrong_datastore(scenario: Scenario) -> Wrong | None:
     return None
 
 
+def _wrong_policy(scenario: Scenario) -> Wrong | None:
+    """Nobody plans by it yet: a file that asks for it would be played without."""
+    if "policy" not in scenario.model_fields_set:
+        return None
+    return ("policy",), "no service plans by a pool's policy yet, in neither world: leave it out"
+
+
 def _wrong_fencing(scenario: Scenario) -> Wrong | None:
     """The first fence level that no world can have yet."""
     places: list[tuple[tuple[int | str, ...], ScenarioHost]]
@@ -187,7 +194,7 @@ def load_scenario(
         where = ".".join(str(part) for part in field)
         return BadInputError(f"{path}: " + (f"line {line}: " if line else "") + f"{where}: {reason}")
 
-    for look in (_wrong_datastore, _wrong_fencing, _wrong_settings):
+    for look in (_wrong_policy, _wrong_datastore, _wrong_fencing, _wrong_settings):
         misfit = look(scenario)
         if misfit is not None:
             raise refuse(*misfit)

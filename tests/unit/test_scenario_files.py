@@ -174,3 +174,9 @@ def test_a_fence_level_that_is_not_there_is_refused_in_its_place(
 def test_every_step_says_which_fields_it_takes() -> None:
     assert set(TAKES) == STEPS
     assert set(WAYS) <= STEPS
+
+
+def test_a_policy_by_which_nobody_plans_is_refused(tmp_path: Path) -> None:
+    text = STEPS_ALONE.replace("hosts:", "policy: {failures_to_tolerate: 2}\nhosts:", 1)
+    said = complaint(tmp_path / "s.yaml", text)
+    assert said.startswith("line 3: policy: no service plans by a pool's policy yet")
