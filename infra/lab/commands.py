@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from infra.lab import soakcommand, steps
@@ -24,9 +25,10 @@ from infra.lab.playing import play
 from infra.lab.run import LabRun, RunFailedError
 from infra.lab.soak import Soak
 from libs.config.settings import Logging
-from libs.config.yamlfile import BadInputError
+from libs.config.yamlfile import BadInputError, reason_of
 from libs.events.envelope import Envelope
 from libs.logs import configure
+from libs.scenario.files import misgiven
 from libs.scenario.model import (
     HOST_STEPS,
     SERVICE_STEPS,
@@ -269,12 +271,15 @@ def lab_do(
     """Do one step of a scenario to a running lab."""
     if what not in DOABLE:
         raise BadInputError(f"{what} is not possible here; possible are {', '.join(DOABLE)}")
-    found = _open(root)
     key = "vm" if what in VM_STEPS else "service" if what in SERVICE_STEPS else "host"
-    step = StepEntry.model_validate({"at_s": 0, "do": what, key: subject, "how": how})
-    wrong = steps.problem(example(), step)
+    try:
+        step = StepEntry.model_validate({"at_s": 0, "do": what, key: subject, "how": how})
+    except ValidationError as error:
+        raise BadInputError(f"{what} {subject}: {key}: {reason_of(error.errors()[0], StepEntry)}") from error
+    wrong = steps.problem(example(), step) or misgiven(step)
     if wrong is not None:
         raise BadInputError(f"{what} {subject}: {wrong[0]}: {wrong[1]}")
+    found = _open(root)
     try:
         steps.Stage(found, Plane(found, ())).perform(step)
     except (LabError, OSError) as error:

@@ -58,6 +58,10 @@ def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
             return "service", "the whole plane can be lost in the simulator only"
         if step.replica > 0:
             return "replica", "the lab runs one replica of each service, 0"
+    if step.do in ("kill_service", "kill_agent") and step.count is not None:
+        return "count", f"{step.do} at the so-manieth call is possible in the simulator only"
+    if step.do == "reboot" and step.how == "fast":
+        return "how", "a fast reboot is possible in the simulator only"
     if step.do in ("kill_bus", "start_bus") and step.node > 0:
         return "node", "the lab's bus has one node, 0"
     if step.do == "break_fencing" and step.how not in BREAKS:

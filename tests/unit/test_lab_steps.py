@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from infra.lab.commands import lab_do
 from infra.lab.cuts import BUS, NONE, Cuts, links_of
 from infra.lab.powerd import Device
 from infra.lab.run import lab_vm
@@ -95,6 +96,18 @@ def test_notes_are_about_steps_that_there_are() -> None:
             "line 6: steps.0.replica: the lab runs one",
         ),
         (
+            "{at_s: 6, do: kill_service, service: fencer, count: 3}",
+            "line 6: steps.0.count: kill_service at the so-manieth call is possible in the simulator only",
+        ),
+        (
+            "{at_s: 6, do: kill_agent, host: h1, count: 3}",
+            "line 6: steps.0.count: kill_agent at the so-manieth call is possible in the simulator only",
+        ),
+        (
+            "{at_s: 6, do: reboot, host: h1, how: fast}",
+            "line 6: steps.0.how: a fast reboot is possible in the simulator only",
+        ),
+        (
             "{at_s: 6, do: break_fencing, host: h1, how: odd}",
             "line 6: steps.0.how: a device can be broken by",
         ),
@@ -106,6 +119,26 @@ def test_an_impossible_step_is_refused_by_line_field_and_reason(step: str, says:
     with pytest.raises(BadInputError) as refused:
         load(file)
     assert f"{file}: {says}" in str(refused.value)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("what", "subject", "how", "says"),
+    [
+        ("kill_service", "foo", None, "kill_service foo: service: Input should be 'heartbeat', 'detector'"),
+        ("kill_service", "plane", None, "kill_service plane: service: the whole plane can be lost"),
+        ("reboot", "h1", "fast", "reboot h1: how: a fast reboot is possible in the simulator only"),
+        ("power_on", "h1", "fast", "power_on h1: how: means nothing for power_on, which takes host"),
+        ("break_fencing", "h1", "odd", "break_fencing h1: how: a device can be broken by"),
+        ("explode", "h1", None, "explode is not possible here; possible are break_fencing"),
+    ],
+)
+def test_a_step_that_is_no_step_of_a_running_lab_is_refused(
+    what: str, subject: str, how: str | None, says: str
+) -> None:
+    with pytest.raises(BadInputError) as refused:
+        lab_do(what, subject, how)
+    assert str(refused.value).startswith(says)
 
 
 @pytest.mark.fast
