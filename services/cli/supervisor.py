@@ -69,37 +69,58 @@ class Supervisor:
             if self.settings.bus.url is None and self.settings.bus.url_file is None:
                 bus = self.settings.bus
                 server = EmbeddedServer(self.settings.nats_directory(), bus.listen, bus.port)
-                await server.start()
-            try:
-                await _usable(self.settings)
-            except BaseException:
-                if server is not None:
-                    await server.stop()
-                raise
-            environment = {
-                **os.environ,
-                "REKINDLE_SUPERVISED": str(os.getpid()),
-                "REKINDLE_PLANE_STARTED": str(time.clock_gettime(time.CLOCK_BOOTTIME)),
-            }
-            keepers = [asyncio.create_task(self._keep(name, environment, stop)) for name in self.names()]
-            if server is not None:
-                keepers.append(asyncio.create_task(self._keep_server(server, stop)))
-            log.info("management plane runs", pool=self.settings.pool, services=list(self.names()))
             stopped = asyncio.create_task(stop.wait())
             try:
-                done, _ = await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
-                for keeper in done & set(keepers):
-                    keeper.result()  # without its keeper a service would be missed by nobody
-                await stopped
+                if await self._has_bus(server, stopped):
+                    await self._run_services(server, stop, stopped)
+                else:
+                    log.info("management plane stopped before it began", pool=self.settings.pool)
             finally:
                 stopped.cancel()
-                await self._stop(keepers)
                 if self.nursery is not None:
                     await self.nursery.stop()
                 if server is not None:
                     await server.stop()
-            log.info("management plane stopped; no VM was touched", pool=self.settings.pool)
         return self._exit
+
+    async def _has_bus(self, server: EmbeddedServer | None, stopped: asyncio.Task[bool]) -> bool:
+        """Start the server that is ours and see that the bus can be used. False where we were told to stop first."""
+
+        async def begin() -> None:
+            if server is not None:
+                await server.start()
+            await _usable(self.settings)
+
+        beginning = asyncio.create_task(begin())
+        try:
+            await asyncio.wait([stopped, beginning], return_when=asyncio.FIRST_COMPLETED)
+            if not stopped.done():
+                await beginning
+            return not stopped.done()
+        finally:
+            beginning.cancel()
+            await asyncio.gather(beginning, return_exceptions=True)
+
+    async def _run_services(
+        self, server: EmbeddedServer | None, stop: asyncio.Event, stopped: asyncio.Task[bool]
+    ) -> None:
+        environment = {
+            **os.environ,
+            "REKINDLE_SUPERVISED": str(os.getpid()),
+            "REKINDLE_PLANE_STARTED": str(time.clock_gettime(time.CLOCK_BOOTTIME)),
+        }
+        keepers = [asyncio.create_task(self._keep(name, environment, stop)) for name in self.names()]
+        if server is not None:
+            keepers.append(asyncio.create_task(self._keep_server(server, stop)))
+        log.info("management plane runs", pool=self.settings.pool, services=list(self.names()))
+        try:
+            done, _ = await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
+            for keeper in done & set(keepers):
+                keeper.result()  # without its keeper a service would be missed by nobody
+            await stopped
+        finally:
+            await self._stop(keepers)
+        log.info("management plane stopped; no VM was touched", pool=self.settings.pool)
 
     def _try_logs(self) -> None:
         """Raises BadInputError where a service could not write its log."""

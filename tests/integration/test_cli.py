@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -393,6 +394,54 @@ def test_a_service_that_is_killed_is_started_again_and_a_killed_up_takes_all_wit
         if again.process.poll() is None:
             again.process.kill()
             again.process.wait()
+
+
+def children(pid: int) -> dict[str, int]:
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError):
+            found[Path(f"/proc/{child}/comm").read_text().strip()] = int(child)
+    return found
+
+
+def test_ctrl_c_while_the_bus_is_looked_at_is_obeyed_at_once(tmp_path: Path) -> None:
+    config, data = tmp_path / "pool.yaml", tmp_path / "data"
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # it takes connections and says nothing
+        url = f"nats://127.0.0.1:{mute.getsockname()[1]}"
+        config.write_text(GOOD.format(data=data) + f"bus: {{url: '{url}'}}\n")
+        one = start(config, data)
+        try:
+            mute.settimeout(30)
+            mute.accept()[0].close()
+            left = children(one.process.pid)
+            one.process.send_signal(signal.SIGINT)
+            assert one.process.wait(5) == 0
+        finally:
+            one.process.kill()
+    assert "stopped before it began" in one.log.read_text()
+    assert "management plane runs" not in one.log.read_text()
+    assert {name for name, pid in left.items() if exists(pid)} == set()
+
+
+def test_ctrl_c_while_nats_begins_leaves_nothing(tmp_path: Path) -> None:
+    config, data = tmp_path / "pool.yaml", tmp_path / "data"
+    config.write_text(GOOD.format(data=data))
+    one = start(config, data)
+    try:
+        until = time.monotonic() + 30
+        while "nats-server" not in (left := children(one.process.pid)):
+            assert time.monotonic() < until
+            time.sleep(0.002)
+        os.kill(left["nats-server"], signal.SIGSTOP)  # so that its beginning lasts
+        one.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        os.kill(left["nats-server"], signal.SIGCONT)
+        assert one.process.wait(15) == 0
+    finally:
+        one.process.kill()
+    assert "management plane runs" not in one.log.read_text()
+    assert "Traceback" not in one.log.read_text()
+    assert {name for name, pid in left.items() if exists(pid)} == set()
 
 
 def test_a_service_that_can_be_kept_no_more_ends_the_plane_with_the_reason(plane: Plane) -> None:
