@@ -18,6 +18,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from libs.core.ports import UnavailableError
 
 DAY_S = 86_400.0
+UNLIMITED = -1
 BUCKETS = ("state", "leases", "inventory", "definitions", "leaders")
 
 
@@ -49,12 +50,17 @@ def _wanted(names: Names, replicas: int) -> list[StreamConfig]:
         "storage": StorageType.FILE,
         "num_replicas": replicas,
         "retention": RetentionPolicy.LIMITS,
+        "max_msgs": UNLIMITED,
+        "max_bytes": UNLIMITED,
     }
     events = StreamConfig(
         name=names.events,
         subjects=[f"{names.prefix}.event.>"],
+        max_msgs_per_subject=UNLIMITED,
         max_age=30 * DAY_S,
         duplicate_window=600.0,
+        deny_delete=False,
+        discard=DiscardPolicy.OLD,
         allow_direct=False,
         **shared,
     )
@@ -84,6 +90,11 @@ CHECKED = (
     "max_age",
     "allow_direct",
     "num_replicas",
+    "duplicate_window",  # who publishes again within it is not heard twice
+    "discard",
+    "deny_delete",
+    "max_msgs",
+    "max_bytes",
 )
 
 
@@ -96,7 +107,7 @@ async def ensure(js: JetStreamContext, pool: str, *, replicas: int = 1, wait_s: 
         found = await _find_or_create(js, config, wait_s)
         for field in CHECKED:
             wanted, is_ = getattr(config, field), getattr(found, field)
-            if (wanted or None) != (is_ or None) and not (field == "max_msgs_per_subject" and wanted is None):
+            if (wanted or None) != (is_ or None):
                 raise WrongStreamError(
                     f"{config.name}: {field} is {is_!r}, wanted {wanted!r}; it was made by something else or "
                     "by hand: remove it (its contents are lost) or point this pool at another server"

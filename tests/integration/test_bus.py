@@ -173,11 +173,17 @@ async def test_an_onlooker_hears_on_after_the_server_was_killed(
 @pytest.mark.parametrize(
     ("name", "change", "field"),
     [
-        ("KV_rekindle_p_leases", {"max_age": 60.0}, "max_age"),
+        ("KV_rekindle_p_leases", {"max_age": 600.0}, "max_age"),
         ("KV_rekindle_p_leases", {"allow_direct": True}, "allow_direct"),
         ("KV_rekindle_p_state", {"storage": "memory"}, "storage"),
         ("KV_rekindle_p_state", {"max_msgs_per_subject": 5}, "max_msgs_per_subject"),
+        ("KV_rekindle_p_state", {"deny_delete": False}, "deny_delete"),
+        ("KV_rekindle_p_state", {"discard": "old"}, "discard"),
+        ("KV_rekindle_p_leases", {"max_bytes": 1 << 20}, "max_bytes"),
         ("rekindle_p_events", {"subjects": ["rekindle.p.event.host.>"]}, "subjects"),
+        ("rekindle_p_events", {"duplicate_window": 120.0}, "duplicate_window"),
+        ("rekindle_p_events", {"max_msgs": 1000}, "max_msgs"),
+        ("rekindle_p_events", {"max_msgs_per_subject": 1}, "max_msgs_per_subject"),
     ],
 )
 async def test_a_bucket_that_is_another_than_ours_is_named_and_not_used(
@@ -192,6 +198,9 @@ async def test_a_bucket_that_is_another_than_ours_is_named_and_not_used(
         "max_msgs_per_subject": found.max_msgs_per_subject,
         "max_age": found.max_age,
         "allow_direct": found.allow_direct,
+        "duplicate_window": found.duplicate_window,
+        "discard": found.discard,
+        "deny_delete": found.deny_delete,
         **change,
     }
     await js.add_stream(StreamConfig(name=name, **body))
