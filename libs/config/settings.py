@@ -148,6 +148,16 @@ class BusSettings(Section):
     port: int = Field(0, ge=0, le=65535, description="0: a free one, chosen once")
     replicas: Literal[1, 3, 5] = 1
 
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.url is not None and self.url_file is not None:
+            raise ValueError("give either url or url_file: both say where the bus is")
+        if self.url is None and self.url_file is None and self.replicas > 1:
+            raise ValueError(
+                f"replicas is {self.replicas}, and the embedded server is one: give url or url_file of a cluster"
+            )
+        return self
+
 
 class Heartbeats(Section):
     interval_s: PositiveFloat = 0.5
@@ -363,6 +373,20 @@ class Settings(Section):
                 f"detection.confirm_witnessed_s ({detect.confirm_witnessed_s} s) is shorter than "
                 f"ask_timeout_s ({detect.ask_timeout_s} s): nobody could answer in time"
             )
+        if detect.ask_every_s < detect.ask_timeout_s:
+            raise ValueError(
+                f"detection.ask_timeout_s ({detect.ask_timeout_s} s) is longer than ask_every_s "
+                f"({detect.ask_every_s} s): the next question would come before the answer to this one"
+            )
+        for name, first_s, max_s in (
+            ("fencing", self.fencing.retry_first_s, self.fencing.retry_max_s),
+            ("restart", self.restart.retry_first_s, self.restart.retry_max_s),
+        ):
+            if first_s > max_s:
+                raise ValueError(
+                    f"{name}.retry_first_s ({first_s} s) is longer than retry_max_s ({max_s} s): waits grow from "
+                    "the one to the other"
+                )
         slot = self.heartbeats.slot_interval_s
         if self.datastores and detect.confirm_witnessed_s < 2 * slot:
             raise ValueError(
