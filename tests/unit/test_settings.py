@@ -258,8 +258,11 @@ def test_the_environment_overrides_the_file(pool: Path, monkeypatch: pytest.Monk
     [
         ("REKINDLE_DETECTION__SUSPECT_AFTER_S", "soon", "not 'soon'"),
         ("REKINDLE_DETECTION__SUSPECT_AFTER_S", "1", "shorter than three heartbeats"),
-        ("REKINDLE_DETECTION__SUSPECT_AFTER", "1", "unknown field"),
+        ("REKINDLE_DETECTION__SUSPECT_AFTER", "1", "unknown field (did you mean suspect_after_s?)"),
         ("REKINDLE_DETECTION", "5", "detection"),
+        ("REKINDLE_BUS__REPLICAS", "3", "the embedded server is one"),
+        ("REKINDLE_DETECTOIN__X_S", "1", "did you mean REKINDLE_DETECTION__X_S?"),
+        ("REKINDLE_COOK__SALT", "1", "no section of settings is called cook"),
         ("REKINDLE_POOL", "{a: [", "REKINDLE_POOL"),
     ],
 )
@@ -268,6 +271,25 @@ def test_a_mistake_in_the_environment_is_a_mistake_too(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert reason in complaint(pool)
+    assert name in complaint(pool)
+
+
+def test_a_mistake_of_the_file_is_not_blamed_on_the_environment(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REKINDLE_DETECTION__SUSPECT_AFTER_S", "soon")
+    pool.write_text(GOOD + "guests: {grey_min: 1}\ndetection: {suspect_after_s: 2}\n")
+    of_environment, of_file = complaint(pool).splitlines()
+    assert of_environment.startswith("environment variable REKINDLE_DETECTION__SUSPECT_AFTER_S: detection.s")
+    assert of_file.startswith(f"{pool}: line 12: guests.grey_min: ")
+
+
+def test_what_is_told_by_environment_to_our_own_processes_is_no_setting(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REKINDLE_HOLDER", "REKINDLE_LAB", "REKINDLE_SEEDS", "REKINDLE_CONFIG"):
+        monkeypatch.setenv(name, "x")
+    assert load_settings(pool).pool == "rack-a"
 
 
 def test_a_value_and_its_parts_in_the_environment_contradict_each_other(
