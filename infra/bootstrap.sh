@@ -33,8 +33,9 @@ from infra.lab.needs import missing_packages, missing_store_packages
 packages = list(missing_packages())
 if os.getuid() == 0:  # only root's labs can have datastores
     packages += missing_store_packages()
-debian = sys.executable.startswith("/usr/bin/")
-version = "3" if debian else f"{sys.version_info[0]}.{sys.version_info[1]}"
+# python3-venv is of the distribution's default: beside that, as Ubuntu 22.04's python3.11, each has its own packages
+default = os.path.realpath(sys.executable) == os.path.realpath("/usr/bin/python3")
+version = "3" if default else f"{sys.version_info[0]}.{sys.version_info[1]}"
 if importlib.util.find_spec("ensurepip") is None:
     packages.append(f"python{version}-venv")
 if not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists():
