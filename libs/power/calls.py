@@ -8,7 +8,7 @@ import os
 import signal
 from dataclasses import dataclass
 
-CLOSE_S = 0.5
+CLOSE_S, GONE_S = 0.5, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,13 @@ async def _start(arguments: list[str]) -> asyncio.subprocess.Process:
 async def _end(process: asyncio.subprocess.Process) -> None:
     """The whole group: killing only the agent leaves its ipmitool behind. An agent may end before it has read its
     parameters: Python 3.11.2 prints that error with its traceback unless somebody asks for it. A child that escaped
-    the kill may hold the other end of its input for ever: that is not waited for."""
+    the kill may hold the other end of its input for ever: that is not waited for, nor is an agent that the kernel does
+    not let go."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GONE_S):
+            await process.wait()
     assert process.stdin is not None
     process.stdin.close()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from libs.config.fencing import ACTIONS, plain
+from libs.config.fencing import ACTIONS
 from libs.config.settings import FenceDevice
 from libs.power.agents import as_text
 from libs.power.calls import run
@@ -41,12 +41,12 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """All parameters of an agent, by their plain names: agents take hyphens for underscores."""
+    """All parameters of an agent by name, exactly as it writes them."""
 
     parameters: Mapping[str, Parameter]
 
     def same(self, name: str) -> set[str]:
-        """All plain names of what has this plain name: the older ones and the newer."""
+        """All names of what has this name: the older ones and the newer."""
         names = {name}
         while True:
             more = {
@@ -69,13 +69,7 @@ def parse(text: str) -> Metadata:
         root = ElementTree.fromstring(text.strip())
     except ElementTree.ParseError as error:
         raise UnreadableMetadataError(f"it is no XML: {error}") from error
-    found: dict[str, Parameter] = {}
-    for element in root.iter("parameter"):
-        parameter = _parameter(element)
-        key = plain(parameter.name)
-        # of a name and its hyphenated older form, which are one here, the newer says what holds
-        if key and (key not in found or found[key].deprecated):
-            found[key] = parameter
+    found = {one.name: one for one in map(_parameter, root.iter("parameter")) if one.name}
     if root.tag != "resource-agent" or not found:
         raise UnreadableMetadataError("it names no parameters")
     return Metadata(found)
@@ -85,14 +79,13 @@ def _parameter(element: ElementTree.Element) -> Parameter:
     content = element.find("content")
     kind = "string" if content is None else content.get("type", "string")
     choices = () if content is None else tuple(one.get("value", "") for one in content.iter("option"))
-    obsoletes = element.get("obsoletes")
     return Parameter(
         name=element.get("name", ""),
         required=element.get("required") == "1",
         kind=kind,
         choices=choices,
         deprecated=element.get("deprecated") == "1",
-        obsoletes=plain(obsoletes) if obsoletes else None,
+        obsoletes=element.get("obsoletes"),
     )
 
 
@@ -111,26 +104,25 @@ def misfits(device: FenceDevice, metadata: Metadata) -> Iterator[tuple[tuple[str
     agent = os.path.basename(device.agent)
     for section, names in (("options", list(device.options)), ("secrets", list(device.secrets))):
         for name in names:
-            parameter = metadata.parameters.get(plain(name))
+            parameter = metadata.parameters.get(name)
             if parameter is None:
                 yield (section, name), f"{agent} has no such option{_meant(name, metadata)}"
             elif section == "options":
                 reason = _ignored(as_text(device.options[name]), parameter)
                 if reason is not None:
                     yield (section, name), f"{agent} takes {reason}"
-    given = {plain(name) for name in (*device.options, *device.secrets)}
+    given = {*(name for name, value in device.options.items() if value != ""), *device.secrets}
     for key, parameter in metadata.parameters.items():
-        if parameter.required and not parameter.deprecated and key not in ACTIONS:
-            others = metadata.same(key)
-            if not others & given:
-                yield ("options", parameter.name), f"is missing, and {agent} requires it"
+        wanted = parameter.required and not parameter.deprecated and key not in ACTIONS
+        if wanted and not metadata.same(key) & given:
+            yield ("options", key), f"is missing, and {agent} requires it"
 
 
 def _meant(name: str, metadata: Metadata) -> str:
     known = sorted(
         key for key, one in metadata.parameters.items() if key not in ACTIONS and not one.deprecated
     )
-    near = difflib.get_close_matches(plain(name), known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name.strip().lower(), known, n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

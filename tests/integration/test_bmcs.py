@@ -29,6 +29,8 @@ from tests.waiting import eventually
 
 without_ipmi = bmcs.lacking("fence_ipmilan", "ipmitool", "ipmi_sim")
 without_redfish = bmcs.lacking("fence_redfish", "sushy-emulator", "openssl")
+SLACK_S = 5.0
+"""For a machine that is busy with other tests; the agents themselves would take 20 s and more."""
 needs_ipmi = pytest.mark.skipif(bool(without_ipmi), reason=without_ipmi)
 needs_redfish = pytest.mark.skipif(bool(without_redfish), reason=without_redfish)
 
@@ -121,10 +123,10 @@ async def test_ipmi_that_does_not_answer_is_unknown_within_the_deadline_and_leav
     began = time.monotonic()
     state, detail = await power.status("h1", 2.0)
     took_s = time.monotonic() - began
-    assert (state, took_s < 4.0) == (PowerState.UNKNOWN, True), (detail, took_s)
+    assert (state, took_s < 2.0 + SLACK_S) == (PowerState.UNKNOWN, True), (detail, took_s)
     with pytest.raises(FenceError) as error:
         await power.fence(boot("h1"), Seen())
-    assert time.monotonic() - began < 2.0 + power.deadline_s("h1") + 2.0
+    assert time.monotonic() - began < 2.0 + power.deadline_s("h1") + SLACK_S
     assert any("no answer by its deadline" in reason for reason in error.value.missing)
     assert machine.runs
     assert not speaking_to(bmc.port), "killed whole"
@@ -225,7 +227,7 @@ async def test_redfish_that_does_not_answer_is_unknown_within_the_deadline(
     power = bmc.device(timeout_s=3.0, ssl_insecure=True)
     began = time.monotonic()
     said = await reading_without_proof(power, 3.0)
-    assert time.monotonic() - began < 3.0 + power.deadline_s("h1") + 2.0
+    assert time.monotonic() - began < 3.0 + power.deadline_s("h1") + SLACK_S
     assert "status: exit 1" in said or "no answer by its deadline" in said
     assert machine.runs
 

@@ -86,7 +86,10 @@ def test_what_the_agent_knows_is_taken_under_its_newer_and_its_older_names(optio
         ({"username": "a", "lan_plus": 1}, (), ["options.lan_plus: fence_ipmi has no such option (did you mean lanplus?)"]),
         ({"username": "a", "zzz": 1}, (), ["options.zzz: fence_ipmi has no such option"]),
         ({"username": "a"}, ("pasword",), ["secrets.pasword: fence_ipmi has no such option (did you mean password?)"]),
+        ({"username": "a", "Lanplus": 1}, (), ["options.Lanplus: fence_ipmi has no such option (did you mean lanplus?)"]),
+        ({"username": "a", " ip": "x"}, (), ["options. ip: fence_ipmi has no such option (did you mean ip?)"]),
         ({}, (), ["options.username: is missing, and fence_ipmi requires it"]),
+        ({"username": ""}, (), ["options.username: is missing, and fence_ipmi requires it"]),
         ({"usrname": "a"}, (), [
             "options.usrname: fence_ipmi has no such option (did you mean username?)",
             "options.username: is missing, and fence_ipmi requires it",
@@ -244,8 +247,3 @@ async def test_a_service_on_its_own_asks_the_agents_and_one_of_up_does_not_ask_a
     else:
         assert await begun[0](context) == [context]
     assert (tmp_path / "asked").exists() == (supervisor is None)
-
-
-def test_two_names_that_differ_by_a_hyphen_are_one_as_they_are_for_the_agents() -> None:
-    one = parse(IPMI).parameters["systems_uri"]
-    assert (one.name, one.deprecated) == ("systems_uri", False)

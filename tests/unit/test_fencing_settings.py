@@ -34,7 +34,15 @@ def complaint(path: Path) -> str:
 
 
 @pytest.mark.parametrize("agent", ["fence_redfish", "/usr/sbin/fence_redfish"])
-@pytest.mark.parametrize("options", ["ip: 10.0.0.1", "ip: 10.0.0.1, system_uri: /redfish/v1/Systems/1"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "ip: 10.0.0.1",
+        "ip: 10.0.0.1, system_uri: /redfish/v1/Systems/1",
+        "ip: 10.0.0.1, Systems_URI: /redfish/v1/Systems/1",
+        "ip: 10.0.0.1, systems_uri: ''",
+    ],
+)
 def test_redfish_without_a_systems_uri_would_switch_off_whichever_system_comes_last(
     tmp_path: Path, agent: str, options: str
 ) -> None:
@@ -57,6 +65,7 @@ def test_redfish_with_its_systems_uri_is_taken_under_both_of_its_names(tmp_path:
         ("", "action: {env: X}", "secrets.action: the action is ours to choose"),
         ("method: cycle", "", "options.method: only onoff: a cycle reports success without"),
         ("method: ' CYCLE '", "", "options.method: only onoff"),
+        ("method: cycle, Method: onoff", "", "options.method: only onoff"),
         ("method: power-cycle", "", "options.method: only onoff"),
         ("", "method: {env: X}", "secrets.method: it is no secret"),
         ("missing_as_off: true", "", "options.missing_as_off: a plug that is not found would read as off"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -82,6 +85,27 @@ async def test_a_queue_before_one_mute_device_holds_up_no_other(tmp_path: Path) 
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_child_that_escapes_with_the_agents_output_does_not_hold_up_the_deadline(
+    tmp_path: Path,
+) -> None:
+    script = '#!/bin/sh\ncd "$(dirname "$0")"\nsetsid sleep 30 &\necho $! > child\necho "Status: ON"\n'
+    power = pool([program(tmp_path / "fence_test", script)])
+    began = time.monotonic()
+    try:
+        assert (await power.status("h0", 0.5))[0] is PowerState.UNKNOWN
+        assert time.monotonic() - began < 4.0
+        assert (await power.status("h0", 0.5))[1].endswith("no answer by its deadline"), (
+            "its turn is free again"
+        )
+    finally:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if path.read_bytes() == b"sleep\x0030\0" and str(tmp_path) == os.readlink(
+                    path.parent / "cwd"
+                ):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 # Notes the time of each reading; `off` works.
