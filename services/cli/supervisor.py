@@ -29,6 +29,7 @@ from services.cli.nursery import Child, Nursery
 
 SERVICES = ("alerting", "executor", "placement", "fencer", "detector")
 STOP_S = 8.0
+CANCEL_AGAIN_S = 0.1
 BACKOFF_FIRST_S, BACKOFF_MOST_S, STEADY_S = 0.1, 5.0, 30.0
 BAD_INPUT = 2
 log = structlog.get_logger()
@@ -98,7 +99,9 @@ class Supervisor:
                 await beginning
             return not stopped.done()
         finally:
-            beginning.cancel()
+            while not beginning.done():  # nats-py's attempts to connect swallow a cancellation now and then
+                beginning.cancel()
+                await asyncio.wait([beginning], timeout=CANCEL_AGAIN_S)
             await asyncio.gather(beginning, return_exceptions=True)
 
     async def _run_services(

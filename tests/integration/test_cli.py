@@ -418,6 +418,7 @@ def test_ctrl_c_while_the_bus_is_looked_at_is_obeyed_at_once(tmp_path: Path) -> 
             assert one.process.wait(5) == 0
         finally:
             one.process.kill()
+            one.process.wait()
     assert "stopped before it began" in one.log.read_text()
     assert "management plane runs" not in one.log.read_text()
     assert {name for name, pid in left.items() if exists(pid)} == set()
@@ -439,6 +440,7 @@ def test_ctrl_c_while_nats_begins_leaves_nothing(tmp_path: Path) -> None:
         assert one.process.wait(15) == 0
     finally:
         one.process.kill()
+        one.process.wait()
     assert "management plane runs" not in one.log.read_text()
     assert "Traceback" not in one.log.read_text()
     assert {name for name, pid in left.items() if exists(pid)} == set()
