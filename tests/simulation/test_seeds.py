@@ -61,13 +61,11 @@ def test_no_world_breaks_a_rule(block: int) -> None:
     assert [line for seed in range(block, min(block + BLOCK, SEEDS)) for line in broken(seed)] == []
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("seed", FAILED_ONCE)
 def test_a_world_that_broke_a_rule_once_does_so_no_more(seed: int) -> None:
     assert broken(seed) == []
 
 
-@pytest.mark.fast
 def test_a_seed_is_the_same_in_every_process() -> None:
     seeds = list(range(500, 506))
 

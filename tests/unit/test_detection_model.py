@@ -64,7 +64,6 @@ from infra.detection.walking import TICK_S, Channels, Profile, soonest_s, walk
 from libs.model import HostState
 from services.detector.verdict import Evidence, judge
 
-pytestmark = pytest.mark.fast
 FAST, BALANCED, CAREFUL = profiles()
 SEPARATE, SHARED = min(set(range(HOSTS)) - CONVERGED), min(CONVERGED)
 ALL, NONE = (True,) * PEERS_ASKED, (False,) * PEERS_ASKED
