@@ -25,7 +25,7 @@ REKINDLE_SEEDS=2000 setsid sh -c 'echo 19 >/proc/self/autogroup; exec nice -n 19
 playing=$!
 trap end EXIT
 
-"$pytest" tests --ignore tests/simulation --ignore tests/golden --deselect "$soak" -q -n 3 --dist worksteal
+"$pytest" tests --ignore tests/simulation --ignore tests/golden --deselect "$soak" -q -n 2 --dist worksteal
 failed=$?
 for part in "$soaking" "$playing"; do
 	wait "$part" || failed=1

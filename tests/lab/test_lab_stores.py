@@ -151,11 +151,14 @@ def test_a_host_that_was_frozen_and_goes_on_still_has_its_stall(lab: Lab, h1: In
 
 
 def test_an_agent_that_hangs_on_its_datastore_can_be_killed(lab: Lab) -> None:
-    beat = f"while true; do echo $((n = n + 1)) > {lab.store_path('one')}/beat; sleep 0.01; done"
+    beat = f"echo ready; sleep 1; while true; do echo $((n = n + 1)) > {lab.store_path('one')}/beat; sleep 0.01; done"
     lab.set_agent("h2", ["/bin/sh", "-c", beat])
     lab.start_agent("h2")
-    procs.wait_for((lab.backing("one") / "beat").exists, 20, "the agent's first beat")
+    log = lab.host("h2").agent_log
+    procs.wait_for(lambda: "ready" in log.read_text(), 20, "the agent's first word")
+    # what the file system has taken up when it is stopped ends with it only: so it is stopped before the first write
     lab.stall_storage("h2", "one")
+    _wait_for_hung_io(lab, "h2", qemu=False)
     lab.kill_agent("h2")
     lab.restore_storage("h2", "one")
     assert lab.domains("h2") == ["b"]
@@ -204,12 +207,12 @@ def _xml(lab: Lab, host: str, vm: str) -> str:
         return str(connection.lookupByName(vm).XMLDesc())
 
 
-def _wait_for_hung_io(lab: Lab, host: str) -> None:
-    """Until a thread of the host's QEMU waits in the kernel for its datastore."""
+def _wait_for_hung_io(lab: Lab, host: str, *, qemu: bool = True) -> None:
+    """Until a thread of the host's QEMU, or of anything but that, waits in the kernel for its datastore."""
 
     def waits() -> bool:
         for pid in lab.pids(host):
-            if procs.is_qemu_of(procs.cmdline(pid), lab.root):
+            if procs.is_qemu_of(procs.cmdline(pid), lab.root) is qemu:
                 for task in Path(f"/proc/{pid}/task").iterdir():
                     if (
                         "fuse" in (task / "wchan").read_text()
