@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from libs.config.settings import HostEntry
+from libs.config.entries import HostEntry
 from libs.model import Answer, Incarnation
 
 MOST = 4096

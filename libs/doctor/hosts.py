@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from libs.config.settings import FenceDevice, HostEntry, Settings
+from libs.config.entries import FenceDevice, HostEntry
+from libs.config.settings import Settings
 from libs.doctor.made import Finding, of_host, version
 from libs.doctor.seen import Device, Fencing, HostSeen, Seen
 from libs.model import PowerState

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-from libs.config.settings import Datastore, Settings
+from libs.config.entries import Datastore
+from libs.config.settings import Settings
 from libs.doctor.seen import Domain, HostSeen, Seen
 from libs.doctor.wants import Disk, Kind
 from libs.planning.snapshot import PoolPolicy

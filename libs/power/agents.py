@@ -12,7 +12,7 @@ import os
 import shutil
 from dataclasses import replace
 
-from libs.config.settings import FenceDevice
+from libs.config.entries import FenceDevice
 from libs.config.yamlfile import BadInputError
 from libs.model import PowerState
 from libs.power.calls import Call, run

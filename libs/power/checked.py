@@ -10,7 +10,8 @@ from pathlib import Path
 
 import structlog
 
-from libs.config.settings import FencingSettings, HostEntry
+from libs.config.entries import HostEntry
+from libs.config.settings import FencingSettings
 from libs.config.yamlfile import BadInputError, located, read
 from libs.power.agents import find_agent
 from libs.power.metadata import Metadata, UnreadableMetadataError, ask, misfits

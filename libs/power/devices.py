@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from libs.config.settings import FencingSettings, HostEntry
+from libs.config.entries import HostEntry
+from libs.config.settings import FencingSettings
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import FenceError
 from libs.model import FenceProof, Incarnation, PowerState, ProofMethod

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from libs.config.entries import FenceDevice
 from libs.config.fencing import ACTIONS
-from libs.config.settings import FenceDevice
 from libs.power.agents import as_text
 from libs.power.calls import run
 

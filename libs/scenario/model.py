@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from libs.config.settings import Name
+from libs.config.entries import Name
 from libs.model import GuestFailure, Isolation, Priority, Protection, VmPolicy
 from libs.planning.snapshot import PoolPolicy
 

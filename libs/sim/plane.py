@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from libs.config.settings import HostEntry, Settings
+from libs.config.entries import HostEntry
+from libs.config.settings import Settings
 from libs.jetstream.lease import JetStreamLease
 from libs.model import Incarnation
 from libs.power.devices import FenceDevices

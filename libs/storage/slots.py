@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 import structlog
 from pydantic import ValidationError
 
-from libs.config.settings import Datastore, Settings
+from libs.config.entries import Datastore
+from libs.config.settings import Settings
 from libs.core.ports import UnavailableError
 from libs.model import SlotBeat, SlotOrder, Value
 from libs.storage.mounts import Mounted

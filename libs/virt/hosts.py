@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import structlog
 
-from libs.config.settings import HostEntry
+from libs.config.entries import HostEntry
 from libs.core.ports import Bus, Clock, UnavailableError
 from libs.events.signals import Heartbeat, Signal
 from libs.model import Answer, Incarnation, VmPolicy

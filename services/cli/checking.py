@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from libs.config.settings import HostEntry, Settings
+from libs.config.entries import HostEntry
+from libs.config.settings import Settings
 from libs.config.yamlfile import located, read
 from libs.core.clock import SystemClock
 from libs.model import Answer, PowerState

@@ -13,7 +13,8 @@ import typer
 from services.cli.app import ConfigOption, JsonOption, settings_of
 
 if TYPE_CHECKING:  # libvirt and the rest are read only once this command is meant
-    from libs.config.settings import HostEntry, Settings
+    from libs.config.entries import HostEntry
+    from libs.config.settings import Settings
     from libs.doctor.seen import Bus, Fencing, HostSeen, Seen
     from libs.virt.host import LibvirtHost
 

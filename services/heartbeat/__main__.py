@@ -11,7 +11,8 @@ from typing import Any
 
 import structlog
 
-from libs.config.settings import HostEntry, Settings
+from libs.config.entries import HostEntry
+from libs.config.settings import Settings
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
 from libs.events.signals import Goodbye

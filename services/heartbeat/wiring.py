@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from libs.config.settings import HostEntry
+from libs.config.entries import HostEntry
 from libs.core.ports import Hypervisors, Probes, Slots
 from libs.core.shell import Shell
 from libs.core.wiring import Ports, Wiring

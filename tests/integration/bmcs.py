@@ -16,7 +16,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from libs.config.settings import FenceDevice, FencingSettings, HostEntry, Secret
+from libs.config.entries import FenceDevice, HostEntry, Secret
+from libs.config.settings import FencingSettings
 from libs.power.devices import FenceDevices, agent_devices
 
 PASSWORD = "s3cret-of-h1"

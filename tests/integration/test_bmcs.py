@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.config.settings import FenceDevice
+from libs.config.entries import FenceDevice
 from libs.core.ports import FenceError
 from libs.model import PowerState, ProofMethod
 from libs.power.agents import find_agent

@@ -17,7 +17,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from libs.config.settings import HostEntry
+from libs.config.entries import HostEntry
 from libs.core.clock import SystemClock
 from libs.core.ports import StartRefusedError, UnavailableError
 from libs.jetstream.server import free_port

@@ -13,7 +13,8 @@ import pytest
 import structlog
 
 from infra.lab.lab import FENCE_AGENT
-from libs.config.settings import FenceDevice, FencingSettings, HostEntry, Secret, load_settings
+from libs.config.entries import FenceDevice, HostEntry, Secret
+from libs.config.settings import FencingSettings, load_settings
 from libs.config.yamlfile import BadInputError
 from libs.power import checked
 from libs.power.checked import misfits_of, refuse_misfits

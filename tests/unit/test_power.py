@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from libs.config.settings import FenceDevice, FencingSettings, HostEntry, Secret
+from libs.config.entries import FenceDevice, HostEntry, Secret
+from libs.config.settings import FencingSettings
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import FenceError
 from libs.model import PowerState, ProofMethod

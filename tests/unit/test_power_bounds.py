@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from libs.config.settings import FenceDevice, FencingSettings, HostEntry
+from libs.config.entries import FenceDevice, HostEntry
+from libs.config.settings import FencingSettings
 from libs.core.ports import FenceError
 from libs.model import PowerState
 from libs.power.devices import FenceDevices, agent_devices

@@ -15,7 +15,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from libs.config.settings import HostEntry
+from libs.config.entries import HostEntry
 from libs.model import Answer, Incarnation, VmPolicy
 from libs.probe import BACKLOG, MOST, DirectProbes, ProbeServer
 from libs.virt import remote

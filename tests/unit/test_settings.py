@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from libs.config.settings import Secret, Settings, load_settings
+from libs.config.entries import Secret
+from libs.config.settings import Settings, load_settings
 from libs.config.yamlfile import BadInputError
 from libs.model import Priority, Protection
 from libs.scenario.files import load_scenario
