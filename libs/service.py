@@ -18,6 +18,7 @@ import structlog
 
 from libs.config.settings import Settings, load_settings
 from libs.config.yamlfile import BadInputError
+from libs.core.cancelling import ended
 from libs.core.clock import SystemClock
 from libs.core.ports import ConflictError, UnavailableError
 from libs.healthserver import Endpoint, HealthAddressError
@@ -65,9 +66,14 @@ class Context:
 Main = Callable[[Context], Awaitable[list[Coroutine[Any, Any, None]]]]
 
 
-def supervised() -> bool:
-    """Whether `rekindle up` started this process, and looked at the pool file before it did."""
-    return bool(os.environ.get("REKINDLE_SUPERVISED"))
+async def check_fence_devices(context: Context, config: Path) -> None:
+    """For a service that uses them, at its start: see libs/power/checked.py. Raises BadInputError. Under `rekindle up`,
+    which has looked already, nothing is asked: a service that starts again must not wait for agents."""
+    if os.environ.get("REKINDLE_SUPERVISED"):
+        return
+    from libs.power.checked import refuse_misfits  # what it imports is downtime after a crash
+
+    await refuse_misfits(context.settings.hosts, context.settings.fencing, config)
 
 
 def die_with_parent(supervisor: int) -> bool:
@@ -161,8 +167,7 @@ async def _work(
     beginning = asyncio.create_task(_begin(settings, service, main, host))
     await asyncio.wait([stopped, beginning], return_when=asyncio.FIRST_COMPLETED)
     if not beginning.done():  # the bus is waited for for ever, but not against our supervisor's word
-        beginning.cancel()
-        await asyncio.gather(beginning, return_exceptions=True)
+        await ended(beginning)
         log.info("service stopped before it began", service=service)
         return
     context, work = beginning.result()

@@ -52,8 +52,9 @@ async def look_at(settings: Settings) -> Seen:
         f"libvirt of {name}": asyncio.ensure_future(_look(libvirt, settings))
         for name, libvirt in libvirts.items()
     }
+    turns = asyncio.Semaphore(settings.fencing.parallel_max)  # in all, however many hosts there are
     powers = {
-        f"fence devices of {host.name}": asyncio.ensure_future(_power(host, settings))
+        f"fence devices of {host.name}": asyncio.ensure_future(_power(host, settings, turns))
         for host in settings.hosts
     }
     bus = asyncio.ensure_future(_bus(settings))
@@ -127,17 +128,18 @@ async def _ask(
     return replace(host, answers=answers)
 
 
-async def _power(host: HostEntry, settings: Settings) -> Fencing:
-    """One reading of each device."""
+async def _power(host: HostEntry, settings: Settings, turns: asyncio.Semaphore) -> Fencing:
+    """One reading of each device, a host after the other where there are many: a wait would count into its deadline."""
     from libs.config.yamlfile import BadInputError
     from libs.doctor.seen import Device, Fencing
     from libs.power.devices import agent_devices
 
     try:
-        devices = agent_devices([host])[host.name]
+        devices = agent_devices([host], settings.fencing)[host.name]
     except BadInputError as error:
         return Fencing(bad=str(error))
-    readings = await asyncio.gather(*(device.status(device.timeout_s) for device in devices))
+    async with turns:
+        readings = await asyncio.gather(*(device.status(device.timeout_s) for device in devices))
     return Fencing(
         tuple(
             Device(device.name, device.level, state, said)

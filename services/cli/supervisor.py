@@ -18,6 +18,7 @@ import structlog
 
 from libs.config.settings import Settings
 from libs.config.yamlfile import BadInputError
+from libs.core.cancelling import ended
 from libs.core.clock import SystemClock
 from libs.core.ports import UnavailableError
 from libs.jetstream.bus import open_bus
@@ -29,7 +30,6 @@ from services.cli.nursery import Child, Nursery
 
 SERVICES = ("alerting", "executor", "placement", "fencer", "detector")
 STOP_S = 8.0
-CANCEL_AGAIN_S = 0.1
 BACKOFF_FIRST_S, BACKOFF_MOST_S, STEADY_S = 0.1, 5.0, 30.0
 BAD_INPUT = 2
 log = structlog.get_logger()
@@ -99,10 +99,7 @@ class Supervisor:
                 await beginning
             return not stopped.done()
         finally:
-            while not beginning.done():  # nats-py's attempts to connect swallow a cancellation now and then
-                beginning.cancel()
-                await asyncio.wait([beginning], timeout=CANCEL_AGAIN_S)
-            await asyncio.gather(beginning, return_exceptions=True)
+            await ended(beginning)
 
     async def _run_services(
         self, server: EmbeddedServer | None, stop: asyncio.Event, stopped: asyncio.Task[bool]

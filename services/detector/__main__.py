@@ -10,7 +10,7 @@ from typing import Any
 from libs import kdump
 from libs.jetstream import notices
 from libs.power.devices import FenceDevices, agent_devices
-from libs.service import Context, run, supervised
+from libs.service import Context, check_fence_devices, run
 from libs.virt.hosts import LibvirtHosts
 from services.detector.asks import Disconnected, Panicked
 from services.detector.wiring import shell
@@ -47,12 +47,7 @@ async def wire(context: Context) -> list[Coroutine[Any, Any, None]]:
 
 def main(config: Path) -> int:
     async def begin(context: Context) -> list[Coroutine[Any, Any, None]]:
-        if (
-            not supervised()
-        ):  # `rekindle up` has looked already: one that starts again must not wait for agents
-            from libs.power.checked import refuse_misfits
-
-            await refuse_misfits(context.settings.hosts, context.settings.fencing, config)
+        await check_fence_devices(context, config)
         return await wire(context)
 
     return run("detector", config, begin)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from libs.power.devices import FenceDevices, agent_devices
-from libs.service import Context, run, supervised
+from libs.service import Context, check_fence_devices, run
 from libs.virt.hosts import LibvirtHosts
 from services.fencer.wiring import shell
 
@@ -21,12 +21,7 @@ async def wire(context: Context) -> list[Coroutine[Any, Any, None]]:
 
 def main(config: Path) -> int:
     async def begin(context: Context) -> list[Coroutine[Any, Any, None]]:
-        if (
-            not supervised()
-        ):  # `rekindle up` has looked already: one that starts again must not wait for agents
-            from libs.power.checked import refuse_misfits
-
-            await refuse_misfits(context.settings.hosts, context.settings.fencing, config)
+        await check_fence_devices(context, config)
         return await wire(context)
 
     return run("fencer", config, begin)

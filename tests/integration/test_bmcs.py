@@ -145,6 +145,16 @@ def speaking_to(port: int) -> list[str]:
     return shown
 
 
+async def no_proof_until_it_ends(power: FenceDevices, machine: Machine) -> None:
+    await answers(power)
+    with pytest.raises(FenceError) as error:
+        await power.fence(boot("h1"), Seen())
+    assert any("reads on" in reason for reason in error.value.missing)
+    assert machine.runs
+    machine.end()
+    await power.fence(boot("h1"), Seen())
+
+
 @needs_ipmi
 async def test_ipmi_that_acknowledges_before_the_power_is_gone_is_no_proof_until_it_is(
     tmp_path: Path, machine: Machine, begin: Begin
@@ -153,13 +163,7 @@ async def test_ipmi_that_acknowledges_before_the_power_is_gone_is_no_proof_until
     begin(bmc)
     # the agent itself would wait for 20 s until it reads off: here it gives up before that
     power = bmc.device(power_timeout=1, power_wait=0)
-    await answers(power)
-    with pytest.raises(FenceError) as error:
-        await power.fence(boot("h1"), Seen())
-    assert any("reads on" in reason for reason in error.value.missing)
-    assert machine.runs
-    machine.end()
-    await power.fence(boot("h1"), Seen())
+    await no_proof_until_it_ends(power, machine)
     assert bmc.asked() == ["set power 0"]
 
 
@@ -239,13 +243,7 @@ async def test_redfish_that_acknowledges_before_the_power_is_gone_is_no_proof_un
     bmc = RedfishBmc(tmp_path, obeys=False)
     begin(bmc)
     power = bmc.device(ssl_insecure=True, power_timeout=1)
-    await answers(power)
-    with pytest.raises(FenceError) as error:
-        await power.fence(boot("h1"), Seen())
-    assert any("reads on" in reason for reason in error.value.missing)
-    assert machine.runs
-    machine.end()
-    await power.fence(boot("h1"), Seen())
+    await no_proof_until_it_ends(power, machine)
     assert bmc.asked() == ["h1 ForceOff"]
 
 

@@ -173,7 +173,7 @@ async def test_an_onlooker_hears_on_after_the_server_was_killed(
 @pytest.mark.parametrize(
     ("name", "change", "field"),
     [
-        ("KV_rekindle_p_leases", {"max_age": 600.0}, "max_age"),
+        ("KV_rekindle_p_leases", {"max_age": 60.0, "duplicate_window": 60.0}, "max_age"),
         ("KV_rekindle_p_leases", {"allow_direct": True}, "allow_direct"),
         ("KV_rekindle_p_state", {"storage": "memory"}, "storage"),
         ("KV_rekindle_p_state", {"max_msgs_per_subject": 5}, "max_msgs_per_subject"),

@@ -404,6 +404,16 @@ def children(pid: int) -> dict[str, int]:
     return found
 
 
+def told_to_end(pid: int) -> bool:
+    """A signal that ends it waits for a process that stands still."""
+    (pending,) = (
+        int(line.split()[1], 16)
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("ShdPnd:")
+    )
+    return any(pending >> (number - 1) & 1 for number in (signal.SIGTERM, signal.SIGINT))
+
+
 def test_ctrl_c_while_the_bus_is_looked_at_is_obeyed_at_once(tmp_path: Path) -> None:
     config, data = tmp_path / "pool.yaml", tmp_path / "data"
     with socket.create_server(("127.0.0.1", 0)) as mute:  # it takes connections and says nothing
@@ -432,10 +442,12 @@ def test_ctrl_c_while_nats_begins_leaves_nothing(tmp_path: Path) -> None:
         until = time.monotonic() + 30
         while "nats-server" not in (left := children(one.process.pid)):
             assert time.monotonic() < until
-            time.sleep(0.002)
+            time.sleep(0.002)  # a poll up to a deadline
         os.kill(left["nats-server"], signal.SIGSTOP)  # so that its beginning lasts
         one.process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+        while not told_to_end(left["nats-server"]):
+            assert time.monotonic() < until, "it was not told to end while it began"
+            time.sleep(0.01)  # a poll up to a deadline
         os.kill(left["nats-server"], signal.SIGCONT)
         assert one.process.wait(15) == 0
     finally:

@@ -25,8 +25,8 @@ from tests.lab.roots import Roots
 pytestmark = pytest.mark.lab
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 FILES = sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
-LINUX = ("shut_down_then_power_loss",)
-"""Their VMs run Linux, as the demo's do (test_lab_commands.py). The others' have no operating system: who runs where, and how often, asks nothing of one, and
+LINUX = ("power_loss", "host_back", "shut_down_then_power_loss", "vm_crash")
+"""Their VMs run Linux. The others' have no operating system: who runs where, and how often, asks nothing of one, and
 under TCG its boot is two thirds of what a run costs. Guests with an agent run Linux everywhere."""
 
 

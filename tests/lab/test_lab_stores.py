@@ -151,13 +151,16 @@ def test_a_host_that_was_frozen_and_goes_on_still_has_its_stall(lab: Lab, h1: In
 
 
 def test_an_agent_that_hangs_on_its_datastore_can_be_killed(lab: Lab) -> None:
-    beat = f"echo ready; sleep 1; while true; do echo $((n = n + 1)) > {lab.store_path('one')}/beat; sleep 0.01; done"
+    # what the file system has taken up when it is stopped ends with it only: so the agent waits meanwhile
+    write, go = f"echo $((n = n + 1)) > {lab.store_path('one')}/beat", lab.root / "go"
+    beat = f"{write}; echo beat; until [ -e {go} ]; do sleep 0.05; done; while true; do {write}; sleep 0.01; done"
     lab.set_agent("h2", ["/bin/sh", "-c", beat])
     lab.start_agent("h2")
     log = lab.host("h2").agent_log
-    procs.wait_for(lambda: "ready" in log.read_text(), 20, "the agent's first word")
-    # what the file system has taken up when it is stopped ends with it only: so it is stopped before the first write
+    procs.wait_for(lambda: "beat" in log.read_text(), 20, "the agent's first beat")
+    assert (lab.backing("one") / "beat").exists()
     lab.stall_storage("h2", "one")
+    go.touch()
     _wait_for_hung_io(lab, "h2", qemu=False)
     lab.kill_agent("h2")
     lab.restore_storage("h2", "one")

@@ -24,7 +24,7 @@ from libs.doctor.wants import Disk, Kind, Machine, Wants
 from libs.model import PowerState, VmState
 
 MACHINE = Machine("/usr/bin/qemu-system-x86_64", "x86_64", "pc-q35-7.2", "kvm")
-FENCING = [
+FENCING: list[dict[str, Any]] = [
     {"agent": "fence_ipmilan", "level": 1, "options": {"ip": "10.0.9.{n}"}},
     {"agent": "fence_apc_snmp", "level": 2, "options": {"ip": "10.0.9.100", "plug": "{n}"}},
 ]
@@ -39,8 +39,7 @@ def settings(**more: Any) -> Settings:
             "uri": f"qemu+ssh://h{n}/system",
             "agent": True,
             "fencing": [
-                {**one, "options": {k: v.format(n=n) for k, v in one["options"].items()}}  # type: ignore[attr-defined]
-                for one in FENCING
+                {**one, "options": {k: v.format(n=n) for k, v in one["options"].items()}} for one in FENCING
             ],
         }
         for n in (1, 2, 3)
