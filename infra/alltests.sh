@@ -24,6 +24,7 @@ REKINDLE_SEEDS=2000 setsid sh -c 'echo 19 >/proc/self/autogroup; exec nice -n 19
 	"$pytest" tests/simulation tests/golden -q -n 2 --dist worksteal --timeout 900 >"$told/worlds" 2>&1 &
 playing=$!
 trap end EXIT
+trap 'exit 130' INT TERM
 
 "$pytest" tests --ignore tests/simulation --ignore tests/golden --deselect "$soak" -q -n 2 --dist worksteal
 failed=$?
