@@ -1,34 +1,40 @@
 #!/bin/bash
-# Every test, in three parts side by side, since real processes mostly wait: `make test`.
+# Every test: `make test`. First what holds deadlines of real time, alone; then what does not, side by side.
 #
-# soak    one lab for ten minutes, beside all else: the other tests are its load, which it measures
-# worlds  simulated, without deadlines: they get what the others leave, by their nice value and as a session (autogroup),
-#         since services and hosts are sessions of their own
-# real    all else, with deadlines
+# real    tests with deadlines, nothing beside them: worlds that ran at the lowest share there is still took half a
+#         processor from whoever ran on its other thread, and deadlines were missed. More workers than processors, since
+#         they mostly wait, but fewer on a slow machine (infra/workers.py; REKINDLE_WORKERS says how many otherwise);
+#         long tests begin first, and tests that share a lab or a server of their module's stay together (tests/conftest.py)
+# soak    one lab for ten minutes, under full load: the worlds beside it, and busy loops for what those leave
+# worlds  simulated, without deadlines
 set -u
 cd "$(dirname "$0")/.."
 pytest=.venv/bin/pytest
 soak=tests/lab/test_soak.py::test_no_suspicion_becomes_a_verdict_under_load_loss_and_changes_of_leader
 told=$(mktemp -d)
+beside=()
 
 end() {
 	# by SIGINT, so that the soak takes its lab down; both are gone already after a run to the end
-	kill -INT -- "-$soaking" "-$playing" 2>/dev/null && wait "$soaking" "$playing"
+	[ ${#beside[@]} = 0 ] || { kill -INT -- "${beside[@]/#/-}" 2>/dev/null && wait "${beside[@]}"; }
 	rm -rf "$told"
 }
-
-export REKINDLE_SOAK_MINUTES=${REKINDLE_SOAK_MINUTES:-10}
-REKINDLE_LOADED=1 setsid "$pytest" "$soak" -q >"$told/soak" 2>&1 &
-soaking=$!
-REKINDLE_SEEDS=2000 setsid sh -c 'echo 19 >/proc/self/autogroup; exec nice -n 19 "$@"' sh \
-	"$pytest" tests/simulation tests/golden -q -n 2 --dist worksteal --timeout 900 >"$told/worlds" 2>&1 &
-playing=$!
 trap end EXIT
 trap 'exit 130' INT TERM
 
-"$pytest" tests --ignore tests/simulation --ignore tests/golden --deselect "$soak" -q -n 2 --dist worksteal
+infra/compiled.sh
+workers=${REKINDLE_WORKERS:-$(.venv/bin/python -m infra.workers)} || exit 1
+"$pytest" tests --ignore tests/simulation --ignore tests/golden --deselect "$soak" -q \
+	-n "$workers" --dist loadgroup --no-loadscope-reorder
 failed=$?
-for part in "$soaking" "$playing"; do
+
+export REKINDLE_SOAK_MINUTES=${REKINDLE_SOAK_MINUTES:-10}
+echo "simulated worlds, and beside them ${REKINDLE_SOAK_MINUTES} minutes of soak"
+REKINDLE_LOADED=1 setsid "$pytest" "$soak" -q >"$told/soak" 2>&1 &
+beside+=($!)
+REKINDLE_SEEDS=2000 setsid "$pytest" tests/simulation tests/golden -q -n 2 --dist worksteal --timeout 900 >"$told/worlds" 2>&1 &
+beside+=($!)
+for part in "${beside[@]}"; do
 	wait "$part" || failed=1
 done
 cat "$told/worlds" "$told/soak"

@@ -22,4 +22,4 @@ if [ ! -x "$tools/bin/sushy-emulator" ]; then
 	python3 -m venv "$tools"
 	"$tools/bin/pip" install --quiet --disable-pip-version-check sushy-tools==2.2.0 >&2
 fi
-PATH=$PATH:$(cd "$tools/bin" && pwd) exec .venv/bin/python -m pytest tests/integration/test_bmcs.py -q "$@"
+PATH=$PATH:$(cd "$tools/bin" && pwd) exec .venv/bin/python -m pytest tests/integration/test_bmcs.py tests/lab/test_fence_stories.py -q "$@"

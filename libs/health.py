@@ -1,4 +1,5 @@
-"""How a service's process is: what counts as a lag of its event loop, and for which reasons it is not well.
+"""How a service's process is: what counts as a lag of its event loop, for which reasons it is not well, and for which it
+could not do its work if it were to do it now: then it is degraded.
 
 A loop that is blocked cannot say so: meanwhile nothing is answered at all, and afterwards it is told for a window's
 length. So whoever asks seldom learns of it, too.
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from libs.config.settings import HealthSettings
+from libs.config.health import HealthSettings
 
 
 class BusState(StrEnum):
@@ -20,6 +21,10 @@ class BusState(StrEnum):
     WAITING = "waiting"  # there has been none yet
     CONNECTED = "connected"
     LOST = "lost"
+
+
+HEARERS = frozenset(["detector", "placement", "executor"])
+"""Services that hear every host of the pool."""
 
 
 @dataclass(slots=True)
@@ -54,12 +59,13 @@ class LoopLag:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What is known of a service's process at one moment."""
+    """What is known of a service's process at one moment. `store`: why its buckets cannot be read; "" where they can."""
 
     loop_lag_s: float
     bus: BusState
     leading: bool | None
     """None where its role is not one that a single process holds. A standby is as well as a leader."""
+    store: str = ""
 
     def reasons(self, settings: HealthSettings) -> list[str]:
         """Why it is not well; empty where it is."""
@@ -73,7 +79,67 @@ class Condition:
             found.append("bus: it is waited for since the start")
         elif self.bus is BusState.LOST:
             found.append("bus: the connection is lost")
+        elif self.store:
+            found.append(f"store: {self.store}")
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What must be so for a process to do its work now, or for a standby to see that another does. Times in seconds."""
+
+    condition: Condition
+    round_trip_s: float | None
+    """To the server and back just now; None where no answer came."""
+    leader_seen_s: float | None
+    """Since it saw its role being led, 0 where it leads itself; None where no role is held."""
+    evidence_age_s: float | None
+    """Since a word of any host; None where there was none since it began."""
+    trusted: bool = True
+    """The stored state is known to be the latest."""
+
+    def reasons(self, service: str, settings: HealthSettings) -> list[str]:
+        """Why it is degraded; empty where it is ready. On the minority's side of a cut bus it always is: nobody's claim
+        can be renewed there, and it sees none."""
+        found = self.condition.reasons(settings)
+        if self.condition.bus is not BusState.CONNECTED:
+            return found
+        most_s = settings.round_trip_max_s
+        if self.round_trip_s is None or self.round_trip_s > most_s:
+            what = "no answer" if self.round_trip_s is None else f"{self.round_trip_s:.3f} s"
+            found.append(f"round trip: {what}, more than health.round_trip_max_s ({most_s:g} s)")
+        unled_s = self.leader_seen_s
+        if unled_s is not None and unled_s > settings.leaderless_max_s:
+            found.append(f"leadership: nobody is seen to lead for {unled_s:.1f} s: no quorum, or no replica")
+        if not self.trusted:
+            found.append("state: read-only until it is known that what is stored is the latest")
+        if service in HEARERS:
+            age_s = self.evidence_age_s
+            if age_s is None or age_s > settings.evidence_max_s:
+                what = "yet" if age_s is None else f"for {age_s:.1f} s"
+                found.append(f"evidence: no host was heard {what}")
+        return found
+
+
+def readiness(service: str, pid: int, ready: Readiness, reasons: list[str]) -> dict[str, Any]:
+    """What /readyz answers."""
+
+    def rounded(value: float | None) -> float | None:
+        return None if value is None else round(value, 4)
+
+    return {
+        "status": "degraded" if reasons else "ready",
+        "service": service,
+        "pid": pid,
+        "loop_lag_s": round(ready.condition.loop_lag_s, 3),
+        "bus": ready.condition.bus.value,
+        "round_trip_s": rounded(ready.round_trip_s),
+        "leading": ready.condition.leading,
+        "leader_seen_s": rounded(ready.leader_seen_s),
+        "evidence_age_s": rounded(ready.evidence_age_s),
+        "state_trusted": ready.trusted,
+        **({"reasons": reasons} if reasons else {}),
+    }
 
 
 def document(service: str, pid: int, condition: Condition, reasons: list[str]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ TABLE: tuple[Row, ...] = (
         "detector",
     ),
     Row(S.HEALTHY, S.SUSPECT, "silent for suspect_after_s", "host.suspected", "detector"),
-    Row(S.HEALTHY, S.UNKNOWN, "not heard since this observer began to listen", "", "detector"),
+    Row(S.HEALTHY, S.UNKNOWN, "not heard since this observer began to listen", "host.unknown", "detector"),
     Row(S.SUSPECT, S.HEALTHY, "heard in time", "host.refuted", "detector"),
     Row(S.SUSPECT, S.AGENT_DOWN, "answers on another channel", "host.agent_down", "detector"),
     Row(S.SUSPECT, S.FAILED, "independent evidence agrees", "host.failed", "detector"),

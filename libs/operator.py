@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from libs.core.ports import Bus, Clock, UnavailableError
+from libs.core.ports import Bus, Clock, ConflictError, UnavailableError
 from libs.events.words import (
     HostConfirmedFailed,
     HostMaintenanceEntered,
@@ -22,6 +22,8 @@ from libs.events.words import (
 )
 from libs.model import HostState, Incarnation, Inventory, LeaseState, Protection
 from libs.poolview import PoolView, gone
+from libs.restored import mark as marks
+from libs.restored.mark import MarkRecord, Restoring
 
 SEEN_S, LOOK_S = 10.0, 0.2
 CLEAR = (HostState.HEALTHY, HostState.AGENT_DOWN, HostState.FENCED)
@@ -65,7 +67,7 @@ class Operator:
 
     async def verdict(self, host: str) -> Verdict:
         """The open verdict on this host, which is what a word may be said about."""
-        record = await self._record(host)
+        record = await self.record(host)
         state = HostState(record["state"])
         if state is not HostState.FAILED:
             raise RefusedError(
@@ -94,10 +96,42 @@ class Operator:
         await self.bus.publish(word)
 
         async def taken() -> bool:
-            record = await self._record(host)
+            record = await self.record(host)
             return bool(record["state"] != HostState.FAILED or record["incident"] != verdict.incident)
 
-        await self._seen("the fencer", taken)
+        await self.seen("the fencer", taken)
+
+    # -- an old copy of the state
+
+    async def confirm_absent(self, host: str) -> None:
+        """The stored state is an old copy, and this host is not to be waited for: it is off, or nothing of the pool's
+        runs on it. What the old copy says to run there stands, and its silence is dealt with as any other's."""
+        store = self.view.store(marks.BUCKET)
+        record, restoring, revision = await self._awaited(host)
+        update = restoring.model_copy(update={"confirmed": (*restoring.confirmed, host)})
+        try:
+            await marks.write(store, record.model_copy(update={"restoring": update}), revision)
+        except ConflictError as error:
+            raise UnavailableError("another has written in the same moment: say it again") from error
+
+        async def taken() -> bool:
+            restoring = (await marks.read(store))[0].restoring
+            return restoring is None or host not in restoring.missing
+
+        await self.seen("the executor", taken)
+
+    async def awaited(self, host: str) -> None:
+        """Nothing, where this host is waited for. Raises RefusedError."""
+        await self._awaited(host)
+
+    async def _awaited(self, host: str) -> tuple[MarkRecord, Restoring, int]:
+        self.view.settings.host(host)
+        record, revision = await marks.read(self.view.store(marks.BUCKET))
+        if record.restoring is None:
+            raise RefusedError("the stored state is no old copy: no host is waited for")
+        if host not in record.restoring.missing:
+            raise RefusedError(f"{host} has told what it runs: it is not waited for")
+        return record, record.restoring, revision
 
     # -- storms
 
@@ -132,38 +166,59 @@ class Operator:
             storm = await self.view.storm()
             return storm is None or storm["number"] != present.number or storm["order"] >= order
 
-        await self._seen("the detector", taken)
+        await self.seen("the detector", taken)
 
     # -- maintenance
 
-    async def enter_maintenance(self, host: str) -> None:
-        """The host takes no new VMs from now on."""
-        await self._maintain(host, enter=True)
+    async def enter_maintenance(self, host: str, override: str = "", *, drain: bool = False) -> None:
+        """The host takes no new VMs from now on, and with `drain` what runs there moves away, also where it was in
+        maintenance before. Refused where the pool would tolerate too little then, but with the reason of an `override`,
+        which is recorded."""
+        if not (await self.words(host)).get("maintenance", False):
+            await self._admitted(host, override, removed=False)
+        await self._maintain(host, enter=True, override=override, drain=drain)
+
+    async def _admitted(self, host: str, override: str, *, removed: bool) -> None:
+        if override:
+            return
+        from libs.admission import refusal  # the planner is read only once it is meant
+
+        reason = await refusal(self.view, host, removed=removed)
+        if reason:
+            raise RefusedError(f"{reason}; --override REASON says it all the same")
 
     async def exit_maintenance(self, host: str) -> None:
         """The host takes VMs again."""
         await self._maintain(host, enter=False)
 
-    async def _maintain(self, host: str, *, enter: bool) -> None:
-        await self._record(host)
-        words = await self._words(host)
+    async def _maintain(self, host: str, *, enter: bool, override: str = "", drain: bool = False) -> None:
+        await self.record(host)
+        words = await self.words(host)
         drained = bool(words.get("drain")) and not enter  # by us: that ends by the same word
-        if words.get("maintenance", False) is enter and not drained:
+        more = drain and not words.get("emptied", False)
+        if words.get("maintenance", False) is enter and not drained and not more:
             raise RefusedError(f"{host} is {'already' if enter else 'not'} in maintenance")
         number = words.get("number", 0) + 1
-        kind = HostMaintenanceEntered if enter else HostMaintenanceExited
-        await self.bus.publish(kind(host=host, number=number, by=self.by, rule="an operator's word"))
+        rule = "an operator's word"
+        word = (
+            HostMaintenanceEntered(
+                host=host, number=number, by=self.by, override=override, drain=drain, rule=rule
+            )
+            if enter
+            else HostMaintenanceExited(host=host, number=number, by=self.by, rule=rule)
+        )
+        await self.bus.publish(word)
 
         async def taken() -> bool:
-            return bool((await self._words(host)).get("number", 0) >= number)
+            return bool((await self.words(host)).get("number", 0) >= number)
 
-        await self._seen("placement", taken)
+        await self.seen("placement", taken)
 
     # -- quarantine
 
     async def readmit(self, host: str) -> None:
         """Let a host that failed too often have new VMs again; its failures are forgotten."""
-        number = (await self._record(host)).get("quarantine", 0)
+        number = (await self.record(host)).get("quarantine", 0)
         if not number:
             raise RefusedError(f"{host} is not in quarantine")
         await self.bus.publish(
@@ -171,19 +226,20 @@ class Operator:
         )
 
         async def taken() -> bool:
-            return bool((await self._record(host)).get("quarantine", 0) != number)
+            return bool((await self.record(host)).get("quarantine", 0) != number)
 
-        await self._seen("the detector", taken)
+        await self.seen("the detector", taken)
 
     # -- removal
 
-    async def remove(self, host: str) -> None:
-        """Take the host out of the pool. It is closed to new VMs first and then looked at once more, so that
+    async def remove(self, host: str, override: str = "") -> None:
+        """Take the host out of the pool. Refused as maintenance is. It is closed to new VMs first and then looked at once more, so that
         nothing can be planned onto it between the look and the word."""
         record = await self._removable(host)
-        closes = record["state"] != HostState.FENCED and not (await self._words(host)).get("maintenance")
+        await self._admitted(host, override, removed=True)
+        closes = record["state"] != HostState.FENCED and not (await self.words(host)).get("maintenance")
         if closes:
-            await self.enter_maintenance(host)
+            await self._maintain(host, enter=True, override=override)
         try:
             record = await self._removable(host)
         except RefusedError:
@@ -193,17 +249,19 @@ class Operator:
         at = Incarnation.model_validate(record["at"])
         inventory = await self._inventory(at)
         agent = inventory.agent if inventory is not None else ""
-        await self.bus.publish(HostRemoved(at=at, agent=agent, by=self.by, rule="an operator's word"))
+        await self.bus.publish(
+            HostRemoved(at=at, agent=agent, by=self.by, override=override, rule="an operator's word")
+        )
 
         async def taken() -> bool:
             found = (await self.view.records("detector")).get(host, {})
             return bool(found.get("at") != record["at"])
 
-        await self._seen("the detector", taken)
+        await self.seen("the detector", taken)
 
     async def _removable(self, host: str) -> dict[str, Any]:
         """The detector's record of the host, or why it must stay."""
-        record = await self._record(host)
+        record = await self.record(host)
         state = HostState(record["state"])
         if state not in CLEAR:
             raise RefusedError(f"{host} is held to be {state.value}: what runs there is not known")
@@ -234,7 +292,8 @@ class Operator:
 
     # -- looking
 
-    async def _record(self, host: str) -> dict[str, Any]:
+    async def record(self, host: str) -> dict[str, Any]:
+        """What the detector has stored of it. Raises RefusedError where that is nothing."""
         self.view.settings.host(host)
         record = (await self.view.records("detector")).get(host, {})
         if gone(record):
@@ -243,7 +302,8 @@ class Operator:
             raise RefusedError(f"{host} was never heard: the pool knows nothing of it")
         return record
 
-    async def _words(self, host: str) -> dict[str, Any]:
+    async def words(self, host: str) -> dict[str, Any]:
+        """What placement has stored of the words on it."""
         record = (await self.view.records("placement")).get(f"host.{host}", {})
         return record.get("words") or {}
 
@@ -256,13 +316,13 @@ class Operator:
         inventory = (await self.view.inventories()).get(at.host)
         return inventory if inventory is not None and inventory.at == at else None
 
-    async def _seen(self, who: str, taken: Callable[[], Awaitable[bool]]) -> None:
+    async def seen(self, who: str, taken: Callable[[], Awaitable[bool]], within_s: float = SEEN_S) -> None:
         """Until the word shows in what `who` has stored. It is said by now and stays said."""
-        until = self.clock.monotonic() + SEEN_S
+        until = self.clock.monotonic() + within_s
         while not await taken():
             if self.clock.monotonic() > until:
                 raise UnavailableError(
-                    f"it is said, but {who} has not taken it up in {SEEN_S:.0f} s; it will when it runs again"
+                    f"it is said, but {who} has not taken it up in {within_s:.0f} s; it will when it runs again"
                 )
             await asyncio.sleep(LOOK_S)
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from libs.config.entries import HostEntry
+from libs.core.clock import SystemClock
+from libs.core.ports import Clock
 from libs.model import Answer, Incarnation
 
 MOST = 4096
@@ -24,28 +26,59 @@ BACKLOG = 1024
 as long as a hung host is waited for. Once it is full the kernel falls silent, and a host that hangs looks dead."""
 
 
+NOTED = b"noted\n"
+GREETING_S = 2.0
+GREETERS_MOST = 20_000
+
 SILENT_ERRORS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT)
 """What the network says of a host that is not there. A route that is withdrawn with its host looks like one of ours that
 is missing, so that one counts for the host's."""
 
 
 class ProbeServer:
-    """Says which boot of which host this is to whoever connects."""
+    """Says which boot of which host this is to whoever connects. Who says a line about itself is greeting: that is noted,
+    and then said to be. See ports.Greetings."""
 
-    def __init__(self, at: Incarnation) -> None:
+    def __init__(self, at: Incarnation, clock: Clock | None = None) -> None:
         self._line = at.model_dump_json().encode() + b"\n"
+        self._clock = clock or SystemClock()
         self._server: asyncio.Server | None = None
+        self._since: float | None = None
+        self._greeted: dict[str, float] = {}
+
+    def unheard_s(self, host: str) -> float | None:
+        """See ports.Greetings."""
+        if self._since is None:
+            return None
+        return self._clock.monotonic() - self._greeted.get(host, self._since)
 
     async def start(self, address: str) -> None:
         """Listen at host:port. Raises OSError."""
         host, port = split(address)
-        self._server = await asyncio.start_server(self._answer, host, port, backlog=BACKLOG)
+        self._server = await asyncio.start_server(self._answer, host, port, backlog=BACKLOG, limit=MOST)
+        self._since = self._clock.monotonic()
 
-    async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             writer.write(self._line)
             await writer.drain()
+            if await self._greeting(reader):
+                writer.write(NOTED)
+                await writer.drain()
             writer.close()
+
+    async def _greeting(self, reader: asyncio.StreamReader) -> bool:
+        """Whether somebody said who it is. Who only looks closes at once."""
+        try:
+            async with asyncio.timeout(GREETING_S):
+                line = await reader.readline()
+            who = Incarnation.model_validate_json(line)
+        except (ValueError, OSError):  # a time-out is one, too
+            return False
+        if who.host not in self._greeted and len(self._greeted) >= GREETERS_MOST:
+            return False
+        self._greeted[who.host] = self._clock.monotonic()
+        return True
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -81,6 +114,23 @@ class DirectProbes:
         finally:
             writer.transport.abort()
         return _read(host, line)
+
+    async def greet(self, host: str, me: Incarnation, timeout_s: float) -> bool:
+        """See ports.Probes."""
+        entry = self._hosts(host)
+        if entry is None or entry.probe is None:
+            return False
+        try:
+            async with asyncio.timeout(timeout_s):
+                reader, writer = await asyncio.open_connection(*split(entry.probe), limit=MOST)
+                try:
+                    writer.write(me.model_dump_json().encode() + b"\n")
+                    named = _read(host, await reader.readline())[0] is Answer.UP
+                    return named and await reader.readline() == NOTED
+                finally:
+                    writer.transport.abort()
+        except (OSError, ValueError):
+            return False
 
 
 async def kernel_answers(address: tuple[str, int], timeout_s: float) -> tuple[Answer, str]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from libs.access.rights import OPERATOR
 from libs.config.settings import Settings
 from libs.core.clock import SystemClock
 from libs.events.envelope import Envelope
@@ -73,7 +74,14 @@ async def reader(settings: Settings) -> AsyncIterator[Reader]:
         return None
 
     bus = await open_bus(
-        settings.servers(), settings.pool, "cli", SystemClock(), "rekindle-cli", closed=closed, wait_s=3.0
+        settings.servers(),
+        settings.pool,
+        "cli",
+        SystemClock(),
+        "rekindle-cli",
+        closed=closed,
+        wait_s=3.0,
+        login=settings.login(OPERATOR.name),
     )
     try:
         names = Names(settings.pool)

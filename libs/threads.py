@@ -12,12 +12,14 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+IDLE_S = 10.0
+"""A thread that nobody needed for so long ends: with thousands of hosts, each asked now and then, they would be thousands."""
 T = TypeVar("T")
 _Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop] | None
 
 
 class HostThreads:
-    """At most `size` threads, started when first needed."""
+    """At most `size` threads, started when first needed, ended when long unneeded."""
 
     def __init__(self, name: str, size: int) -> None:
         self._name, self._size = name, size
@@ -55,7 +57,15 @@ class HostThreads:
         while True:
             with self._lock:
                 self._idle += 1
-            job = self._jobs.get()
+            try:
+                job = self._jobs.get(timeout=IDLE_S)
+            except queue.Empty:
+                with self._lock:
+                    self._idle -= 1
+                    if self._queued or not self._jobs.empty():
+                        continue  # it was counted on in this very moment
+                    self._started -= 1
+                    return
             with self._lock:
                 self._idle -= 1
                 if job is None:

@@ -51,7 +51,8 @@ class Estimator(Protocol):
 
 
 class Window:
-    """The latest WINDOW values, most of which are on time and count as nothing."""
+    """The latest WINDOW values, most of which are on time and count as nothing. Estimators of one kind look at the same
+    window, which is played to once: to play to each of them took twice as long."""
 
     def __init__(self) -> None:
         self._odd: deque[tuple[int, float]] = deque()
@@ -84,6 +85,32 @@ class Window:
         return max(0.0, self._squares / WINDOW - self.mean() ** 2)
 
 
+class Lateness(Window):
+    """How much later than expected each heartbeat arrived."""
+
+    def __init__(self, interval_s: float) -> None:
+        super().__init__()
+        self._interval_s = interval_s
+
+    def learn(self, gap: Gap) -> None:
+        late_s = gap.length_s - self._interval_s
+        for number in range(min(gap.queued, WINDOW) + 1):
+            self.odd(max(0.0, late_s - number * self._interval_s))
+
+
+class Spacing(Window):
+    """How much longer than an interval it took from one arrival to the next."""
+
+    def __init__(self, interval_s: float) -> None:
+        super().__init__()
+        self._interval_s = interval_s
+
+    def learn(self, gap: Gap) -> None:
+        self.odd(gap.length_s - self._interval_s)
+        for _ in range(min(gap.queued, WINDOW)):
+            self.odd(-self._interval_s)
+
+
 class Fixed:
     def __init__(self, after_s: float) -> None:
         self._after_s = after_s
@@ -101,70 +128,53 @@ class Fixed:
 class Chen:
     """NFD-E (Chen, Toueg, Aguilera 2002): expected arrival by the window's mean lateness, and a margin."""
 
-    def __init__(self, interval_s: float, margin_s: float) -> None:
+    def __init__(self, interval_s: float, margin_s: float, late: Lateness | None = None) -> None:
         self._interval_s, self._margin_s = interval_s, margin_s
-        self._late = Window()
+        self._late = late or Lateness(interval_s)
+        self.on_time, self.learn = self._late.on_time, self._late.learn
 
     def timeout_s(self) -> float:
         return self._interval_s + self._margin_s + self._late.mean()
-
-    def on_time(self, count: int) -> None:
-        self._late.on_time(count)
-
-    def learn(self, gap: Gap) -> None:
-        late_s = gap.length_s - self._interval_s
-        for number in range(min(gap.queued, WINDOW) + 1):
-            self._late.odd(max(0.0, late_s - number * self._interval_s))
 
 
 class Phi:
     """Phi accrual (Hayashibara 2004) as Akka has it: normal, with a floor and an acceptable pause."""
 
-    def __init__(self, interval_s: float, threshold: float, pause_s: float) -> None:
+    def __init__(
+        self, interval_s: float, threshold: float, pause_s: float, off: Spacing | None = None
+    ) -> None:
         self._interval_s, self._pause_s = interval_s, pause_s
         self._quantile = -UNIT.inv_cdf(10.0**-threshold)
-        self._off = Window()
+        self._off = off or Spacing(interval_s)
+        self.on_time, self.learn = self._off.on_time, self._off.learn
 
     def timeout_s(self) -> float:
         stddev_s = max(MIN_STDDEV_S, math.sqrt(self._off.variance() + JITTER_VAR))
         return self._interval_s + self._off.mean() + self._pause_s + self._quantile * stddev_s
 
-    def on_time(self, count: int) -> None:
-        self._off.on_time(count)
-
-    def learn(self, gap: Gap) -> None:
-        self._off.odd(gap.length_s - self._interval_s)
-        for _ in range(min(gap.queued, WINDOW)):
-            self._off.odd(-self._interval_s)
-
 
 class PhiExponential:
     """Cassandra's: the mean interval alone."""
 
-    def __init__(self, interval_s: float, threshold: float) -> None:
+    def __init__(self, interval_s: float, threshold: float, off: Spacing | None = None) -> None:
         self._interval_s, self._factor = interval_s, threshold * math.log(10.0)
-        self._off = Window()
+        self._off = off or Spacing(interval_s)
+        self.on_time, self.learn = self._off.on_time, self._off.learn
 
     def timeout_s(self) -> float:
         return self._factor * (self._interval_s + self._off.mean())
 
-    def on_time(self, count: int) -> None:
-        self._off.on_time(count)
 
-    def learn(self, gap: Gap) -> None:
-        self._off.odd(gap.length_s - self._interval_s)
-        for _ in range(min(gap.queued, WINDOW)):
-            self._off.odd(-self._interval_s)
-
-
-def estimators(interval_s: float) -> dict[str, Estimator]:
-    """Those of the table, by their names in it."""
+def estimators(
+    interval_s: float, late: Lateness | None = None, off: Spacing | None = None
+) -> dict[str, Estimator]:
+    """Those of the table, by their names in it, over windows of their own or over these."""
     return {
         **{f"fixed {after_s:g} s": Fixed(after_s) for after_s in (1.5, 3.0, 5.0, 10.0, 15.0, 30.0)},
-        **{f"Chen NFD-E, margin {s:g} s": Chen(interval_s, s) for s in (1.0, 2.5, 4.5, 9.5)},
-        **{f"phi 8, pause {s:g} s": Phi(interval_s, 8.0, s) for s in (0.0, 1.0, 3.0, 10.0)},
-        "phi 12, pause 3 s": Phi(interval_s, 12.0, 3.0),
-        "phi 8, exponential": PhiExponential(interval_s, 8.0),
+        **{f"Chen NFD-E, margin {s:g} s": Chen(interval_s, s, late) for s in (1.0, 2.5, 4.5, 9.5)},
+        **{f"phi 8, pause {s:g} s": Phi(interval_s, 8.0, s, off) for s in (0.0, 1.0, 3.0, 10.0)},
+        "phi 12, pause 3 s": Phi(interval_s, 12.0, 3.0, off),
+        "phi 8, exponential": PhiExponential(interval_s, 8.0, off),
     }
 
 
@@ -198,10 +208,13 @@ def false_suspicions(rng: Random, time: PoolTime, interval_s: float) -> dict[str
     """By estimator, over all hosts of this block."""
     counts = dict.fromkeys(estimators(interval_s), 0)
     for host in range(HOSTS):
-        known = estimators(interval_s)
+        late, off = Lateness(interval_s), Spacing(interval_s)
+        known = [(name, one.timeout_s) for name, one in estimators(interval_s, late, off).items()]
         for gap in gaps(rng, time, host, interval_s):
-            for name, estimator in known.items():
-                estimator.on_time(gap.before)
-                counts[name] += gap.length_s > estimator.timeout_s()
-                estimator.learn(gap)
+            late.on_time(gap.before)
+            off.on_time(gap.before)
+            for name, timeout_s in known:
+                counts[name] += gap.length_s > timeout_s()
+            late.learn(gap)
+            off.learn(gap)
     return counts

@@ -16,8 +16,6 @@ from infra.detection.stages import Count, Pipeline, Stage
 from infra.detection.walking import Profile
 from libs.config.settings import PROFILES, Detection, Heartbeats
 
-ESTIMATED_HOST_YEARS = 50.0
-"""Estimators are measured over the first of them: each gap is played to each estimator."""
 Progress = Callable[[int, int], None]
 
 
@@ -109,7 +107,7 @@ def tasks(host_years: float, seed: int, known: tuple[Profile, ...]) -> list[Task
     for weather in reversed(Weather):
         for block, years in enumerate(block_years(host_years)):
             found.append(Task(seed, weather, block, years, False, known))
-        for block, years in enumerate(block_years(min(host_years, ESTIMATED_HOST_YEARS))):
+        for block, years in enumerate(block_years(host_years)):
             found.append(Task(seed, weather, block, years, True, known))
     return found
 

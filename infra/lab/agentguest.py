@@ -32,14 +32,16 @@ STARVE = "/starve"
 # to its registers is unlocked by two others.
 _START = r"""$b mkdir /run
 tries=0
-while [ ! -e /dev/vport0p1 ] && [ $((tries = tries + 1)) -lt 100 ]; do $b usleep 20000; done
+# Its first number is that of the channel's controller among all virtio devices.
+while for port in /dev/vport*p1; do :; done; [ ! -e $port ] && [ $((tries = tries + 1)) -lt 100 ]; do $b usleep 20000; done
 $b mkdir /sbin
 printf '#!/bin/busybox sh\n[ "$2" = -r ] && exec %s reboot -f\nexec %s poweroff -f\n' $b $b > /sbin/shutdown
 $b chmod 755 /sbin/shutdown
-/bin/qemu-ga -m virtio-serial -p /dev/vport0p1 -t /run > /dev/null 2>&1 &
+echo REKINDLE-GUEST-AGENT > /dev/ttyS1
+/bin/qemu-ga -m virtio-serial -p $port -t /run > /dev/null 2>&1 &
 agent=$!
 # A guest that is up has an agent that listens.
-until $b ls -l /proc/$agent/fd | $b grep -q vport || [ $((tries = tries + 1)) -gt 200 ]; do $b usleep 20000; done
+until $b ls -l /proc/$agent/fd 2> /dev/null | $b grep -q vport || [ $((tries = tries + 1)) -gt 200 ]; do $b usleep 20000; done
 for card in /sys/bus/pci/devices/*; do
   read -r vendor < $card/vendor
   read -r device < $card/device
@@ -60,11 +62,15 @@ _FEED = r"""  if [ ! -e @STARVE@ ]; then
     $b devmem $((dog + 12)) 16 0x100
   fi
 """
-INIT = initramfs.init(
-    _START.replace("@TICKS@", str(int(WATCHDOG_S / 2 / (2**15 * 30e-9)))), _FEED.replace("@STARVE@", STARVE)
-)
+START = _START.replace("@TICKS@", str(int(WATCHDOG_S / 2 / (2**15 * 30e-9))))
+EACH_SECOND = _FEED.replace("@STARVE@", STARVE)
+INIT = initramfs.init(START, EACH_SECOND)
 
-DEVICES = """    <channel type='unix'>
+DEVICES = """    <serial type='file'>
+      <source path={says} append='on'/>
+      <target port='1'/>
+    </serial>
+    <channel type='unix'>
       <target type='virtio' name='org.qemu.guest_agent.0'/>
     </channel>
     <panic model='isa'/>
@@ -72,7 +78,8 @@ DEVICES = """    <channel type='unix'>
       <address type='pci' domain='0x0000' bus='0x00' slot='0x02' function='0x0'/>
     </watchdog>
 """
-"""What the definition of a VM has besides; the watchdog only tells libvirt that it bit."""
+"""What the definition of a VM has besides; the watchdog only tells libvirt that it bit. `says`: a file, quoted, for what the
+guest has to say of its agent, so that its console carries the up line and nothing else."""
 
 
 def libraries(binary: Path) -> list[Path]:

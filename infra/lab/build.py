@@ -30,6 +30,8 @@ from infra.lab.weather import has_netem
 
 Progress = Callable[[str], None]
 
+LOCKD = "lockd"
+"""What qemu.conf calls virtlockd."""
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -81,11 +83,16 @@ def lay_out(
     cache_dir: Path,
     with_network: bool | None,
     datastores: tuple[LabStore, ...] = (),
+    lock_manager: str = "",
 ) -> LabSpec:
     """Make the directories of a new lab; what an ended one left (logs) goes. Raises LabError when `root` is in use."""
     lacking = stores.why_not() if datastores else None
     if lacking is not None:
         raise LabError(f"datastores {lacking}")
+    if lock_manager:
+        if lock_manager != LOCKD:
+            raise LabError(f"lock manager {lock_manager!r}: the lab knows {LOCKD}")
+        program("virtlockd")
     if LabPaths(root).spec.exists():
         if procs.of_lab(root):
             raise LabError(f"a lab is up at {root}; take it down first")
@@ -97,13 +104,24 @@ def lay_out(
         raise LabError("a network for each host needs root")
     if with_network is None:
         with_network = privileged and network.works()
+    for host in hosts:
+        if host.networks and not with_network:
+            raise LabError(f"networks of {host.name}: they need root, and a network for each host")
     paths = LabPaths(root)
     places = [place for one in datastores for place in (paths.store(one.name), paths.backing(one.name))]
     for folder in (root, paths.shared, paths.consoles, paths.line, *places):
         folder.mkdir(parents=True, exist_ok=True)
     make_secret(paths.line_secret)
     plan = network.plan(root, hosts) if with_network else None
-    spec = LabSpec(root, privileged, tuple(hosts), cache_dir.absolute(), plan, datastores=datastores)
+    spec = LabSpec(
+        root,
+        privileged,
+        tuple(hosts),
+        cache_dir.absolute(),
+        plan,
+        datastores=datastores,
+        lock_manager=lock_manager,
+    )
     if privileged:
         addresses = plan.addresses if plan else {host.name: "127.0.1.1" for host in hosts}
         _write_etc(paths.etc, addresses)
@@ -307,3 +325,5 @@ def take_down(spec: LabSpec, keep_logs: bool) -> None:
     if spec.network is not None:
         network.down(spec.network, spec.root)
     _remove(spec, keep_logs)
+    # what its creator was about to start as it died bore no mark yet
+    procs.sweep(spec.root)

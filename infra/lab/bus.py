@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,6 +33,8 @@ from libs.jetstream.server import USER, binary, free_port
 NODES = 3
 READY_S = 30.0
 ELECTED_S = 30.0
+HANDED_OVER_S = 6.0
+"""For an asked leader to be another one; it mostly takes a tenth of a second."""
 UNAVAILABLE = 503
 """JetStream's code for: there is no leader, for now."""
 LOOK_S = 0.05
@@ -149,6 +152,12 @@ class BusCluster:
             raise LabError(f"{self.name(node)} does not run")
         procs.kill(process)
 
+    def signal_node(self, node: int, number: signal.Signals) -> None:
+        """To a server, if it runs."""
+        process = self._process(node)
+        if process is not None:
+            procs.send(process, number)
+
     def stop(self) -> None:
         """End all nodes."""
         for node in range(NODES):
@@ -223,10 +232,24 @@ class BusCluster:
             await _request(client, "$JS.API.META.LEADER.STEPDOWN")
         async with self._client(system=False) as client:
             before, began = await self._leaders(client), time.monotonic()
-            for stream in before:
-                await _request(client, f"$JS.API.STREAM.LEADER.STEPDOWN.{stream}")
-            await self._led_by_others(client, before)
+            await self._hand_over(client, before)
             return time.monotonic() - began
+
+    async def _hand_over(self, client: SafeClient, before: dict[str, str]) -> None:
+        """Ask the leader of each stream to step down, and once more where it leads still after a while. A request whose
+        answer was lost may have been heard: asked blindly again, the new leader would hand back to the former."""
+        until = time.monotonic() + ELECTED_S
+        while True:
+            for stream in before:
+                await _hand_over_once(client, f"$JS.API.STREAM.LEADER.STEPDOWN.{stream}", until)
+            within_s = min(HANDED_OVER_S, until - time.monotonic())
+            try:
+                return await self._led_by_others(client, before, within_s)
+            except TimeoutError:
+                now = await self._leaders(client)
+                before = {stream: name for stream, name in before.items() if now.get(stream, name) == name}
+                if time.monotonic() > until:
+                    raise
 
     async def kill_leader(self) -> tuple[int, float]:
         """SIGKILL the node that leads the stream of facts, and wait until others lead all that it led; start it again.
@@ -244,12 +267,26 @@ class BusCluster:
         finally:
             self.start_node(node)
 
-    async def _led_by_others(self, client: SafeClient, before: dict[str, str]) -> None:
+    async def _led_by_others(
+        self, client: SafeClient, before: dict[str, str], within_s: float = ELECTED_S
+    ) -> None:
         async def changed() -> bool:
             now = await self._leaders(client)
             return all(stream in now and now[stream] != name for stream, name in before.items())
 
-        await _until(changed, ELECTED_S, "other leaders of the bus's streams")
+        await _until(changed, within_s, "other leaders of the bus's streams")
+
+
+async def _hand_over_once(client: SafeClient, subject: str, until: float) -> None:
+    """Ask again only where the answer says that there is no leader, for now: without one it may have been heard."""
+    while time.monotonic() < until:
+        try:
+            answer = json.loads((await client.request(subject, b"", timeout=5)).data)
+        except (nats.errors.Error, TimeoutError):
+            return
+        if answer.get("error", {}).get("code") != UNAVAILABLE:
+            return
+        await asyncio.sleep(LOOK_S)
 
 
 async def _request(client: SafeClient, subject: str) -> None:

@@ -6,21 +6,26 @@ import asyncio
 import json
 import sys
 import tempfile
-from datetime import datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from infra.lab import soakcommand, steps
+from infra.lab import chaoscommand, planecommand, soakcommand, steps
+from infra.lab.build import LOCKD
 from infra.lab.bus import NODES
+from infra.lab.chaos import Chaos
 from infra.lab.interrupt import interruptible
 from infra.lab.lab import Lab, LabError
 from infra.lab.needs import missing_packages
+from infra.lab.outage import Outage
 from infra.lab.paths import default_root
 from infra.lab.plane import Plane
+from infra.lab.planechaos import PlaneChaos
 from infra.lab.playing import play
 from infra.lab.run import LabRun, RunFailedError
 from infra.lab.soak import Soak
@@ -29,16 +34,9 @@ from libs.config.yamlfile import BadInputError, reason_of
 from libs.events.envelope import Envelope
 from libs.logs import configure
 from libs.scenario.files import misgiven
-from libs.scenario.model import (
-    HOST_STEPS,
-    SERVICE_STEPS,
-    VM_STEPS,
-    Scenario,
-    ScenarioHost,
-    ScenarioVm,
-    StepEntry,
-)
+from libs.scenario.model import HOST_STEPS, SERVICE_STEPS, VM_STEPS, Scenario, StepEntry
 from libs.scenario.outcome import Outcome
+from libs.scenario.pool import ScenarioHost, ScenarioVm
 
 lab = typer.Typer(help="A pool on this one machine, out of real parts.", no_args_is_help=True)
 RootOption = Annotated[
@@ -49,6 +47,9 @@ KeepOption = Annotated[bool, typer.Option(help="leave logs, consoles and observa
 BareOption = Annotated[
     bool,
     typer.Option("--bare", help="guests without an operating system, which are up at once on any machine"),
+]
+LockOption = Annotated[
+    bool, typer.Option("--lock-manager", help="each host has a virtlockd that guards the disks")
 ]
 PRIORITIES = ("highest", "high", "medium", "medium", "low", "lowest")
 
@@ -90,6 +91,30 @@ def _require_packages() -> None:
 
 def _new_root(given: Path | None) -> Path:
     return given or Path(tempfile.mkdtemp(prefix="rkl-"))
+
+
+class _Result(Protocol):
+    @property
+    def passed(self) -> bool: ...
+
+    def document(self) -> dict[str, Any]: ...
+
+
+R = TypeVar("R", bound=_Result)
+
+
+def _end(
+    console: Console, result: R, report: Callable[[Console, R], None], as_json: bool, kept: Path | None
+) -> None:
+    """Print what came out, and where the logs are if they were kept. Exits with 1 where it did not pass."""
+    if as_json:
+        sys.stdout.write(json.dumps(result.document(), indent=2) + "\n")
+    else:
+        report(console, result)
+    if kept is not None:
+        console.print(f"logs: {kept}")
+    if not result.passed:
+        raise typer.Exit(1)
 
 
 def run_scenario(run: LabRun) -> Outcome:
@@ -198,6 +223,10 @@ def soak(
         int | None,
         typer.Option(min=0, help="busy loops; one a processor by default, 0 where all are busy already"),
     ] = None,
+    burners_yield: Annotated[
+        bool,
+        typer.Option("--burners-yield", help="busy loops take only what else on this machine leaves"),
+    ] = False,
     root: RootOption = None,
     as_json: JsonOption = False,
     keep: KeepOption = False,
@@ -211,16 +240,79 @@ def soak(
     def say(line: str) -> None:
         console.print(f"[dim]{line}[/]")
 
-    soaked = Soak(where, minutes, loss_percent, bus_nodes, burners, keep=keep, bare=bare, say=say)
+    soaked = Soak(
+        where, minutes, loss_percent, bus_nodes, burners, burners_yield, keep=keep, bare=bare, say=say
+    )
     result = soakcommand.perform(soaked)
-    if as_json:
-        sys.stdout.write(json.dumps(result.document(), indent=2) + "\n")
-    else:
-        soakcommand.report(console, result)
-    if keep:
-        console.print(f"logs: {where}")
-    if not result.passed:
-        raise typer.Exit(1)
+    _end(console, result, soakcommand.report, as_json, where if keep else None)
+
+
+@lab.command()
+def chaos(
+    faults: Annotated[int, typer.Option(min=1, help="how many, over all rounds")] = 200,
+    seed: Annotated[int, typer.Option(help="what is drawn; the same seed draws the same")] = 1,
+    hosts: Annotated[int, typer.Option(min=3, max=8)] = 5,
+    vms: Annotated[int, typer.Option(min=1, max=32)] = 8,
+    bus_nodes: Annotated[int, typer.Option(help="NATS servers, 1 or 3")] = 1,
+    lock_manager: LockOption = False,
+    autostart: Annotated[
+        bool, typer.Option(help="the VMs of a host that is about to reboot start with it")
+    ] = True,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+    keep: KeepOption = False,
+) -> None:
+    """Random faults, some on top of one another: no VM may run twice, all must run again. Exit 1 where one did, or does not."""
+    soakcommand.check_nodes(bus_nodes)
+    _require_packages()
+    console, where = Console(stderr=as_json, highlight=False), _new_root(root)
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{datetime.now(UTC):%H:%M:%S}  {line}[/]")
+
+    manager = LOCKD if lock_manager else ""
+    day = Chaos(where, faults, seed, hosts, vms, bus_nodes, manager, autostart, keep=keep, say=say)
+    result = chaoscommand.perform(day)
+    _end(console, result, chaoscommand.report, as_json, where if keep else None)
+
+
+@lab.command()
+def planechaos(
+    failovers: Annotated[int, typer.Option(min=1)] = 100,
+    alone: Annotated[int, typer.Option(min=1, help="failovers before that, for comparison")] = 5,
+    seed: Annotated[int, typer.Option(help="what befalls the plane")] = 1,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+    keep: KeepOption = False,
+) -> None:
+    """Failovers while parts of three management nodes are killed, paused and cut. Exit 1 where an incident was lost or doubled, a VM ran twice, or it took too long."""
+    _require_packages()
+    console, where = Console(stderr=as_json, highlight=False), _new_root(root)
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{datetime.now(UTC):%H:%M:%S}  {line}[/]")
+
+    result = planecommand.perform(PlaneChaos(where, failovers, seed, alone, keep=keep, say=say))
+    _end(console, result, planecommand.report, as_json, where if keep else None)
+
+
+@lab.command()
+def outage(
+    minutes: Annotated[float, typer.Option(min=0.1, help="for how long the plane is away")] = 10.0,
+    quiet_s: Annotated[float, typer.Option(min=1.0, help="detection.quiet_after_start_s")] = 60.0,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+    keep: KeepOption = False,
+) -> None:
+    """The whole management plane is killed, a host dies, the plane comes back. Exit 1 where another VM was touched, or its view is not right in 30 s."""
+    _require_packages()
+    console, where = Console(stderr=as_json, highlight=False), _new_root(root)
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{datetime.now(UTC):%H:%M:%S}  {line}[/]")
+
+    result = planecommand.perform_outage(Outage(where, minutes, quiet_s, keep=keep, say=say))
+    _end(console, result, planecommand.report_outage, as_json, where if keep else None)
 
 
 @lab.command()
@@ -230,6 +322,7 @@ def up(
     vms: Annotated[int, typer.Option(min=0, max=64)] = 6,
     bus_nodes: Annotated[int, typer.Option(help="NATS servers, 1 or 3")] = 1,
     bare: BareOption = False,
+    lock_manager: LockOption = False,
 ) -> None:
     """Build a lab with VMs and Rekindle over it, and leave it running until `lab down`."""
     _require_packages()
@@ -237,7 +330,8 @@ def up(
     console = Console()
     where = root or default_root()
     soakcommand.check_nodes(bus_nodes)
-    run = LabRun(example(hosts, vms), where, bus_nodes=bus_nodes, bare=bare)
+    scenario = example(hosts, vms).model_copy(update={"lock_manager": LOCKD if lock_manager else None})
+    run = LabRun(scenario, where, bus_nodes=bus_nodes, bare=bare)
     run.say = lambda line: console.print(line, style="dim", highlight=False)
     try:
         asyncio.run(interruptible(_raise(run), lambda: run.stopping))

@@ -23,9 +23,9 @@ class Cuts:
     deaf_to: frozenset[str] = frozenset()
     mute_to: frozenset[str] = frozenset()
 
-    def rules(self) -> set[str]:
-        """As `ip rule` says them. What the host itself sends has the incoming interface lo."""
-        heard = {f"pref 50 from {address} iif eth0 blackhole" for address in self.deaf_to}
+    def rules(self, device: str) -> set[str]:
+        """As `ip rule` says them; `device` has the host's address. What the host itself sends has the incoming interface lo."""
+        heard = {f"pref 50 from {address} iif {device} blackhole" for address in self.deaf_to}
         return heard | {f"pref 51 to {address} iif lo blackhole" for address in self.mute_to}
 
 
@@ -55,9 +55,9 @@ def links_of(spec: LabSpec, links: Iterable[tuple[str, str]]) -> dict[str, Cuts]
     return {host: Cuts(frozenset(deaf), frozenset(mute)) for host, (deaf, mute) in found.items()}
 
 
-def apply(pid: int, before: Cuts, wanted: Cuts) -> None:
-    """Turn one state into the other in the network namespace of a process. Raises LabError."""
-    old, new = before.rules(), wanted.rules()
+def apply(pid: int, device: str, before: Cuts, wanted: Cuts) -> None:
+    """Turn one state into the other in the network namespace of a process, whose network device is this. Raises LabError."""
+    old, new = before.rules(device), wanted.rules(device)
     lines = []
     if new and not old:
         lines += [f"rule add pref {_LOCAL_PREF} lookup local", "rule del pref 0 lookup local"]

@@ -16,11 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.lab import agentguest, bareguest, initramfs, vmlinux
+from infra.lab import agentguest, bareguest, initramfs, netguest, vmlinux
 from infra.lab.needs import program, static_busybox
 
 UP_LINE = "REKINDLE-GUEST-UP"
 """What a guest prints on its serial console, once a boot, when it is up."""
+AGENT_LINE = "REKINDLE-GUEST-AGENT"
+"""Printed by a guest that has an agent on its second serial line, just before it starts it."""
+AGENT_SUFFIX = ".agent"
+"""How the file of that line ends, beside the console's."""
 
 COMMAND_LINE = (
     # `quiet loglevel=0`: the console carries the up line and nothing else. The rest shortens a TCG boot by 0.5 s.
@@ -29,7 +33,7 @@ COMMAND_LINE = (
 )
 
 # Small kernels first. Debian's name, then Ubuntu's.
-_METAPACKAGES = ("linux-image-cloud-amd64", "linux-image-kvm", "linux-image-virtual", "linux-image-generic")
+METAPACKAGES = ("linux-image-cloud-amd64", "linux-image-kvm", "linux-image-virtual", "linux-image-generic")
 
 
 class GuestError(RuntimeError):
@@ -78,10 +82,10 @@ def _depends(package: str, pattern: str, cwd: Path) -> list[str]:
     return re.findall(rf"^\s*Depends: ({pattern})$", text, re.MULTILINE)
 
 
-def _kernel_packages(cwd: Path) -> list[str]:
+def _kernel_packages(cwd: Path, metapackages: tuple[str, ...] = METAPACKAGES) -> list[str]:
     """Names of the packages with a kernel and its modules. Raises GuestError when apt knows none."""
     refused = []
-    for meta in _METAPACKAGES:
+    for meta in metapackages:
         try:
             images = _depends(meta, r"linux-image-\d\S+", cwd)
         except GuestError as error:
@@ -105,7 +109,12 @@ def _download(packages: list[str], work: Path) -> Path:
     return tree
 
 
-def _kernel_in(tree: Path) -> tuple[Path, Path]:
+def kernel_tree(work: Path, metapackages: tuple[str, ...]) -> Path:
+    """A directory below `work` with the first of these kernels and its modules, unpacked. Raises GuestError."""
+    return _download(_kernel_packages(work, metapackages), work)
+
+
+def kernel_in(tree: Path) -> tuple[Path, Path]:
     """(kernel image, modules directory) below `tree`; the newest kernel that has both and is readable."""
     for kernel in sorted((tree / "boot").glob("vmlinuz-*"), reverse=True):
         version = kernel.name.removeprefix("vmlinuz-")
@@ -136,15 +145,41 @@ def _agent_programs(work: Path) -> dict[str, Path]:
     }
 
 
-def _pack(busybox: Path, modules: Path, agent: bool, work: Path) -> bytes:
+@dataclass(frozen=True)
+class Flavour:
+    """What a guest has in it beside its kernel and a busybox."""
+
+    agent: bool = False
+    net: bool = False
+
+    @property
+    def recipe(self) -> tuple[str, tuple[str, ...]]:
+        """Its script, and its modules."""
+        # its server counts from when it is up: nothing that takes time comes after
+        start = (agentguest.START if self.agent else "") + (netguest.START if self.net else "")
+        net, agent = (netguest.MODULES if self.net else ()), (agentguest.MODULES if self.agent else ())
+        script = initramfs.init(start, agentguest.EACH_SECOND if self.agent else "")
+        return script, (*initramfs.MODULES, *net, *agent)
+
+    @property
+    def folder(self) -> str:
+        """Where the cache has it: by what it is made of."""
+        recipe = repr((initramfs.INIT, initramfs.MODULES, 2))
+        if self.net:
+            recipe = repr((recipe, self.recipe, 1))
+        elif self.agent:
+            recipe = repr((recipe, agentguest.INIT, agentguest.MODULES, 1))
+        kind = "-net" * self.net + "-agent" * self.agent
+        return f"guest{kind}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+
+
+def _pack(busybox: Path, modules: Path, flavour: Flavour, work: Path) -> bytes:
     """The initramfs of one flavour."""
-    if not agent:
-        return initramfs.pack(busybox, modules)
-    wanted = (*initramfs.MODULES, *agentguest.MODULES)
-    return initramfs.pack(busybox, modules, agentguest.INIT, wanted, _agent_programs(work))
+    script, wanted = flavour.recipe
+    return initramfs.pack(busybox, modules, script, wanted, _agent_programs(work) if flavour.agent else None)
 
 
-def _build(target: Path, agent: bool) -> None:
+def _build(target: Path, flavour: Flavour) -> None:
     """Make kernel and initramfs in the new directory `target`. Raises GuestError saying all that was tried."""
     busybox = static_busybox()
     if busybox is None:
@@ -155,8 +190,8 @@ def _build(target: Path, agent: bool) -> None:
             try:
                 place = Path(work)
                 here = Path("/") if source != "download" else _download(_kernel_packages(place), place)
-                kernel, modules = _kernel_in(here)
-                archive = _pack(busybox, modules, agent, place)
+                kernel, modules = kernel_in(here)
+                archive = _pack(busybox, modules, flavour, place)
             except (GuestError, initramfs.ModuleError) as error:
                 refused.append(f"{source}: {error}")
                 continue
@@ -167,19 +202,16 @@ def _build(target: Path, agent: bool) -> None:
     raise GuestError("no kernel for the lab's guests. " + " | ".join(refused))
 
 
-def ensure_guest(cache_dir: Path, *, agent: bool = False) -> Guest:
+def ensure_guest(cache_dir: Path, *, agent: bool = False, net: bool = False) -> Guest:
     """The guest's kernel and initramfs, made on the first call and cached by content after that; with `agent` the
-    flavour that has QEMU's guest agent in it.
+    flavour that has QEMU's guest agent in it, with `net` one that has a network card.
 
     Needs the machine's ordinary package sources once. Raises GuestError, or MissingProgramError without apt.
     """
     if platform.machine() != "x86_64":
         raise GuestError(f"the lab's guests are x86_64, this machine is {platform.machine()}")
-    recipe = repr((initramfs.INIT, initramfs.MODULES, 2))
-    if agent:
-        recipe = repr((recipe, agentguest.INIT, agentguest.MODULES, 1))
-    name = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-    final = cache_dir / (f"guest-agent-{name}" if agent else f"guest-{name}")
+    flavour = Flavour(agent, net)
+    final = cache_dir / flavour.folder
     guest = Guest(final / "kernel", final / "initrd")
     if final.is_dir():
         return guest
@@ -188,7 +220,7 @@ def ensure_guest(cache_dir: Path, *, agent: bool = False) -> Guest:
             return guest
         fresh = Path(tempfile.mkdtemp(dir=cache_dir, prefix="guest-new-"))
         try:
-            _build(fresh, agent)
+            _build(fresh, flavour)
             fresh.chmod(0o755)
             fresh.rename(final)
         finally:

@@ -4,6 +4,7 @@ powerd has it begin with a socket, on which it sends one JSON request a line (mo
 gets one JSON answer a line.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -22,10 +23,13 @@ from typing import Any
 from infra.lab import line, namespaces, procs, stores
 from infra.lab.midwife import close_all_but, leave
 from infra.lab.needs import program
-from infra.lab.spec import LabSpec, load
+from infra.lab.spec import BRIDGE, CABLE, LabNetwork, LabSpec, load
 
 AGENT_AGAIN_S = 0.5
 _AGENT_ENDS_S = 5.0
+_LOCKD_S = 10.0
+_GATE_S = 25.0
+"""More than it takes to give up; less than powerd waits for a host to start."""
 FORKED_AGENT = "lab-agent"
 """How `ps -o comm` shows an agent that is a fork: its arguments are those of the power device."""
 
@@ -70,15 +74,54 @@ class Init:
     def boot(self) -> None:
         """Bring the host's network up and start libvirtd."""
         if self.spec.network is not None:
-            ip = program("ip")
-            address = f"{self.spec.network.addresses[self.host.host]}/{self.spec.network.prefix}"
-            # As one batch: each further process would cost a power-on some milliseconds.
-            batch = f"link set lo up\naddr add {address} dev eth0\nlink set eth0 up\n"
-            subprocess.run([ip, "-batch", "-"], input=batch.encode(), check=True)
+            self._raise_network(self.spec.network)
             line.start(self.spec, self.host)
+        self._pass_gate()
+        if self.spec.lock_manager:
+            self._start_lockd()
         argv = [program("libvirtd"), "--config", str(self.host.etc / "libvirtd.conf")]
         argv += ["--pid-file", str(self.host.run / "libvirtd.pid")]
         self._spawn("libvirtd", argv, self.host.session_env(), self.host.libvirtd_log)
+
+    def _raise_network(self, network: LabNetwork) -> None:
+        own, device = network.addresses[self.host.host], self.spec.device(self.host.host)
+        batch = f"link set lo up\naddr add {own}/{network.prefix} dev {device}\nlink set {CABLE} up\n"
+        if device == BRIDGE:
+            made = f"link add {BRIDGE} address {network.mac(own)} type bridge\nlink set {CABLE} master {BRIDGE}\n"
+            batch = f"{made}{batch}link set {BRIDGE} up\n"
+        # As one batch: each further process would cost a power-on some milliseconds.
+        subprocess.run([program("ip"), "-batch", "-"], input=batch.encode(), check=True)
+
+    def _pass_gate(self) -> None:
+        """What rekindle-gate.service does on a real host, where there is anything to hold back: it costs a second of CPU.
+        As there, libvirtd starts whatever becomes of it."""
+        if not self.host.autostart.is_dir() or not any(self.host.autostart.iterdir()):
+            return
+        try:
+            config = json.loads(self.host.agent_config.read_text())
+        except FileNotFoundError:
+            return
+        if not config.get("gate"):
+            return
+        with open(self.host.agent_log, "ab") as output, contextlib.suppress(subprocess.TimeoutExpired):
+            env = {**os.environ, **config["env"]}
+            subprocess.run(
+                config["gate"],
+                env=env,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                check=False,
+                timeout=_GATE_S,
+            )
+
+    def _start_lockd(self) -> None:
+        """virtlockd, which a libvirtd does not start by itself. Raises TimeoutError."""
+        argv = [program("virtlockd"), "--config", str(self.host.etc / "virtlockd.conf")]
+        argv += ["--pid-file", str(self.host.run / "virtlockd.pid")]
+        self._spawn("virtlockd", argv, self.host.session_env(), self.host.libvirtd_log)
+        procs.wait_for(self.host.lockd_socket.exists, _LOCKD_S, f"virtlockd of {self.host.host}", 0.005)
 
     def mount(self) -> None:
         """Have the host's datastores."""
@@ -100,7 +143,7 @@ class Init:
         begin("agent", config["argv"], {**own, **config["env"]}, self.host.agent_log)
 
     def kill_agent(self) -> None:
-        """Kill the agent's process group at once and wait until the agent is gone; it stays so. Raises TimeoutError
+        """Kill the agent's process group at once and wait until all of it is gone; it stays so. Raises TimeoutError
         when it hangs in the kernel, as what waits for a datastore that stalls may."""
         agent = self.children.get("agent")
         self.agent_due = None
@@ -109,10 +152,14 @@ class Init:
         os.killpg(agent.pid, signal.SIGKILL)
 
         def gone() -> bool:
-            pid, status = os.waitpid(agent.pid, os.WNOHANG)
-            if pid:
-                self._ended(pid, status)
-            return pid != 0
+            # who outlives the agent for a moment is ours from then on, until it is collected
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    pid, status = os.waitpid(-agent.pid, os.WNOHANG)
+                    if pid == 0:
+                        return False
+                    self._ended(pid, status)
+            return True
 
         procs.wait_for(gone, _AGENT_ENDS_S, "end of the agent", 0.002)
         self.agent_due = None

@@ -121,7 +121,8 @@ def pack(
     """
     modules = load_order(modules_dir, wanted)
     order = "".join(f"{name}\n" for name, _ in modules).encode()
-    folders = sorted({"bin", "dev", "lib", "proc", "sys", *(place.split("/")[0] for place in programs or {})})
+    inside = {parent.as_posix() for place in programs or {} for parent in Path(place).parents}
+    folders = sorted({"bin", "dev", "lib", "proc", "sys", *inside} - {"."})
     entries: list[tuple[str, int, bytes, tuple[int, int]]] = [
         (folder, 0o040755, b"", (0, 0)) for folder in folders
     ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
@@ -52,19 +53,20 @@ class Lab(StorageHandle, GuestHandle):
         kvm: bool | None = False,
         hooks: bool = False,
         datastores: Iterable[str | LabStore] = (),
+        lock_manager: str = "",
     ) -> "Lab":
         """Lay out a lab; nothing runs yet. The directory must be new, empty, or a lab's that is down.
 
         `agent_argv` and `agent_env`: each host's agent, see `set_agent`. `network`: hosts get a network of their
         own (root only; None: if this machine can), see `bus_address`. `kvm`: False TCG, True KVM, None whatever boots.
         `hooks`: `fail_start` works (root only). `datastores`: what `stall_storage` can stall, by name or with the
-        hosts that have it (root only).
+        hosts that have it (root only). `lock_manager`: `lockd` gives each host a virtlockd; disks are then not shareable.
         Raises LabError.
         """
         check_hosts(hosts)
         absolute = check_root(root or default_root())
         named = check_stores(datastores, hosts)
-        spec = build.lay_out(absolute, hosts, cache_dir or default_cache(), network, named)
+        spec = build.lay_out(absolute, hosts, cache_dir or default_cache(), network, named, lock_manager)
         lab = cls(replace(spec, hooks=hooks, created=datetime.now(UTC).isoformat(timespec="seconds")))
         lab.spec = build.settle(lab.spec, kvm)
         lab.spec.save()
@@ -173,19 +175,25 @@ class Lab(StorageHandle, GuestHandle):
         for name in self.hosts if host is None else [host]:
             self._control(name, "weather", **asdict(wanted))
 
-    def fault(self, host: str, how: str) -> None:
-        """Break the host's BMC, not the host: dead, hang, refuse, lie (says done and off), no_effect (says done),
-        shared_power (dead while the host is off); none mends it."""
-        self._control(host, "fault", how=how)
+    def fault(self, host: str, how: str, outlet: str | None = None) -> None:
+        """Break the host's power devices (or the named one), not the host: dead, hang, refuse, lie (says done and
+        off), no_effect (says done), shared_power (dead while the host is off); none mends them."""
+        self._control(host, "fault", how=how, outlet=outlet)
 
     def set_agent(
-        self, host: str, argv: list[str], env: Mapping[str, str] | None = None, preload: str = ""
+        self,
+        host: str,
+        argv: list[str],
+        env: Mapping[str, str] | None = None,
+        preload: str = "",
+        gate: list[str] | None = None,
     ) -> None:
         """What runs as the host's agent from its next start on. Runs in the host's namespaces, output to agent.log.
         `preload`: a module that imports what `python -m …` in `argv` will: where it is said before the lab is up, the
-        agents that start with it are forks of what has imported it (see midwife.py)."""
+        agents that start with it are forks of what has imported it (see midwife.py). `gate`: what a host with VMs to start
+        by itself runs before its libvirtd, at each boot."""
         path = self.host(host).agent_config
-        build.write_json(path, {"argv": argv, "env": dict(env or {}), "preload": preload})
+        build.write_json(path, {"argv": argv, "env": dict(env or {}), "preload": preload, "gate": gate})
 
     def start_agent(self, host: str) -> None:
         """Start the agent unless it runs."""
@@ -194,6 +202,21 @@ class Lab(StorageHandle, GuestHandle):
     def kill_agent(self, host: str) -> None:
         """SIGKILL the agent with its process group; the host and its VMs live on."""
         self._control(host, "kill_agent")
+
+    def hang_libvirt(self, host: str) -> None:
+        """The host's libvirtd stands still; all else on it goes on. Raises LabError where it has none."""
+        if not self._signal_libvirt(host, signal.SIGSTOP):
+            raise LabError(f"no libvirtd runs on {host}")
+
+    def resume_libvirt(self, host: str) -> None:
+        """Let it go on. Nothing where it is another by now, or gone."""
+        self._signal_libvirt(host, signal.SIGCONT)
+
+    def _signal_libvirt(self, host: str, number: signal.Signals) -> bool:
+        found = [
+            proc for pid in self.pids(host) if procs.name(pid) == "libvirtd" and (proc := procs.find(pid))
+        ]
+        return sum(procs.send(proc, number) for proc in found) > 0
 
     def pids(self, host: str) -> list[int]:
         """All processes of a host, as numbered outside; empty when it is off."""
@@ -216,10 +239,27 @@ class Lab(StorageHandle, GuestHandle):
         """The VM's definition in this lab."""
         emulator = program("qemu-system-x86_64")
         cache = self.spec.cache_dir
-        guest = ensure_bare_guest(cache) if vm.bare else ensure_guest(cache, agent=vm.guest_agent)
+        guest = (
+            ensure_bare_guest(cache)
+            if vm.bare
+            else ensure_guest(cache, agent=vm.guest_agent, net=bool(vm.address))
+        )
         ground = VmGround(guest, emulator, self.spec.domain_type, self.spec.disk_cache)
         disk = self.store_path(vm.datastore) / f"{vm.name}.raw" if vm.datastore else self.paths.disk(vm.name)
-        return domain_xml(vm, ground, vm.disk or disk, self.console_log(vm.name))
+        shareable = vm.shareable if vm.shareable is not None else not self.spec.lock_manager
+        network = self.spec.network
+        mac = network.mac(vm.address.partition("/")[0]) if network is not None and vm.address else ""
+        return domain_xml(
+            vm, ground, vm.disk or disk, self.console_log(vm.name), shareable=shareable, mac=mac
+        )
+
+    def guest_address(self, number: int) -> str:
+        """An address for a guest, with its prefix, as LabVm wants it. Raises LabError without a network of the lab's own."""
+        if self.spec.network is None:
+            raise LabError(
+                "guests have addresses in a network of the lab's own: as root, on a machine that has bridges"
+            )
+        return f"{self.spec.network.guest(number)}/{self.spec.network.prefix}"
 
     def define_vm(self, vm: LabVm, host: str, *, start: bool = True, autostart: bool = False) -> None:
         """Make the VM's disk unless it exists, define the VM on a host, and start it. Raises libvirt.libvirtError."""
@@ -247,10 +287,19 @@ class Lab(StorageHandle, GuestHandle):
             vm_uuid_there = connection.lookupByName(name).UUIDString()
         self._control(where, "kill_vm", uuid=vm_uuid_there)
 
-    def destroy_vm(self, name: str) -> None:
-        """As `virsh destroy`: somebody means it to be off. Raises LabError, libvirt.libvirtError."""
-        with self.connect(self._only_host_of(name)) as connection:
+    def destroy_vm(self, name: str) -> str:
+        """As `virsh destroy`: somebody means it to be off. The host where it was. Raises LabError, libvirt.libvirtError."""
+        host = self._only_host_of(name)
+        with self.connect(host) as connection:
             connection.lookupByName(name).destroy()
+        return host
+
+    def start_vm(self, name: str, host: str) -> None:
+        """As `virsh start` by a person who has looked: nothing where it is active anywhere. Raises LabError,
+        libvirt.libvirtError."""
+        if not self.placement().get(name):
+            with self.connect(host) as connection:
+                connection.lookupByName(name).create()
 
     def save_vm(self, name: str) -> None:
         """As `virsh managedsave`: its memory stays on the host. Raises LabError, libvirt.libvirtError."""

@@ -1,7 +1,9 @@
 """Configuration files of a host's libvirtd, for a system daemon (root) and a session daemon (plain user)."""
 
+import uuid
+
 from infra.lab.paths import HostPaths
-from infra.lab.spec import LabSpec
+from infra.lab.spec import BRIDGE, LabSpec
 
 _MIGRATION_PORTS = 20
 """Ports a host gets for incoming migrations, so that hosts that share one network never meet on one."""
@@ -41,6 +43,8 @@ def _qemu(spec: LabSpec, host: HostPaths) -> dict[str, object]:
         "keepalive_interval": 5,
         "keepalive_count": 5,
     }
+    if spec.lock_manager:
+        settings["lock_manager"] = spec.lock_manager
     if spec.privileged:
         settings |= {
             "user": "root",
@@ -52,6 +56,16 @@ def _qemu(spec: LabSpec, host: HostPaths) -> dict[str, object]:
             "cgroup_controllers": [],
         }
     return settings
+
+
+def _write_locks(spec: LabSpec, host: HostPaths) -> None:
+    """A lock a disk, each a file of its own on the shared storage: what virtlockd locks on the disk itself would be seen
+    by QEMU's own lock, too, and it could not be told which of them refused."""
+    spec.paths.lockspace.mkdir(exist_ok=True)
+    leases: dict[str, object] = {"auto_disk_leases": 1, "file_lockspace_dir": str(spec.paths.lockspace)}
+    (host.etc / "qemu-lockd.conf").write_text(_text(leases))
+    log = host.dir / "log" / "virtlockd.log"
+    (host.etc / "virtlockd.conf").write_text(_text({"log_outputs": f"3:file:{log}"}))
 
 
 _HOOK = """#!/bin/sh
@@ -71,6 +85,27 @@ def write_hook(host: HostPaths) -> None:
     hook.chmod(0o755)
 
 
+_NETWORK = """<network>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+  <forward mode='bridge'/>
+  <bridge name='{bridge}'/>
+</network>
+"""
+
+
+def _write_networks(spec: LabSpec, host: HostPaths) -> None:
+    """As `virsh net-define` and `net-autostart` would leave them."""
+    folder = host.etc / "qemu" / "networks"
+    (folder / "autostart").mkdir(parents=True, exist_ok=True)
+    for name in spec.networks(host.host):
+        made = uuid.uuid5(uuid.UUID(spec.host_uuid(host.host)), name)
+        (folder / f"{name}.xml").write_text(_NETWORK.format(name=name, uuid=made, bridge=BRIDGE))
+        link = folder / "autostart" / f"{name}.xml"
+        if not link.is_symlink():
+            link.symlink_to(f"/etc/libvirt/qemu/networks/{name}.xml")
+
+
 def write(spec: LabSpec, host: HostPaths) -> None:
     """Make the host's directories and write libvirtd.conf and qemu.conf."""
     for folder in (host.etc, host.run, host.lib, host.cache, host.dir / "log"):
@@ -78,5 +113,9 @@ def write(spec: LabSpec, host: HostPaths) -> None:
         folder.chmod(0o755 if spec.privileged else 0o700)
     (host.etc / "libvirtd.conf").write_text(_text(_libvirtd(spec, host)))
     (host.etc / "qemu.conf").write_text(_text(_qemu(spec, host)))
+    if spec.lock_manager:
+        _write_locks(spec, host)
     if spec.hooks:
         write_hook(host)
+    if spec.networks(host.host):
+        _write_networks(spec, host)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ class Machine:
         """What is to be cut off, and what is in the present boot."""
         self.weather = weather.FAIR
         self.stalls = stores.Stalls(spec, name)
+        self.on_end: Callable[[], None] = lambda: None
+        """Called before the host's processes are ended, all at once."""
 
     # -- power ------------------------------------------------------------------------------------------------
 
@@ -59,7 +62,9 @@ class Machine:
     def _start(self) -> None:
         shutil.rmtree(self.host.run, ignore_errors=True)
         libvirtconf.write(self.spec, self.host)
-        self.host.boot_id.write_text(f"{uuid.uuid4()}\n")
+        written = self.host.boot_id.with_suffix(".new")
+        written.write_text(f"{uuid.uuid4()}\n")
+        written.replace(self.host.boot_id)  # whoever reads it meanwhile finds one boot or the other
         ours, theirs = socket.socketpair()
         ours.settimeout(_START_TIMEOUT_S)
         self._channel, self._answers = ours, b""
@@ -125,6 +130,7 @@ class Machine:
                 namespaces.abandon_connections(self._init.pid)
 
     def _kill_all(self) -> None:
+        self.on_end()
         self._pull_cable()
         if self._init is not None:
             if self.spec.privileged:
@@ -170,7 +176,7 @@ class Machine:
                 f"link set {port} master {network.bridge}\nlink set {port} up\n"
             )
             self._cuts = cuts.NONE
-            cuts.apply(pid, cuts.NONE, self.cuts)
+            cuts.apply(pid, self.spec.device(self.host.host), cuts.NONE, self.cuts)
             self._cuts = self.cuts
             weather.apply(self.spec, self.host.host, pid, weather.FAIR, self.weather)
 
@@ -179,7 +185,7 @@ class Machine:
         with self._lock:
             self.cuts = wanted
             if self._init is not None:
-                cuts.apply(self._init.pid, self._cuts, wanted)
+                cuts.apply(self._init.pid, self.spec.device(self.host.host), self._cuts, wanted)
                 self._cuts = wanted
 
     def change_weather(self, wanted: weather.Weather) -> None:

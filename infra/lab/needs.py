@@ -21,6 +21,7 @@ _PROGRAMS = {
 }
 
 _STORE_PROGRAMS = {"bindfs": "bindfs"}
+_LOCK_PROGRAMS = {"virtlockd": "libvirt-daemon (of newer Debian libvirt-daemon-lock)"}
 
 _QEMU_DRIVER = "libvirt/connection-driver/libvirt_driver_qemu.so"
 
@@ -36,7 +37,8 @@ def program(name: str) -> str:
     """
     found = shutil.which(name, path=_SEARCH)
     if found is None:
-        raise MissingProgramError(f"{name} not found; install the package {_PROGRAMS.get(name, name)}")
+        package = {**_PROGRAMS, **_STORE_PROGRAMS, **_LOCK_PROGRAMS}.get(name, name)
+        raise MissingProgramError(f"{name} not found; install the package {package}")
     return found
 
 

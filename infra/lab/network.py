@@ -15,13 +15,16 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_network
+from ipaddress import IPv4Network, ip_network
 from pathlib import Path
 
 from infra.lab.needs import program
 from infra.lab.spec import LabError, LabHost, LabNetwork
 
 _LOCK = "network.lock"
+CLAIMS = Path("/run/rekindle-lab")
+"""A link for each network that a lab has chosen, named as the network, to the lab's directory: between the choice and
+the first address on it nothing else says that it is taken."""
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP, _IFF_NOARP = 0x8913, 0x8914, 0x01, 0x80
 _SIOCBRADDIF, _SIOCBRDELIF = 0x89A2, 0x89A3
 
@@ -47,8 +50,36 @@ def _used() -> set[str]:
     }
 
 
+def _claim(wanted: IPv4Network, root: Path) -> bool:
+    """Take a network for the lab whose directory is `root`; False where another lab has it, whose directory is there."""
+    claim = CLAIMS / str(wanted.network_address)
+    with _claims_locked():
+        if claim.is_symlink() and claim.readlink() != root and claim.exists():
+            return False
+        claim.unlink(missing_ok=True)
+        claim.symlink_to(root)
+        return True
+
+
+def _release(root: Path) -> None:
+    """Give back what the lab at `root` has claimed."""
+    with _claims_locked():
+        for claim in CLAIMS.glob("198.*"):
+            if claim.readlink() == root:
+                claim.unlink()
+
+
+@contextmanager
+def _claims_locked() -> Iterator[None]:
+    CLAIMS.mkdir(exist_ok=True)
+    with open(CLAIMS / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def plan(root: Path, hosts: list[LabHost]) -> LabNetwork:
-    """Names and addresses for a lab at `root`, on a network that this machine does not use.
+    """Names and addresses for a lab whose directory `root` is there, on a network that neither this machine uses nor
+    another lab has chosen; `down` gives it back.
 
     The range is 198.18.0.0/15, kept for benchmarks (RFC 2544), so no real network is shadowed.
     """
@@ -56,8 +87,8 @@ def plan(root: Path, hosts: list[LabHost]) -> LabNetwork:
     used = [ip_network(each, strict=False) for each in _used()]
     for step in range(512):
         number = (int.from_bytes(seed[:2]) + step) % 512
-        candidate = ip_network(f"198.{18 + number // 256}.{number % 256}.0/24")
-        if not any(candidate.overlaps(each) for each in used):
+        candidate = IPv4Network(f"198.{18 + number // 256}.{number % 256}.0/24")
+        if not any(candidate.overlaps(each) for each in used) and _claim(candidate, root):
             break
     else:
         raise LabError("every network of 198.18.0.0/15 is in use on this machine")
@@ -162,3 +193,4 @@ def down(network: LabNetwork, root: Path) -> None:
             )
             if Path(f"/sys/class/net/{name}").exists():
                 raise LabError(f"ip link del {name}: {done.stderr.strip()}")
+    _release(root)

@@ -66,6 +66,8 @@ class Observations:
 
     vms: list[VmChange] = field(default_factory=list)
     guests: list[GuestUp] = field(default_factory=list)
+    agents: list[GuestUp] = field(default_factory=list)
+    """Guests that are about to start their agent: none answers before."""
     hosts: list[HostSeen] = field(default_factory=list)
     summary: Summary | None = None
 
@@ -83,6 +85,8 @@ def read_observations(path: Path) -> Observations:
                 found.vms.append(VmChange(at, **line))
             elif kind == "guest_up":
                 found.guests.append(GuestUp(at, **line))
+            elif kind == "agent_begins":
+                found.agents.append(GuestUp(at, **line))
             elif kind == "host":
                 found.hosts.append(HostSeen(at, **line))
             elif kind == "summary":

@@ -40,6 +40,11 @@ class HostPaths:
         return self.dir / "etc" if self.privileged else self.dir / "c" / "libvirt"
 
     @property
+    def autostart(self) -> Path:
+        """libvirt's links to the VMs that it starts at boot."""
+        return self.etc / "qemu" / "autostart"
+
+    @property
     def run(self) -> Path:
         """Volatile state: emptied at power on, like /run on a real host."""
         return self.dir / "run" if self.privileged else self.dir / "r" / "libvirt"
@@ -62,6 +67,11 @@ class HostPaths:
         return self.run / "libvirt-sock"
 
     @property
+    def lockd_socket(self) -> Path:
+        """Where libvirtd looks for the host's virtlockd."""
+        return self.run / "virtlockd-sock"
+
+    @property
     def uri(self) -> str:
         kind = "system" if self.privileged else "session"
         return f"qemu+unix:///{kind}?socket={self.socket}"
@@ -77,14 +87,33 @@ class HostPaths:
         return self.dir / "refused"
 
     @property
+    def arrivals_socket(self) -> Path:
+        """Where its libvirt asks its agent before it takes a VM in by a migration."""
+        return self.dir / "arrivals.sock"
+
+    @property
+    def arrivals_hook(self) -> Path:
+        """By which it asks; only a system libvirtd's directory of hooks is the host's own."""
+        return self.etc / "hooks" / "qemu.d" / "rekindle-arrivals"
+
+    @property
     def power_socket(self) -> Path:
         """The BMC: what a fence agent talks to, and what faults are put on."""
         return self.dir / "power.sock"
+
+    def outlet_socket(self, name: str) -> Path:
+        """The same of a power device that has a name."""
+        return self.dir / f"power-{name}.sock"
 
     @property
     def control_socket(self) -> Path:
         """The lab's own way to the power device: always tells and does the truth."""
         return self.dir / "control.sock"
+
+    @property
+    def watchdog_socket(self) -> Path:
+        """The host's own watchdog, which its power device keeps (see dog.py)."""
+        return self.dir / "watchdog.sock"
 
     @property
     def boot_id(self) -> Path:
@@ -136,6 +165,11 @@ class LabPaths:
     def shared(self) -> Path:
         """Storage that all hosts see: the disks of the VMs."""
         return self.root / "shared"
+
+    @property
+    def lockspace(self) -> Path:
+        """Where the hosts' virtlockd hold their locks, a file a disk. On the shared storage, as it must be."""
+        return self.shared / ".locks"
 
     def store(self, name: str) -> Path:
         """Where each host has a datastore; outside the hosts it is empty."""

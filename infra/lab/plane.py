@@ -18,8 +18,10 @@ import yaml
 from infra.lab import procs
 from infra.lab.bus import BusCluster
 from infra.lab.lab import FENCE_AGENT, Lab
+from infra.systemd import arrivals
+from infra.systemd.dropin import hook
 from libs.config.settings import Settings, load_settings
-from libs.scenario.model import ScenarioHost, ScenarioVm
+from libs.scenario.pool import ScenarioHost, ScenarioVm
 from libs.virt.definition import POLICY_NS
 
 STOP_S = 20.0
@@ -41,6 +43,11 @@ def _policy_attributes(vm: ScenarioVm) -> str:
     return " ".join(f'{key}="{value}"' for key, value in vm.policy.model_dump(mode="json").items())
 
 
+def outlets_of(host: ScenarioHost) -> tuple[tuple[str, int], ...]:
+    """The power devices of a host that have a name, with their levels."""
+    return tuple((one.name, one.level) for one in host.fencing if one.method == "power" and one.name)
+
+
 @dataclass
 class Plane:
     """The management plane of one lab, and the agents on its hosts."""
@@ -52,6 +59,7 @@ class Plane:
     bus_nodes: int = 1
     """1: the server that `rekindle up` embeds; 3: servers of the lab's own, see bus.py."""
     _up: subprocess.Popen[bytes] | None = None
+    _said: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def config(self) -> Path:
@@ -77,12 +85,24 @@ class Plane:
             "bus": {"listen": self.lab.bus_address} if self.bus_nodes == 1 else self.bus.settings,
             "hosts": [self._entry(host) for host in self.hosts],
             "datastores": self._datastores(),
+            "placement": {"failures_to_tolerate": 0},  # as in the simulator: a scenario may ask for it
             **self.overlay,
         }
         self.config.write_text(yaml.safe_dump(pool, sort_keys=False))
-        if self.agents:
-            for host in self.hosts:
-                self.lab.set_agent(host.name, self._agent(host.name), preload=PRELOAD)
+        for host in self.hosts:
+            if self.agents and host.agent:
+                gate = self._command("gate", host.name) if host.gate else None
+                self.lab.set_agent(host.name, self._agent(host.name), preload=PRELOAD, gate=gate)
+                self._write_hook(host.name)
+
+    def _write_hook(self, host: str) -> None:
+        """As infra/systemd/install.sh does. A libvirtd that runs already looks for hooks no more."""
+        text = hook(self.settings(), host, Path(arrivals.__file__), Path(sys.executable))
+        path = self.lab.host(host).arrivals_hook
+        if text and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o755)
 
     def _datastores(self) -> list[dict[str, Any]]:
         """Those that the lab was asked for; else the directory that all its hosts share."""
@@ -100,28 +120,51 @@ class Plane:
         entry: dict[str, Any] = {
             "name": host.name,
             "uri": self.lab.line_uri(host.name),
-            "agent": self.agents,
+            "agent": self.agents and host.agent,
+            "standby": host.standby,
             "local_uri": self.lab.uri(host.name),
             "boot_id_path": str(self.lab.host(host.name).boot_id),
+            "qemu_conf": str(self.lab.host(host.name).etc / "qemu.conf"),
+            "autostart": str(self.lab.host(host.name).autostart),
+            "resume_list": str(self.lab.host(host.name).lib / "libvirt-guests"),
+            **self._asking(host.name),
             "memory_mib": host.memory_mib,
             "memory_reserved_mib": host.memory_reserved_mib,
             "cpus": host.cpus,
             "labels": host.labels,
             "probe": self.lab.probe_address(host.name),
+            "migrate_uri": f"tcp://{self.lab.probe_address(host.name).rpartition(':')[0]}",
+            "migrate_unsafe": True,  # all hosts share this machine's directories, which no libvirtd can know
         }
         entry["fencing"] = [
             {
                 "agent": str(FENCE_AGENT),
+                "name": fencing.name,
                 "level": fencing.level,
-                "options": {"socket": str(self.lab.power_socket(host.name))},
+                "options": {"socket": str(self._socket(host.name, fencing.name))},
             }
             for fencing in host.fencing
             if fencing.method == "power"
         ]
+        if host.watchdog is not None and self.agents:
+            device = self.lab.host(host.name).watchdog_socket
+            entry["watchdog"] = {"device": str(device), **host.watchdog}
         return entry
 
+    def _asking(self, host: str) -> dict[str, Any]:
+        paths = self.lab.host(host)
+        if not self.lab.spec.privileged:
+            return {"arrivals": None}
+        return {"arrivals": str(paths.arrivals_socket), "arrivals_hook": str(paths.arrivals_hook)}
+
+    def _socket(self, host: str, outlet: str | None) -> Path:
+        return self.lab.power_socket(host) if outlet is None else self.lab.host(host).outlet_socket(outlet)
+
     def _agent(self, host: str) -> list[str]:
-        command = [sys.executable, "-m", "services.cli", "service", "heartbeat"]
+        return self._command("service heartbeat", host)
+
+    def _command(self, words: str, host: str) -> list[str]:
+        command = [sys.executable, "-m", "services.cli", *words.split()]
         return [*command, "--config", str(self.config), "--host", host]
 
     def start(self) -> None:
@@ -154,8 +197,15 @@ class Plane:
     def start_agents(self) -> None:
         """Start the agent on every host that is on."""
         for host in self.hosts:
-            if self.agents and self.lab.power_state(host.name) == "on":
+            if self.agents and host.agent and self.lab.power_state(host.name) == "on":
                 self.lab.start_agent(host.name)
+
+    def refused(self) -> list[str]:
+        """What the embedded server refused its users, line by line: a right that a service lacks. Nothing where the lab has
+        servers of its own."""
+        log = self.data / "nats" / "nats.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return [line for line in lines if "Violation" in line]
 
     def alive(self) -> bool:
         """True while `rekindle up` runs."""
@@ -180,6 +230,16 @@ class Plane:
         with (self.lab.root / "operator.log").open("ab") as log:
             return (
                 subprocess.run(command, stdout=log, stderr=log, check=False, timeout=STOP_S).returncode == 0
+            )
+
+    def say_meanwhile(self, *words: str) -> None:
+        """A command that takes long: the play goes on. Ended with the plane at the latest."""
+        command = [sys.executable, "-m", "services.cli", *words, "--config", str(self.config)]
+        with (self.lab.root / "operator.log").open("ab") as log:
+            # with the lab's mark: what is left of it in the end is swept with the lab
+            env = {**os.environ, "REKINDLE_LAB": str(self.lab.root)}
+            self._said.append(
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
             )
 
     def release_storm(self) -> bool:
@@ -214,6 +274,10 @@ class Plane:
 
     def stop(self) -> int | None:
         """Ctrl-C for the plane. Returns its exit status, None where it did not run."""
+        for command in self._said:
+            command.kill()
+            command.wait()
+        self._said.clear()
         if self._up is None:
             return None
         if self._up.poll() is None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from infra.lab import hostinit, line, namespaces, procs
 from infra.lab.cuts import Cuts
+from infra.lab.dog import Dog
 from infra.lab.machine import Machine
 from infra.lab.midwife import Midwife, leave
 from infra.lab.paths import MARKER
@@ -30,20 +31,41 @@ FAULTS = ("none", "dead", "hang", "refuse", "lie", "no_effect", "shared_power")
 
 
 class Device:
-    """What both sockets answer with."""
+    """What the sockets answer with. `feeds` are all devices of its level: alone there, it switches the host; else each
+    cuts its own feed, and the host goes off with the last of them."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.feeds: list[Device] = [self]
+        self.others: dict[str, Device] = {}
+        """Of the nameless one: those that have a name."""
+        self.cut = ""
+        """The boot of the host in which its own feed was cut: whoever switches the host on connects all of them."""
         self.fault = "none"
         self.mended = threading.Event()
         self.mended.set()
         self.claimed = "off"
 
+    def _boot(self) -> str:
+        return self.machine.host.boot_id.read_text().strip() if self.machine.power == "on" else ""
+
+    def _is_cut(self) -> bool:
+        return bool(self.cut) and self.cut == self._boot()
+
     def _state(self) -> dict[str, Any]:
-        answer: dict[str, Any] = {"ok": True, "power": self.machine.power}
-        if self.machine.power == "on":
-            answer["boot_id"] = self.machine.host.boot_id.read_text().strip()
-        return answer
+        if self.machine.power == "off" or self._is_cut():
+            return {"ok": True, "power": "off"}
+        return {"ok": True, "power": "on", "boot_id": self._boot()}
+
+    def _off(self) -> bool:
+        if len(self.feeds) == 1:
+            return self.machine.off()
+        self.cut = self._boot()
+        return self.machine.off() if all(feed._is_cut() for feed in self.feeds) else True
+
+    def _on(self) -> bool:
+        self.cut = ""
+        return self.machine.on()
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do the true thing. Raises LabError, OSError or TimeoutError when that is impossible."""
@@ -51,9 +73,9 @@ class Device:
         machine = self.machine
         changed = None
         if what == "on":
-            changed = machine.on()
+            changed = self._on()
         elif what == "off":
-            changed = machine.off()
+            changed = self._off()
         elif what == "start_agent":
             machine.start_agent()
         elif what == "kill_agent":
@@ -67,6 +89,14 @@ class Device:
         state = self._state()
         return state if changed is None else {**state, "changed": changed}
 
+    def break_by(self, how: str) -> None:
+        """From now on; `none` mends it."""
+        self.claimed, self.fault = self.machine.power, how
+        if how == "hang":
+            self.mended.clear()
+        else:
+            self.mended.set()
+
     def control(self, request: dict[str, Any]) -> dict[str, Any]:
         """As `answer`, with the requests that only the lab may make."""
         what = request["do"]
@@ -74,12 +104,9 @@ class Device:
             how = request["how"]
             if how not in FAULTS:
                 raise LabError(f"fault how={how!r}: one of {', '.join(FAULTS)}")
-            self.claimed = self.machine.power
-            self.fault = how
-            if how == "hang":
-                self.mended.clear()
-            else:
-                self.mended.set()
+            named = request.get("outlet")
+            for device in [self.others[named]] if named else [self, *self.others.values()]:
+                device.break_by(how)
             return {**self._state(), "fault": how}
         if what == "crash":
             self.machine.crash(str(request.get("how", "kill")))
@@ -169,17 +196,39 @@ def _listen(path: Path) -> socket.socket:
 def _serve(spec: LabSpec, host_name: str) -> None:
     """Listen first, then go to the background: when the command returns, the device answers."""
     host = spec.host(host_name)
-    listeners = {"control": _listen(host.control_socket), "power": _listen(host.power_socket)}
+    outlets = spec.outlets(host_name)
+    sockets = {"control": host.control_socket, "power": host.power_socket}
+    sockets |= {f"power-{name}": host.outlet_socket(name) for name, _ in outlets}
+    listeners = {name: _listen(path) for name, path in sockets.items()}
+    watchdog = _listen(host.watchdog_socket)
     procs.go_background(host.power_log, host.power_pid)
     # A host's first process is forked more than once on its way; its death must be ours to collect.
     namespaces.become_subreaper()
     device = Device(Machine(spec, host_name, Midwife(hostinit.begin)))
-    bmc = threading.Thread(target=_accept, args=(listeners["power"], "power", device.bmc), daemon=True)
-    bmc.start()
+    dog = Dog(functools.partial(_reset, device.machine))
+    device.machine.on_end = dog.stop
+    threading.Thread(target=dog.serve, args=(watchdog,), daemon=True).start()
+    device.others = {name: Device(device.machine) for name, _ in outlets}
+    for name, level in outlets:
+        device.others[name].feeds = [device.others[one] for one, of in outlets if of == level]
+    for name, one in {
+        "power": device,
+        **{f"power-{name}": one for name, one in device.others.items()},
+    }.items():
+        threading.Thread(target=_accept, args=(listeners[name], name, one.bmc), daemon=True).start()
     if spec.network is not None:
         # the management side's end of the line to this host's libvirt
         line.serve_local(spec.paths.line / f"{host_name}.sock", spec, host_name)
     _accept(listeners["control"], "control", device.control)
+
+
+def _reset(machine: Machine) -> None:
+    """The watchdog was not fed in time: the host's processes end at once, and it boots anew."""
+    _log(watchdog="reset", host=machine.host.host)
+    try:
+        machine.reboot()
+    except (LabError, OSError) as error:
+        _log(watchdog="reset", error=str(error))
 
 
 def _preload(spec: LabSpec, names: list[str]) -> None:

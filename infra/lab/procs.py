@@ -4,6 +4,7 @@ Standard library only. A process is named by pid *and* start time, since a pid a
 process a moment later.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -131,6 +132,16 @@ def send(proc: Proc, number: signal.Signals) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def standing_still(proc: Proc) -> bool:
+    """Whether a SIGSTOP has reached it, or it is gone. One thread takes the signal, on a busy machine some time after it was
+    sent, and the others go on until then; from then on none comes back from the kernel."""
+    states = []
+    for task in Path(f"/proc/{proc.pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            states.append(task.read_text().rsplit(")", 1)[1].split()[0])
+    return "T" in states or not alive(proc)
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float, what: str, poll_s: float = 0.01) -> None:

@@ -40,17 +40,18 @@ class Ledger:
     tracks: dict[str, list[Track]] = field(default_factory=dict)
     sightings: dict[str, int] = field(default_factory=dict)
 
-    def see(self, host: str, vms: Iterable[str], at: float) -> None:
-        """The VMs that this host has at `at`; its others ended with their last sighting."""
+    def see(self, host: str, vms: Iterable[str], at: float, asked: float | None = None) -> None:
+        """The VMs that this host has at `at`; its others ended with their last sighting. Of an answer that took its time
+        it is known only that each was there after it was `asked` for."""
         present = set(vms)
         for vm in present:
             track = self.open.get((vm, host))
             if track is None:
                 track = self.open[vm, host] = Track(host, at, at)
                 self.tracks.setdefault(vm, []).append(track)
-            track.last = at
+            track.last = max(track.last, at if asked is None else asked)
             if any(
-                other.host != host and known == vm and other.last >= track.first
+                other.host != host and known == vm and other.last >= track.first and track.last >= other.first
                 for (known, _), other in self.open.items()
             ):
                 self.sightings[vm] = self.sightings.get(vm, 0) + 1

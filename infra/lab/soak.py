@@ -21,8 +21,8 @@ from typing import Any
 from infra.lab import burners
 from infra.lab.burners import burning
 from infra.lab.bus import NODES
-from infra.lab.lab import LabError
 from infra.lab.run import LabRun
+from infra.lab.told import all_told
 from libs.core.ports import UnavailableError
 from libs.events.envelope import Envelope
 from libs.events.hosts import DetectorDegraded
@@ -80,6 +80,7 @@ class Result:
     minutes: float
     loss_percent: float
     bus_nodes: int
+    burners_yield: bool = False
     found: list[str] = field(default_factory=list)
     """What must not have happened and did: empty where it passed."""
     lasted_s: float = 0.0
@@ -126,6 +127,8 @@ class Soak:
     bus_nodes: int = NODES
     burners: int | None = None
     """Busy loops; None: one a processor."""
+    burners_yield: bool = False
+    """They take what all else on the machine leaves of it, for where that is the load."""
     keep: bool = False
     bare: bool = False
     say: Callable[[str], None] = lambda _: None
@@ -139,10 +142,10 @@ class Soak:
 
     async def play(self) -> Result:
         """Raises RunFailedError, LabError or TimeoutError where the lab itself fails."""
-        result = Result(self.minutes, self.loss_percent, self.bus_nodes)
+        result = Result(self.minutes, self.loss_percent, self.bus_nodes, self.burners_yield)
         async with self.run.standing():
             before = await asyncio.to_thread(self._standing)
-            with burning(self.burners):
+            with burning(self.burners, yielding=self.burners_yield):
                 await asyncio.to_thread(self.run.lab.weather, None, self.loss_percent)
                 self.began, since = time.monotonic(), datetime.now(UTC)
                 idle_before = burners.idle_s()
@@ -157,7 +160,7 @@ class Soak:
                 result.found += differences(before, after)
                 until = await self._verdict_still_possible(result)
                 result.found += self._seen(since, until)
-                self._count(result, await self._told(), since, until)
+                self._count(result, await all_told(self.run.plane.settings(), READ_S), since, until)
             summary = await asyncio.to_thread(self.run.lab.stop_observer)
             if summary.sightings:
                 result.found.append(f"observer: VMs ran twice, for {summary.double_s:g} s")
@@ -264,18 +267,6 @@ class Soak:
             await asyncio.sleep(LOOK_S)
         result.found.append(f"{host} has no power, and was not held failed within {VERDICT_S:g} s")
         return cut_at
-
-    async def _told(self) -> list[Envelope]:
-        """All facts of the stream, read from its beginning: who followed them may have missed some."""
-        until = time.monotonic() + READ_S
-        while True:
-            try:
-                async with reader(self.run.plane.settings()) as look:
-                    return [envelope async for _, envelope in look.events()]
-            except UnavailableError as error:
-                if time.monotonic() > until:
-                    raise LabError(f"the facts cannot be read: {error}") from error
-                await asyncio.sleep(LOOK_S)
 
     def _count(self, result: Result, told: list[Envelope], since: datetime, until: datetime) -> None:
         mine = [one for one in told if since <= one.time <= until]

@@ -5,7 +5,7 @@ import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,10 @@ from infra.lab.paths import MAX_ROOT, HostPaths, LabPaths
 
 SCHEMA = "rekindle.lab.v1"
 _NAMESPACE = uuid.UUID("6b1f1c2e-9c58-5d0b-9b0e-5b7a8f7d3c11")
+CABLE, BRIDGE = "eth0", "br0"
+"""A host's own names for its cable, and for the bridge that its guests share with it."""
+FIRST_GUEST = 128
+"""Of the addresses of a lab's network those from here on are guests'."""
 _TAKEN = ("shared", "console", "etc", "line", "store", "backing")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,14}[a-z0-9])?")
 
@@ -28,6 +32,12 @@ class LabHost:
     name: str
     memory_mib: int = 4096
     cpus: int = 4
+    networks: tuple[str, ...] = ()
+    """libvirt networks that it has, all of them on one bridge with its cable (root only): its guests are on the lab's
+    switch."""
+    outlets: tuple[tuple[str, int], ...] = ()
+    """Power devices with a name and a level of their own, beside the nameless one. Those of one level are the feeds of
+    the host's power supplies: it goes off with the last of them."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,13 @@ class LabNetwork:
     gateway: str
     prefix: int
     addresses: dict[str, str]
+
+    def guest(self, number: int) -> str:
+        """The address of a guest. Raises LabError where there are so many."""
+        network = IPv4Network(f"{self.gateway}/{self.prefix}", strict=False)
+        if not 0 <= number < network.num_addresses - FIRST_GUEST - 1:
+            raise LabError(f"guest {number}: the lab's network has no address for it")
+        return str(network[FIRST_GUEST + number])
 
     def port(self, host: str) -> str:
         """Name of the switch's end of a host's cable."""
@@ -76,6 +93,8 @@ class LabSpec:
     hooks: bool = False
     """Starts of VMs can be refused (root only); a hook costs every start some milliseconds."""
     datastores: tuple[LabStore, ...] = ()
+    lock_manager: str = ""
+    """`lockd`: each host's libvirt has a virtlockd that guards the disks; "": none does."""
     created: str = ""
     env: dict[str, str] = field(default_factory=dict)
 
@@ -89,6 +108,18 @@ class LabSpec:
             raise LabError(f"the lab {self.root} has no host {name!r}")
         return HostPaths(self.root, name, self.privileged)
 
+    def networks(self, name: str) -> tuple[str, ...]:
+        """libvirt networks of one host."""
+        return next(host.networks for host in self.hosts if host.name == name)
+
+    def device(self, name: str) -> str:
+        """The network device of one host that has its address."""
+        return BRIDGE if self.networks(name) else CABLE
+
+    def outlets(self, name: str) -> tuple[tuple[str, int], ...]:
+        """The named power devices of one host."""
+        return next(host.outlets for host in self.hosts if host.name == name)
+
     def host_uuid(self, name: str) -> str:
         """What libvirt reports as the host's own uuid: libvirtd on one machine would otherwise all share one."""
         return str(uuid.uuid5(_NAMESPACE, f"{self.root}/{name}"))
@@ -96,6 +127,10 @@ class LabSpec:
     def save(self) -> None:
         document: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
         document["root"], document["cache_dir"] = str(self.root), str(self.cache_dir)
+        for host in document["hosts"]:
+            for name in ("outlets", "networks"):
+                if not host[name]:
+                    del host[name]
         temporary = self.paths.spec.with_suffix(".tmp")
         temporary.write_text(json.dumps(document, indent=1) + "\n")
         temporary.replace(self.paths.spec)
@@ -113,6 +148,12 @@ def check_hosts(hosts: list[LabHost]) -> None:
             )
         if host.name in seen:
             raise LabError(f"host name {host.name!r}: given twice")
+        for name in host.networks:
+            if not _NAME.fullmatch(name):
+                raise LabError(f"network {name!r} of {host.name}: up to 16 of a-z, 0-9 and -")
+        for name, _ in host.outlets:
+            if not _NAME.fullmatch(name):
+                raise LabError(f"power device {name!r} of {host.name}: up to 16 of a-z, 0-9 and -")
         seen.add(host.name)
 
 
@@ -140,6 +181,12 @@ def check_root(root: Path) -> Path:
     return absolute
 
 
+def _host(document: dict[str, Any]) -> LabHost:
+    outlets = tuple((name, level) for name, level in document.pop("outlets", ()))
+    networks = tuple(document.pop("networks", ()))
+    return LabHost(**document, networks=networks, outlets=outlets)
+
+
 def load(root: Path) -> LabSpec:
     """The lab at `root`. Raises LabError when there is none or another version made it."""
     path = LabPaths(check_root(root)).spec
@@ -155,7 +202,7 @@ def load(root: Path) -> LabSpec:
     stores = document.pop("datastores", [])
     return LabSpec(
         root=Path(document.pop("root")),
-        hosts=tuple(LabHost(**host) for host in document.pop("hosts")),
+        hosts=tuple(_host(host) for host in document.pop("hosts")),
         cache_dir=Path(document.pop("cache_dir")),
         network=LabNetwork(**network) if network else None,
         datastores=tuple(LabStore(one["name"], one["hosts"] and tuple(one["hosts"])) for one in stores),

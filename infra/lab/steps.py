@@ -7,42 +7,35 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from infra.lab import agentguest, network, stores, weather
+from infra.lab import network, stores, weather
 from infra.lab.cuts import BUS
-from infra.lab.lab import Lab
+from infra.lab.lab import Lab, LabError
 from infra.lab.plane import Plane, policy_element
+from infra.lab.refusals import refusals
 from infra.lab.stepnotes import BREAKS, NOTES, WHY_NOT
-from infra.lab.vm import MIN_MEMORY_MIB
 from infra.lab.weather import FAIR, LONGEST_S, Weather
 from libs.config.yamlfile import BadInputError, line_of, read
 from libs.model import Protection
 from libs.scenario.files import load_scenario
 from libs.scenario.model import STEPS as MODEL_STEPS
-from libs.scenario.model import STORAGE_STEPS, Scenario, ScenarioHost, ScenarioVm, StepEntry
-from libs.virt.definition import OVERHEAD_MIB, POLICY_NS
+from libs.scenario.model import STORAGE_STEPS, Scenario, StepEntry
+from libs.scenario.pool import ScenarioHost, ScenarioVm
+from libs.virt.definition import POLICY_NS
 
 MANAGEMENT = "management"
-INSIDE = ("guest_panic", "guest_silent")
+INSIDE = ("guest_panic", "guest_silent", "guest_watchdog")
 """Steps that need a guest of the flavour that has an agent."""
 
 
 def load(path: Path) -> Scenario:
     """A scenario that can be played here. Raises BadInputError with file, line, field and reason."""
     scenario = load_scenario(path, None, problem)
-    for index, vm in enumerate(scenario.vms):
-        guest_mib = agentguest.MIN_MEMORY_MIB if vm.agent else MIN_MEMORY_MIB
-        if vm.memory_mib - OVERHEAD_MIB < guest_mib:
-            field_, least = ("vms", index, "memory_mib"), guest_mib + OVERHEAD_MIB
-            line = line_of(read(path)[1], field_)
-            where = (f"line {line}: " if line else "") + f"vms.{index}.memory_mib"
-            raise BadInputError(
-                f"{path}: {where}: {vm.memory_mib} MiB; a VM of the lab{' with an agent' if vm.agent else ''} "
-                f"occupies {least} at least, its hypervisor's {OVERHEAD_MIB} included"
-            )
-    lacking = stores.why_not() if scenario.datastores else None
-    if lacking is not None:
-        line = line_of(read(path)[1], ("datastores",))
-        raise BadInputError(f"{path}: " + (f"line {line}: " if line else "") + f"datastores: they {lacking}")
+    wrong = next(refusals(scenario), None)
+    if wrong is not None:
+        where, reason = wrong
+        line = line_of(read(path)[1], where)
+        said = (f"line {line}: " if line else "") + ".".join(str(part) for part in where)
+        raise BadInputError(f"{path}: {said}: {reason}")
     return scenario
 
 
@@ -64,6 +57,8 @@ def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
         return "how", "a fast reboot is possible in the simulator only"
     if step.do in ("kill_bus", "start_bus") and step.node > 0:
         return "node", "the lab's bus has one node, 0"
+    if step.do in ("break_fencing", "mend_fencing") and step.method == "watchdog":
+        return "method", "a watchdog can be broken in the simulator only"
     if step.do == "break_fencing" and step.how not in BREAKS:
         return "how", f"a device can be broken by {', '.join(BREAKS)}"
     if step.do == "fail_start" and os.getuid() != 0:
@@ -126,6 +121,8 @@ class Stage:
     vms: tuple[ScenarioVm, ...] = ()
     cuts: set[tuple[str, str]] = field(default_factory=set)
     weather: dict[str, Weather] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    """Where each VM was that a person has destroyed."""
 
     def perform(self, step: StepEntry) -> None:
         """Raises LabError, TimeoutError, OSError or libvirt.libvirtError where the lab cannot."""
@@ -154,11 +151,22 @@ class Stage:
     def start_agent(self, step: StepEntry) -> None:
         self.lab.start_agent(step.host)
 
+    def hang_libvirt(self, step: StepEntry) -> None:
+        self.lab.hang_libvirt(step.host)
+
+    def resume_libvirt(self, step: StepEntry) -> None:
+        self.lab.resume_libvirt(step.host)
+
     def break_fencing(self, step: StepEntry) -> None:
-        self.lab.fault(step.host, str(step.how))
+        self._fault(step, str(step.how))
 
     def mend_fencing(self, step: StepEntry) -> None:
-        self.lab.fault(step.host, "none")
+        self._fault(step, "none")
+
+    def _fault(self, step: StepEntry, how: str) -> None:
+        """Of one device where the step names one, else of all: there is no other method here."""
+        names = {name for name, _ in self.lab.spec.outlets(step.host)}
+        self.lab.fault(step.host, how, step.method if step.method in names else None)
 
     def add_host(self, step: StepEntry) -> None:
         self.plane.add_host(ScenarioHost.model_validate(step.host))
@@ -168,8 +176,13 @@ class Stage:
     def confirm_failed(self, step: StepEntry) -> None:
         self.plane.say("confirm-failed", step.host, "--yes-i-checked", step.host)
 
+    def fence_test(self, step: StepEntry) -> None:
+        how = [f"--{step.how}"] if step.how else []
+        self.plane.say_meanwhile("fence-test", step.host, "--yes-i-checked", step.host, *how)
+
     def enter_maintenance(self, step: StepEntry) -> None:
-        self.plane.say("maintenance", "enter", step.host)
+        how = [f"--{step.how}"] if step.how else []
+        self.plane.say("maintenance", "enter", step.host, *how)
 
     def exit_maintenance(self, step: StepEntry) -> None:
         self.plane.say("maintenance", "exit", step.host)
@@ -192,7 +205,14 @@ class Stage:
         self.lab.shutdown_guest(str(step.vm))
 
     def destroy_vm(self, step: StepEntry) -> None:
-        self.lab.destroy_vm(str(step.vm))
+        self.left[str(step.vm)] = self.lab.destroy_vm(str(step.vm))
+
+    def start_vm(self, step: StepEntry) -> None:
+        """A person who has looked: nothing where it runs. Where no host is named, on the one where it was destroyed."""
+        host = str(step.host) if step.host is not None else self.left.get(str(step.vm))
+        if host is None:
+            raise LabError(f"VM {step.vm}: no step has destroyed it, and none says where it is to start")
+        self.lab.start_vm(str(step.vm), host)
 
     def save_vm(self, step: StepEntry) -> None:
         self.lab.save_vm(str(step.vm))
@@ -205,6 +225,10 @@ class Stage:
 
     def guest_panic(self, step: StepEntry) -> None:
         self.lab.panic_guest(str(step.vm))
+
+    def guest_watchdog(self, step: StepEntry) -> None:
+        self.lab.starve_watchdog(str(step.vm))
+        self.lab.hang_guest_agent(str(step.vm))
 
     def fail_start(self, step: StepEntry) -> None:
         for host in [str(step.host)] if step.host is not None else self.lab.hosts:
@@ -288,6 +312,7 @@ class Stage:
 STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "add_host": Stage.add_host,
     "confirm_failed": Stage.confirm_failed,
+    "fence_test": Stage.fence_test,
     "readmit": Stage.readmit,
     "release_storm": Stage.release_storm,
     "enter_maintenance": Stage.enter_maintenance,
@@ -300,6 +325,8 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "hang": Stage.hang,
     "kill_agent": Stage.kill_agent,
     "start_agent": Stage.start_agent,
+    "hang_libvirt": Stage.hang_libvirt,
+    "resume_libvirt": Stage.resume_libvirt,
     "break_fencing": Stage.break_fencing,
     "mend_fencing": Stage.mend_fencing,
     "crash_vm": Stage.crash_vm,
@@ -307,9 +334,11 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "unprotect": Stage.unprotect,
     "shutdown_guest": Stage.shutdown_guest,
     "destroy_vm": Stage.destroy_vm,
+    "start_vm": Stage.start_vm,
     "save_vm": Stage.save_vm,
     "hang_guest": Stage.hang_guest,
     "guest_silent": Stage.guest_silent,
+    "guest_watchdog": Stage.guest_watchdog,
     "guest_panic": Stage.guest_panic,
     "fail_start": Stage.fail_start,
     "stall_storage": Stage.stall_storage,
@@ -333,7 +362,7 @@ def with_ends(steps: tuple[StepEntry, ...]) -> list[tuple[StepEntry, bool]]:
     found = [(step, True) for step in steps]
     for step in steps:
         if step.do == "pause_service" and step.seconds is not None:
-            update = {"at_s": step.at_s + step.seconds, "do": "resume_service", "seconds": None}
+            update = {"at_s": step.at_s + step.seconds, "do": "resume_service", "seconds": None, "once": None}
             found.append((step.model_copy(update=update), False))
     return sorted(found, key=lambda one: one[0].at_s)
 

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from infra.lab import procs
@@ -101,9 +102,14 @@ class Stalls:
         return self._servers(self.names, processes) if self.names else []
 
     def hold(self, processes: Iterable[procs.Proc]) -> None:
-        """Stop the servers of what is stalled, at a boot or at once."""
-        for proc in self.stopped(processes):
+        """Stop the servers of what is stalled, at a boot or at once: they answer nobody any more when this returns.
+
+        Raises TimeoutError."""
+        servers = self.stopped(processes)
+        for proc in servers:
             procs.send(proc, signal.SIGSTOP)
+        for proc in servers:
+            procs.wait_for(partial(procs.standing_still, proc), 10.0, f"stop of server {proc.pid}", 0.002)
 
     def change(self, name: str, stalled: bool, processes: Iterable[procs.Proc]) -> None:
         """Stall or restore one datastore. Raises LabError when the host does not have it."""

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from infra.lab.observations import GuestUp, Observations, VmChange
+from libs.events.envelope import Envelope
+from libs.events.failovers import FailoverPlanned
+from libs.events.vms import VmRestarted, VmRestartFailed
 from libs.scenario.outcome import VmOutcome
 
 
@@ -38,13 +41,20 @@ def vm_outcome(
         following = spells[index + 1][1] if index + 1 < len(spells) else None
         back = next((at for at in ups if following is not None and at >= following), None)
         down_s += ((back or end) - ended).total_seconds()
-    current = spells[-1] if spells and spells[-1][2] is None else None
+    # of two copies the one that began first may be the one that goes on
+    current = next((spell for spell in reversed(spells) if spell[2] is None), None)
     up_since = None
     if current is not None:
         up_since = next((at for at in ups if at >= current[1]), None)
     state = "running" if current else ("waiting" if waiting else "stopped")
     host = current[0] if current else None
-    outcome = VmOutcome(state=state, host=host, starts=len(spells), downtime_s=round(max(0.0, down_s), 3))
+    outcome = VmOutcome(
+        state=state,
+        host=host,
+        starts=len(spells),
+        downtime_s=round(max(0.0, down_s), 3),
+        began_s=tuple(round((began - since).total_seconds(), 3) for _, began, _ in spells if began >= since),
+    )
     return outcome, up_since
 
 
@@ -58,3 +68,15 @@ def last_up(guests: Iterable[GuestUp], names: Iterable[str], after: datetime) ->
             return None
         latest = first if latest is None or first > latest else latest
     return latest
+
+
+def untold_starts(envelopes: Iterable[Envelope]) -> set[str]:
+    """VMs, by uuid, whose start was planned and of which nobody has said yet how it came out."""
+    planned: set[str] = set()
+    for envelope in envelopes:
+        match envelope.data:
+            case FailoverPlanned() as plan:
+                planned.update(start.vm for start in plan.starts)
+            case (VmRestarted() | VmRestartFailed()) as ended:
+                planned.discard(ended.vm)
+    return planned

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import libvirt
@@ -22,6 +22,14 @@ class Answer:
     host: str
     mono: float
     domains: dict[str, str] | None
+    runs: dict[str, int] = field(default_factory=dict)
+    """By uuid libvirt's number of the run: another one is another start, however short the pause between."""
+    passing: frozenset[str] = frozenset()
+    """Of these domains such as are paused since they arrive by a migration, or have just left by one."""
+    starting: frozenset[str] = frozenset()
+    """And such whose QEMU is not told yet to begin."""
+    asked: float = 0.0
+    """When the question began: a host reads its domains one after the other, and may wait long for one of them."""
 
 
 class Sampler(threading.Thread):
@@ -41,11 +49,13 @@ class Sampler(threading.Thread):
                 if connection is None:
                     connection = libvirt.open(self.uri)
                 before = time.monotonic()
-                vms = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+                vms = connection.getAllDomainStats(
+                    libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+                )
                 after = time.monotonic()
-                found = {vm.UUIDString(): vm.name() for vm in vms}
                 late = after - before > LATE_S
-                self.answers.put(Answer(self.host, after, None if late else found))
+                answer = Answer(self.host, after, None) if late else answered(self.host, before, after, vms)
+                self.answers.put(answer)
             except libvirt.libvirtError:
                 connection = None
                 self.answers.put(Answer(self.host, time.monotonic(), None))
@@ -53,14 +63,37 @@ class Sampler(threading.Thread):
             time.sleep(due - time.monotonic() if due > time.monotonic() else 0)
 
 
+def answered(
+    host: str, asked: float, mono: float, vms: list[tuple[libvirt.virDomain, dict[str, int]]]
+) -> Answer:
+    """What libvirt's statistics of a host's domains say of who runs there."""
+    # of those that were active as the question began, one may have ended by the time that it was asked after
+    vms = [(vm, stats) for vm, stats in vms if stats.get("state.state") != libvirt.VIR_DOMAIN_SHUTOFF]
+    paused: dict[int, set[str]] = {}
+    for vm, stats in vms:
+        if stats.get("state.state") == libvirt.VIR_DOMAIN_PAUSED:
+            paused.setdefault(stats.get("state.reason", 0), set()).add(vm.UUIDString())
+    return Answer(
+        host,
+        mono,
+        {vm.UUIDString(): vm.name() for vm, _ in vms},
+        {vm.UUIDString(): vm.ID() for vm, _ in vms if vm.ID() > 0},
+        frozenset(paused.get(libvirt.VIR_DOMAIN_PAUSED_MIGRATION, ())),
+        frozenset(paused.get(libvirt.VIR_DOMAIN_PAUSED_STARTING_UP, ())),
+        asked,
+    )
+
+
 @dataclass(frozen=True)
 class Qemu:
-    """A QEMU process of the lab; `host` is `?` when no host's first process is above it."""
+    """A QEMU process of the lab; `host` is `?` when no host's first process is above it. `incoming`: it was begun to take
+    in a migration, and its processors stand still until that is through."""
 
     pid: int
     uuid: str
     name: str
     host: str
+    incoming: bool = False
 
 
 class ProcessScan:
@@ -99,7 +132,13 @@ class ProcessScan:
     def _qemu(self, pid: int, arguments: list[str]) -> Qemu:
         vm_uuid = arguments[arguments.index("-uuid") + 1]
         name = arguments[arguments.index("-name") + 1] if "-name" in arguments else "?"
-        return Qemu(pid, vm_uuid, name.removeprefix("guest=").split(",")[0], self._host_of(pid))
+        return Qemu(
+            pid,
+            vm_uuid,
+            name.removeprefix("guest=").split(",")[0],
+            self._host_of(pid),
+            "-incoming" in arguments,
+        )
 
     def _host_of(self, pid: int) -> str:
         """The host whose first process is an ancestor."""
@@ -115,16 +154,16 @@ class ProcessScan:
 
 
 class Consoles:
-    """Follows the VMs' serial consoles and counts the boots that came up."""
+    """Follows the VMs' serial lines and counts the boots that printed a line: that they came up, where none is given."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, line: str = UP_LINE, suffix: str = ".log") -> None:
+        self.folder, self.line, self.suffix = folder, line.encode(), suffix
         self._read: dict[str, tuple[int, int]] = {}
 
     def look(self) -> list[tuple[str, int]]:
-        """(VM name, its boots so far) for each boot that came up since the last look."""
+        """(VM name, its boots so far) for each boot that printed it since the last look."""
         news = []
-        for path in self.folder.glob("*.log"):
+        for path in self.folder.glob(f"*{self.suffix}"):
             offset, count = self._read.get(path.stem, (0, 0))
             if path.stat().st_size == offset:
                 continue
@@ -133,7 +172,7 @@ class Consoles:
                 *lines, _ = file.read().split(b"\n")
             for line in lines:
                 offset += len(line) + 1
-                if line.strip() == UP_LINE.encode():
+                if line.strip() == self.line:
                     count += 1
                     news.append((path.stem, count))
             self._read[path.stem] = (offset, count)

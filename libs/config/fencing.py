@@ -40,13 +40,13 @@ def _refused(name: str, value: str | int | bool) -> str | None:
         return "the action is ours to choose"
     if name == "method" and str(value).strip().lower() != "onoff":
         return "only onoff: a cycle reports success without ever having seen the power off, and is no proof"
-    if name == "missing_as_off" and _is_yes(value):
+    if name == "missing_as_off" and is_yes(value):
         return "a plug that is not found would read as off, and be taken for a proof"
     if name.endswith(("password", "passwd")):
         return "a secret does not belong into the pool file: give it below secrets, as file or env"
     return None
 
 
-def _is_yes(value: str | int | bool) -> bool:
+def is_yes(value: str | int | bool) -> bool:
     """As agents read it, with doubt taken for a yes."""
     return value is not False and str(value).strip().lower() not in ("0", "no", "off", "false")

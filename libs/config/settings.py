@@ -7,8 +7,9 @@ and says so in its name; every size is in MiB. Relations between settings are ch
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -17,34 +18,18 @@ from pydantic import (
     model_validator,
 )
 
+from libs.access.keys import KeyRing
+from libs.access.login import Login
+from libs.access.rights import NOTICES
+from libs.config import relations
+from libs.config.alerts import Alerts
+from libs.config.bus import BusSettings
 from libs.config.entries import Datastore, HostEntry, Name, Section
 from libs.config.environment import blamed, read_environment
+from libs.config.health import HealthSettings
+from libs.config.standby import Standby
 from libs.config.yamlfile import BadInputError, load
 from libs.model import VmPolicy
-
-
-class BusSettings(Section):
-    """Where NATS is. Without url an embedded server is started."""
-
-    url: str | None = Field(None, description="nats://[token@]host:port, several separated by commas")
-    url_file: Path | None = Field(None, description="the same in a file, as it holds a secret")
-    system_url_file: Path | None = Field(
-        None,
-        description="a user of an outside server's system account: to hear at once whose connection ended",
-    )
-    listen: str = Field("127.0.0.1", description="address of the embedded server")
-    port: int = Field(0, ge=0, le=65535, description="0: a free one, chosen once")
-    replicas: Literal[1, 3, 5] = 1
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if self.url is not None and self.url_file is not None:
-            raise ValueError("give either url or url_file: both say where the bus is")
-        if self.url is None and self.url_file is None and self.replicas > 1:
-            raise ValueError(
-                f"replicas is {self.replicas}, and the embedded server is one: give url or url_file of a cluster"
-            )
-        return self
 
 
 class Heartbeats(Section):
@@ -109,63 +94,57 @@ class FencingSettings(Section):
     status_spacing_s: float = Field(0.5, gt=0, description="between the two readings of off")
     retry_first_s: PositiveFloat = 1.0
     retry_max_s: PositiveFloat = 30.0
+    watchdog_margin_s: float = Field(
+        2.0, ge=1.0, description="beyond the bound that a host promises, before it is presumed fenced by it"
+    )
+    level_deadline_s: PositiveFloat | None = Field(
+        None, description="for one level; without it what its calls may take, see docs/OPERATING.md"
+    )
+    next_level_after_s: float | None = Field(
+        10.0, ge=0, description="a level without a proof goes on beside the next; null: one after the other"
+    )
+    alert_after_s: PositiveFloat = Field(
+        45.0, le=60.0, description="after the verdict, an alert names what is missing, attempt over or not"
+    )
+    drill_every_s: float = Field(
+        300.0, ge=0, description="each fence device's power status is read so often; 0: never"
+    )
     parallel_max: int = Field(
         16, ge=1, le=1000, description="calls of fence agents at once, in the fencer and in the detector each"
     )
 
 
 class Restart(Section):
-    parallel_per_host: int = Field(4, ge=1)
-    parallel: int = Field(16, ge=1)
+    parallel_per_host: int = Field(
+        8,
+        ge=1,
+        description="starts at once of one host, at most: how many it is depends on how long they take",
+    )
+    parallel_per_datastore: int = Field(16, ge=1, description="and on one datastore, at most")
+    parallel: int = Field(32, ge=1, description="and in all")
     start_timeout_s: PositiveFloat = 30.0
+    parallel_moves: int = Field(4, ge=1, description="live migrations that make room, at once in all")
+    parallel_moves_per_host: int = Field(2, ge=1, description="and of one host, coming and going")
+    move_timeout_s: PositiveFloat = Field(120.0, description="a live migration is given up after so long")
     retry_first_s: PositiveFloat = 1.0
     retry_max_s: PositiveFloat = 60.0
     crash_budget: int = Field(3, ge=0, description="restarts in place of one VM within crash_window_s")
     crash_window_s: PositiveFloat = 3600.0
 
 
-class Alerts(Section):
-    webhook_url: str | None = Field(None, pattern=r"^https?://.+")
-    webhook_timeout_s: PositiveFloat = 5.0
-
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class HealthPorts(Section):
-    """By service the TCP port of its /healthz; none where none is given."""
-
-    alerting: Port | None = None
-    detector: Port | None = None
-    executor: Port | None = None
-    fencer: Port | None = None
-    heartbeat: Port | None = None
-    placement: Port | None = None
-
-    @model_validator(mode="after")
-    def _each_another(self) -> Self:
-        taken: dict[int, str] = {}
-        for service, port in self:
-            if port is None:
-                continue
-            if port in taken:
-                raise ValueError(f"{taken[port]} and {service} have the same port, {port}")
-            taken[port] = service
-        return self
-
-    def of(self, service: str) -> int | None:
-        """The port of a service; None where it has none."""
-        port: int | None = getattr(self, service)
-        return port
-
-
-class HealthSettings(Section):
-    """`GET /healthz` of each service that has a port."""
-
-    address: str = Field("127.0.0.1", min_length=1, description="IP address or name on which it is answered")
-    ports: HealthPorts = HealthPorts()
-    lag_max_s: PositiveFloat = Field(1.0, description="a lag of the event loop above it is failing")
-    lag_window_s: PositiveFloat = Field(10.0, le=3600, description="for so long after it")
+class PlacementSettings(Section):
+    failures_to_tolerate: int = Field(
+        1,
+        ge=0,
+        le=16,
+        description="hosts that may be lost with room for every `restart` VM; 0: not watched, and no plan kept ready",
+    )
+    cpu_overcommit: PositiveFloat = Field(4.0, le=64, description="vCPUs for each CPU of a host")
+    memory_overcommit: PositiveFloat = Field(1.0, le=4)
+    migrations: bool = Field(True, description="healthy VMs may be moved while they run, to make room")
+    preemption: bool = Field(
+        False, description="VMs that matter less may be stopped to make room for `restart` VMs"
+    )
 
 
 class Logging(Section):
@@ -222,6 +201,8 @@ class Settings(Section):
     guests: Guests = Guests()
     fencing: FencingSettings = FencingSettings()
     restart: Restart = Restart()
+    placement: PlacementSettings = PlacementSettings()
+    standby: Standby | None = None
     vm_defaults: VmPolicy = VmPolicy()
     alerts: Alerts = Alerts()
     health: HealthSettings = HealthSettings()
@@ -240,78 +221,8 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _relations(self) -> Self:
-        names = [host.name for host in self.hosts]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"hosts: two hosts are called {name}")
-        self._datastores_fit(names)
-        beat, detect = self.heartbeats.interval_s, self.detection
-        if detect.suspect_after_s < 3 * beat:
-            raise ValueError(
-                f"detection.suspect_after_s ({detect.suspect_after_s} s) is shorter than three heartbeats "
-                f"(3 x heartbeats.interval_s = {3 * beat} s): one lost packet would be a suspicion"
-            )
-        if detect.confirm_silence_s < detect.confirm_witnessed_s:
-            raise ValueError(
-                f"detection.confirm_silence_s ({detect.confirm_silence_s} s) is shorter than "
-                f"confirm_witnessed_s ({detect.confirm_witnessed_s} s): less evidence must wait longer"
-            )
-        if detect.confirm_witnessed_s < detect.ask_timeout_s:
-            raise ValueError(
-                f"detection.confirm_witnessed_s ({detect.confirm_witnessed_s} s) is shorter than "
-                f"ask_timeout_s ({detect.ask_timeout_s} s): nobody could answer in time"
-            )
-        if detect.ask_every_s < detect.ask_timeout_s:
-            raise ValueError(
-                f"detection.ask_timeout_s ({detect.ask_timeout_s} s) is longer than ask_every_s "
-                f"({detect.ask_every_s} s): the next question would come before the answer to this one"
-            )
-        for name, first_s, max_s in (
-            ("fencing", self.fencing.retry_first_s, self.fencing.retry_max_s),
-            ("restart", self.restart.retry_first_s, self.restart.retry_max_s),
-        ):
-            if first_s > max_s:
-                raise ValueError(
-                    f"{name}.retry_first_s ({first_s} s) is longer than retry_max_s ({max_s} s): waits grow from "
-                    "the one to the other"
-                )
-        slot = self.heartbeats.slot_interval_s
-        if self.datastores and detect.confirm_witnessed_s < 2 * slot:
-            raise ValueError(
-                f"detection.confirm_witnessed_s ({detect.confirm_witnessed_s} s) is shorter than two writes of a "
-                f"storage slot (2 x heartbeats.slot_interval_s = {2 * slot} s): none could be seen to stand still"
-            )
-        write_s = slot + self.heartbeats.slot_timeout_s
-        if self.datastores and detect.datastore_lost_s < 3 * write_s:
-            raise ValueError(
-                f"detection.datastore_lost_s ({detect.datastore_lost_s} s) is shorter than three slow writes of a "
-                f"slot (3 x (heartbeats.slot_interval_s + slot_timeout_s) = {3 * write_s:g} s): a datastore that "
-                "stalls for a moment would be lost"
-            )
-        if self.guests.silent_after_s < 3 * self.guests.ping_every_s:
-            raise ValueError(
-                f"guests.silent_after_s ({self.guests.silent_after_s} s) is shorter than three pings "
-                f"(3 x guests.ping_every_s = {3 * self.guests.ping_every_s} s): a guest that is busy for a "
-                "moment would be restarted"
-            )
+        relations.check(self)
         return self
-
-    def _datastores_fit(self, hosts: list[str]) -> None:
-        stores = [store.name for store in self.datastores]
-        for index, store in enumerate(self.datastores):
-            where = f"datastores.{index}"
-            if stores.count(store.name) > 1:
-                raise ValueError(f"{where}: two datastores are called {store.name}")
-            for host in store.hosts or ():
-                if host not in hosts:
-                    raise ValueError(f"{where}.hosts: no host is called {host}")
-            if not store.block:
-                continue
-            places = [self.host(host).slot for host in store.hosts or hosts]
-            if None in places or len(set(places)) < len(places):
-                raise ValueError(
-                    f"{where}: on a block device each host needs a place of its own: hosts.N.slot, each another"
-                )
 
     def host(self, name: str) -> HostEntry:
         """The entry of one host. Raises BadInputError where the pool has none of this name."""
@@ -329,12 +240,39 @@ class Settings(Section):
     def nats_directory(self) -> Path:
         return self.data_dir / "nats"
 
+    @property
+    def embedded(self) -> bool:
+        """The bus is the server that `rekindle up` runs."""
+        return self.bus.url is None and self.bus.url_file is None
+
+    def login(self, user: str) -> Login:
+        """As whom a process comes to the bus that is this user there. Of an embedded server the keys lie in its
+        directory, where it has run once with this version."""
+        bus = self.bus
+        key, ca = bus.key_file, bus.ca_file
+        if key is None and self.embedded:
+            key = _there(KeyRing(self.nats_directory() / "keys").seed(user))
+        if ca is None and self.embedded:
+            ca = _there(self.nats_directory() / "tls" / "ca.pem") if self._encrypted() else None
+        return Login(user, key, ca, bus.cert_file, bus.cert_key_file)
+
+    def _encrypted(self) -> bool:
+        """The embedded server's own word in the address that it left."""
+        try:
+            return (self.nats_directory() / "url").read_text().startswith("tls://")
+        except OSError:
+            return False
+
+    def system_login(self) -> Login:
+        """The same for the user of the system account."""
+        found = self.login(NOTICES)
+        return found if self.embedded else replace(found, key=self.bus.system_key_file)
+
     def system_servers(self) -> list[str]:
         """Addresses of the bus for a user of its system account; none where there is no such user."""
-        outside = self.bus.url is not None or self.bus.url_file is not None
-        path = self.bus.system_url_file or (None if outside else self.nats_directory() / "system_url")
+        path = self.bus.system_url_file or (self.nats_directory() / "system_url" if self.embedded else None)
         if path is None:
-            return []
+            return [] if self.bus.system_key_file is None else self.servers()
         try:
             return [part.strip() for part in path.read_text().split(",")]
         except OSError as error:
@@ -352,6 +290,14 @@ class Settings(Section):
                 f"{path}: the address of the bus cannot be read ({error.strerror}): is `rekindle up` running, "
                 "with the same pool file and as this user?"
             ) from error
+
+
+def _there(path: Path) -> Path | None:
+    """None where it is not, or where that cannot be seen."""
+    try:
+        return path if path.exists() else None
+    except OSError:
+        return None
 
 
 def load_settings(path: Path) -> Settings:

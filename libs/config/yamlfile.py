@@ -57,14 +57,19 @@ def _mapping(loader: _UniqueLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 _UniqueLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
-    """The file as plain data and as nodes with positions. Raises BadInputError."""
+def text_of(path: Path) -> str:
+    """What a file says. Raises BadInputError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BadInputError(f"{path}: is no UTF-8 text: {error.reason}") from error
+
+
+def read(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
+    """The file as plain data and as nodes with positions. Raises BadInputError."""
+    text = text_of(path)
     try:
         data = yaml.load(text, Loader=_UniqueLoader)
         node = yaml.compose(text, Loader=yaml.SafeLoader)

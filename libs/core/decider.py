@@ -7,18 +7,16 @@ A decider never awaits, reads a clock, draws chance, logs or does I/O. Timers ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
-from rpds import HashTrieMap
 
+from libs.core.records import Records as Records  # noqa: PLC0414  whoever decides finds it here
 from libs.events.facts import AnyFact
 from libs.events.signals import Signal
 from libs.model import Value
 
 S = TypeVar("S")
-Records: TypeAlias = "HashTrieMap[str, Any]"  # a string: rpds classes are not subscriptable at run time
-"""The part of a state that outlives the process: one small frozen model per incident, host or VM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +74,21 @@ class Outcome(Value):
 
     key: str
 
+    @property
+    def ended(self) -> str:
+        """One word of how it ended, for who counts."""
+        return "done"
+
 
 class Expired(Outcome):
     """The act did not end by its deadline, or the world refused in a way that the act did not foresee."""
 
     request: str = Field(description="kind of the request")
     reason: str
+
+    @property
+    def ended(self) -> str:
+        return "expired"
 
 
 @dataclass(frozen=True, slots=True)

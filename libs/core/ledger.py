@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
-from rpds import HashTrieMap
 
 from libs.core.decider import Act, Publish, Records, Request
 from libs.core.ports import ConflictError, Store, UnavailableError
@@ -19,6 +18,8 @@ from libs.events.facts import AnyFact
 from libs.model import Value
 
 FORMAT = 1
+AT_ONCE = 64
+"""Writes under way: of ten thousand at one moment none was answered in its time, and so none for ever."""
 Owed = Publish | Act
 
 
@@ -65,7 +66,9 @@ class Ledger:
         self._requests = requests
         self._revisions: dict[str, int] = {}
         self._owed: dict[str, dict[str, Owed]] = {}
-        self._records: Records = HashTrieMap()
+        self._records = Records()
+        self._unknown: dict[str, tuple[type, dict[str, Any]]] = {}
+        """By record the fields that another version put there, and the kind that it is of: they stay (ADR 9)."""
 
     @property
     def records(self) -> Records:
@@ -78,7 +81,7 @@ class Ledger:
 
     async def load(self) -> None:
         """Read everything. Raises UnavailableError or CorruptRecordError."""
-        self._revisions, self._owed, self._records = {}, {}, HashTrieMap()
+        self._revisions, self._owed, self._records, self._unknown = {}, {}, Records(), {}
         for row in await self._store.scan(f"{self._service}."):
             name = row.key.removeprefix(f"{self._service}.")
             try:
@@ -94,6 +97,10 @@ class Ledger:
                 if document.record is not None:
                     record = self._reads.validate_python(document.record)
                     self._records = self._records.insert(name, record)
+                    unknown = document.record.keys() - type(record).model_fields.keys()
+                    if unknown:
+                        kept = {field: document.record[field] for field in unknown}
+                        self._unknown[name] = type(record), kept
             except ValidationError as error:
                 raise CorruptRecordError(f"{row.key}: {error}") from error
 
@@ -113,9 +120,7 @@ class Ledger:
         for effect in effects:
             assert effect.record is not None
             fresh.setdefault(effect.record, []).append(effect)
-        changed = {name for name in records if self._records.get(name) is not records[name]}
-        gone = {name for name in self._records if name not in records}
-        names = changed | gone | set(fresh)
+        names = records.differing(self._records) | set(fresh)
         if settles is not None:
             self._owed.get(settles[0], {}).pop(settles[1], None)
             names.add(settles[0])
@@ -137,31 +142,38 @@ class Ledger:
         await self._write_all([(name, self._records.get(name)) for name in sorted(touched)])
 
     async def _write_all(self, writes: list[tuple[str, BaseModel | None]]) -> None:
-        """Side by side: the records are independent of each other, but for marks. A mark says that something was
-        dealt with, so that a repeat of it is no news: it is written once all that was made of it is. All of one
-        kind end before the first error is raised."""
+        """Side by side, AT_ONCE of them: the records are independent of each other, but for marks. A mark says that
+        something was dealt with, so that a repeat of it is no news: it is written once all that was made of it is. All that
+        are under way end before the first error is raised."""
         for mark in (False, True):
             batch = [one for one in writes if one[0].startswith(self._marks) is mark]
-            results = await asyncio.gather(*(self._write(*one) for one in batch), return_exceptions=True)
-            for result in results:
-                if result is not None:
-                    raise result
+            for first in range(0, len(batch), AT_ONCE):
+                some = batch[first : first + AT_ONCE]
+                results = await asyncio.gather(*(self._write(*one) for one in some), return_exceptions=True)
+                for result in results:
+                    if result is not None:
+                        raise result
 
     async def _write(self, name: str, record: BaseModel | None) -> None:
         key, debts = f"{self._service}.{name}", self._owed.get(name, {})
         expected = self._revisions.get(name, 0)
         if record is None and not debts:
             self._owed.pop(name, None)
+            self._unknown.pop(name, None)
             if name in self._revisions:
                 await self._compare(key, None, expected)
                 del self._revisions[name]
             return
         document = _Document(
-            record=None if record is None else record.model_dump(mode="json"),
+            record=None if record is None else self._dumped(name, record),
             owed=tuple(_strike(effect) for effect in debts.values()),
         )
         payload = document.model_dump_json().encode()
         self._revisions[name] = await self._compare(key, payload, expected)
+
+    def _dumped(self, name: str, record: BaseModel) -> dict[str, Any]:
+        kind, unknown = self._unknown.get(name, (type(record), {}))
+        return {**record.model_dump(mode="json"), **(unknown if kind is type(record) else {})}
 
     async def _compare(self, key: str, payload: bytes | None, expected: int) -> int:
         """One compare-and-set whose lost answer is told apart from a lost race by reading back."""

@@ -3,20 +3,21 @@
 The order is the contract. A step's records and debts are in the store before any effect begins; a fact is
 acknowledged after that, and after the facts that it caused are published. After a crash the debts are
 performed again, each under its key. Long acts run side by side and never hold up the loop; their outcome
-comes back as an input. Timers fire only when the inbox is drained, so that what was heard counts first.
+comes back as an input. Timers fire only when the inbox is drained, so that what was heard counts first; where more is
+heard than can be taken, as of the moment at which a deadline was late by LATE_MOST_S. And what is heard has its turn between
+two timers, for as long as the first took: neither can starve the other, nor both of them the connection to the bus.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import structlog
 
 from libs.core.bell import Bell
+from libs.core.consuming import Consuming
 from libs.core.decider import (
     Act,
     BusChanged,
@@ -33,10 +34,11 @@ from libs.core.decider import (
     Step,
     TableRead,
 )
+from libs.core.gist import gist, name
+from libs.core.inbox import MANY, Inbox, Item
 from libs.core.ledger import DeposedError, Ledger
-from libs.core.ports import Delivery, Subscription, UnavailableError
+from libs.core.ports import Delivery, UnavailableError
 from libs.core.wiring import Wiring
-from libs.events.base import Fact
 from libs.events.signals import Canary, Heartbeat, InventorySeen, Signal
 
 S = TypeVar("S")
@@ -44,15 +46,9 @@ S = TypeVar("S")
 PULSE_S = 0.1
 PAUSE_NOTICED_S = 0.6
 RETRY_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    event: Input
-    at: float
-    delivery: Delivery | None = None
-    settles: tuple[str, str] | None = None
-    """Record and key of the owed act whose outcome this is."""
+PARKED_MOST = 256
+VOICES = 64
+"""Facts on their way to the bus: of ten thousand at one moment none would be stored in its time."""
 
 
 class Shell(Generic[S]):
@@ -61,9 +57,9 @@ class Shell(Generic[S]):
     def __init__(self, decider: Decider[S], wiring: Wiring) -> None:
         self._decider, self._w = decider, wiring
         self._log = structlog.get_logger().bind(service=wiring.service)
-        self._inbox: deque[_Item] = deque()
-        self._parked: list[_Item] = []  # outcomes that came while our validity had run out
         self._bell = Bell()
+        self._inbox = Inbox(wiring.clock, self._bell)
+        self._parked: list[Item] = []  # outcomes and facts that came while our validity had run out
         self._state = decider.initial(wiring.clock.monotonic())
         self._ledger = (
             Ledger(wiring.service, wiring.store, decider.record_type, wiring.requests, wiring.marks)
@@ -71,19 +67,28 @@ class Shell(Generic[S]):
             else None
         )
         self._token: int | None = None
+        self._generation = 0
         self._late_for: float | None = None
-        self._consumption: Subscription | None = None
+        self._consuming = Consuming(wiring, lambda delivery: self.hear(delivery.fact, delivery))
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._chains: dict[str, asyncio.Task[None]] = {}
         self._settled: list[tuple[str, str]] = []
         self._slots = asyncio.Semaphore(wiring.parallel_acts)
+        self._voices = asyncio.Semaphore(VOICES)
         self._crash: asyncio.Future[None] | None = None
         self._pulsing: asyncio.TimerHandle | None = None
+        if wiring.meter is not None:
+            wiring.meter.gauges(self._gauges)
 
     @property
     def state(self) -> S:
         """What the decider holds at this moment; for those who look on."""
         return self._state
+
+    def _gauges(self) -> Mapping[tuple[str, ...], float]:
+        """A follower's state is no word on the pool."""
+        read = self._w.gauges
+        return {} if read is None or not self._leading() else read(self._state)
 
     # -- what comes in
 
@@ -95,17 +100,17 @@ class Shell(Generic[S]):
         *,
         first: bool = False,
     ) -> None:
-        item = _Item(event, self._w.clock.monotonic(), delivery, settles)
-        if first:
-            self._inbox.appendleft(item)
-        else:
-            self._inbox.append(item)
-        self._bell.ring()
+        self._inbox.put(Item(event, self._w.clock.monotonic(), delivery, settles), first=first)
 
     def _signal(self, signal: Signal) -> None:
-        if self._w.overhears is not None:
-            self._w.overhears(signal)
-        self.hear(signal)
+        """Called by the bus, whose client would log an error of ours and carry on: it is the service's crash, too."""
+        try:
+            if self._w.overhears is not None:
+                self._w.overhears(signal)
+            self.hear(signal)
+        except Exception as error:
+            self._crashed(error)
+            raise
 
     def _pulse(self, before: float) -> None:
         """Notice our own standing still: a pulse that comes late says for how long nobody here listened."""
@@ -125,6 +130,8 @@ class Shell(Generic[S]):
         forget = self._w.bus.on_change(lambda connected: self.hear(BusChanged(connected)))
         if self._w.lease is not None:
             self._w.lease.on_change(self._bell.ring)
+        if self._w.guard is not None:
+            self._w.guard.on_change(self._guarded)
         listening = await self._w.bus.listen(self._w.signals, self._signal) if self._w.signals else None
         if self._w.notices_pauses:
             self._beat_on(self._w.clock.monotonic())
@@ -139,9 +146,17 @@ class Shell(Generic[S]):
                 token = self._rightful()
                 if token is not None and (token != self._token or self._parked):
                     await self._take_up(token)
-                item = self._inbox.popleft() if self._inbox else await self._next()
-                if item is not None:
-                    await self._take(item)
+                elif self._consuming.in_the_way:
+                    self._token = None  # should it be ours again, all is taken up anew, this included
+                    self._parked.clear()  # whoever leads is given it
+                    await self._consuming.end()
+                if not self._inbox.ready:
+                    await self._next()
+                    continue
+                if not await self._take_together():
+                    await self._take(self._inbox.take())
+                if await self._inbox.breathe():
+                    await self._after_breath()
         finally:
             forget()
             if self._pulsing is not None:
@@ -153,14 +168,16 @@ class Shell(Generic[S]):
 
     def _rightful(self) -> int | None:
         """The token under which we may lead now."""
-        lease = self._w.lease
+        lease, guard = self._w.lease, self._w.guard
+        if guard is not None and not guard.ok:
+            return None
         return 1 if lease is None else (lease.token if lease.held() else None)
 
     async def _take_up(self, token: int) -> None:
         """Take up leadership under a new token: read the records, resume, perform what is still owed. Under the
         same, take up what came while its validity had run out."""
         if token == self._token:
-            self._inbox.extend(self._parked)
+            self._inbox.put_back(self._parked)
             self._parked.clear()
             return
         for task in self._tasks.values():
@@ -186,49 +203,101 @@ class Shell(Generic[S]):
         owed = self._ledger.owed() if self._ledger is not None else []
         self._perform_all(owed)
         await self._commit(step)
-        if self._w.kinds and self._consumption is None:
-            self._consumption = await self._w.bus.consume(
-                self._w.service, self._w.kinds, lambda delivery: self.hear(delivery.fact, delivery)
-            )
+        await self._consuming.begin()
+
+    def _guarded(self) -> None:
+        """What we hold is of another generation of the state: it is read anew before anything is done."""
+        guard = self._w.guard
+        if guard is not None and guard.ok and guard.generation != self._generation:
+            self._generation, self._token = guard.generation, None
+        self._bell.ring()
 
     def _leading(self) -> bool:
         return self._token is not None and self._token == self._rightful()
 
-    async def _next(self) -> _Item | None:
-        """Wait for an input; None where the deadline came, or where leadership or a crash must be looked at."""
-        if self._settled and self._ledger is not None and self._leading():
-            done, self._settled = self._settled, []
-            await self._persist(lambda ledger: ledger.settle(done))
-            return None
+    def _may_be_back(self) -> bool:
+        """Validity has run out, as in every election of the bus, and nobody else is known to lead: what is heard then is
+        mostly ours a moment later. Bounded, since what is parked comes again and again."""
+        lease = self._w.lease
+        return (
+            lease is not None and lease.token == self._token is not None and len(self._parked) < PARKED_MOST
+        )
+
+    async def _next(self) -> None:
+        """Wait until there is an input, or leadership or a crash to look at; take up a deadline that comes before."""
+        cut = self._inbox.lift()
+        if await self._settle():
+            return
         token = self._rightful()
         if token is not None and token != self._token:
-            return None  # leadership could not be taken up: once more, since no bell rings for that
+            return  # leadership could not be taken up: once more, since no bell rings for that
         wake_at = None if token is None else self._decider.wake_at(self._state)
-        wait_s = None if wake_at is None else max(0.0, wake_at - self._w.clock.monotonic())
-        if not await self._bell.wait(wait_s) and wake_at is not None:
-            # after standing still all timers are due at once: let the pulse say so before a deadline is judged
-            await asyncio.sleep(0)
-            if not self._inbox:
-                late_s = self._w.clock.monotonic() - wake_at
-                if self._w.notices_pauses and late_s > PAUSE_NOTICED_S and self._late_for != wake_at:
-                    # after a pause this timer may fire before the pulse's: what it would judge by is void
-                    self._late_for = wake_at
-                    self.hear(Paused(late_s), first=True)
-                else:
-                    await self._wake(wake_at)
-        return None
+        if wake_at is None:
+            await self._bell.wait(0.0 if len(self._inbox) else None)
+            return
+        due_at = self._inbox.due_at(wake_at)
+        if cut is None and await self._news_before(due_at):
+            self._inbox.cut_off(due_at)
+            return
+        late_s = self._w.clock.monotonic() - due_at
+        if self._w.notices_pauses and late_s > PAUSE_NOTICED_S and self._late_for != wake_at:
+            # after a pause this timer may fire before the pulse's: what it would judge by is void
+            self._late_for = wake_at
+            self.hear(Paused(late_s), first=True)
+        else:
+            await self._wake(wake_at, cut)
 
-    async def _wake(self, wake_at: float) -> None:
-        now = max(wake_at, self._w.clock.monotonic())  # a timer may fire a hair early
-        await self._commit(self._decider.step(self._state, None, now))
+    async def _settle(self) -> bool:
+        """Strike out what was performed. False where there is nothing."""
+        if not self._settled or self._ledger is None or not self._leading():
+            return False
+        done, self._settled = self._settled, []
+        await self._persist(lambda ledger: ledger.settle(done))
+        return True
+
+    async def _after_breath(self) -> None:
+        """In the middle of a long inbox: what else would wait for its end."""
+        if len(self._settled) > MANY:
+            await self._settle()  # else all of it would be performed again by who leads after a break
+        wake_at = self._decider.wake_at(self._state) if self._leading() else None
+        if wake_at is not None:
+            self._inbox.cut_off(self._inbox.due_at(wake_at))
+
+    async def _news_before(self, due_at: float) -> bool:
+        """True where something is to be looked at before this deadline."""
+        if await self._bell.wait(max(0.0, due_at - self._w.clock.monotonic())):
+            return True
+        # after standing still all timers are due at once: let the pulse say so before a deadline is judged
+        await asyncio.sleep(0)
+        return len(self._inbox) > 0
+
+    async def _wake(self, wake_at: float, cut: float | None) -> None:
+        """`cut`: not all that was heard since has been taken, so it is judged as of then."""
+        began = self._w.clock.monotonic()
+        now = max(wake_at, began if cut is None else cut)  # a timer may fire a hair early
+        step = self._step(None, now)
+        self._inbox.woken(began)
+        await self._commit(step)
         again = self._decider.wake_at(self._state)
         assert again is None or again > now, f"{self._w.service}: wake_at {again} is not ahead of {now}"
 
-    async def _take(self, item: _Item) -> None:
+    def _step(self, event: Input | None, now: float) -> Step[S]:
+        meter = self._w.meter
+        if meter is None:
+            return self._decider.step(self._state, event, now)
+        began = self._w.clock.monotonic()
+        step = self._decider.step(self._state, event, now)
+        if step.effects:
+            meter.stepped(step.effects, self._w.clock.monotonic() - began)
+        return step
+
+    async def _take(self, item: Item) -> None:
+        if self._w.meter is not None:
+            self._w.meter.heard(item.event, item.at)
         if not self._leading():
-            if item.delivery is not None:
-                await self._give_back(item.delivery)
-            elif isinstance(item.event, Outcome):
+            if item.delivery is not None and not self._may_be_back():
+                await self._consuming.give_back(item.delivery)
+            elif item.delivery is not None or isinstance(item.event, Outcome):
                 self._parked.append(item)
             else:
                 # a follower only watches: what it would do about it is the leader's to do. Where that is to be
@@ -237,21 +306,32 @@ class Shell(Generic[S]):
                 self._state = self._decider.step(self._state, item.event, item.at).state
             return
         if not isinstance(item.event, (Heartbeat, InventorySeen, Canary, TableRead)):
-            self._log.debug("heard", what=_name(item.event))
-        step = self._decider.step(self._state, item.event, item.at)
+            self._log.debug("heard", what=name(item.event))
+        step = self._step(item.event, item.at)
+        if not step.effects and item.settles is None and item.delivery is None and self._stored(step):
+            self._state = step.state  # nearly always
+            return
         publishing = await self._commit(step, item.settles)
         if item.delivery is None:
             return
         if publishing is None:
-            await self._give_back(item.delivery)  # the step is void: whoever leads now has yet to hear it
+            # the step is void: whoever leads now has yet to hear it
+            await self._consuming.give_back(item.delivery)
         else:
             self._spawn("ack", self._acknowledge(item.delivery, publishing))
 
-    async def _give_back(self, delivery: Delivery) -> None:
-        try:
-            await delivery.nak(1.0)
-        except UnavailableError:
-            return  # it comes again by itself when its time to acknowledge is over
+    async def _take_together(self) -> bool:
+        """Take the signals that come first in the inbox, and write what they changed at once. False where there are none."""
+        effects, taken = list[Effect](), 0
+        for item in self._inbox.together() if self._leading() else ():
+            if self._w.meter is not None:
+                self._w.meter.heard(item.event, item.at)
+            step = self._step(item.event, item.at)
+            self._state, taken = step.state, taken + 1
+            effects += step.effects
+        if taken:
+            await self._commit(Step(self._state, tuple(effects)))
+        return taken > 0
 
     # -- what goes out
 
@@ -264,11 +344,15 @@ class Shell(Generic[S]):
         owed = [e for e in step.effects if not isinstance(e, Send | Note) and e.record is not None]
         if self._ledger is not None:
             records = self._decider.records(step.state)
-            if owed or settles or records is not self._ledger.records:
+            if owed or settles or not self._stored(step):
                 written = await self._persist(lambda ledger: ledger.commit(records, owed, settles))
                 if not written:
                     return None
         return self._perform_all(step.effects)
+
+    def _stored(self, step: Step[S]) -> bool:
+        """Its records are those that were written last."""
+        return self._ledger is None or self._decider.records(step.state) is self._ledger.records
 
     async def _persist(self, write: Callable[[Ledger], Awaitable[None]]) -> bool:
         """Write until it is known to be written. False where another leads now: the step is void."""
@@ -278,7 +362,9 @@ class Shell(Generic[S]):
                 if self._leading():
                     await write(self._ledger)
                     return True
-                if self._w.lease is not None and self._w.lease.token != self._token:
+                lease = self._w.lease
+                # without a token all is to be read anew, whoever leads: the state was restored meanwhile
+                if self._token is None or (lease is not None and lease.token != self._token):
                     self._step_down("leadership was lost while writing")
                     return False
                 await asyncio.sleep(RETRY_S)  # our validity ran out; it may come back under the same token
@@ -314,13 +400,16 @@ class Shell(Generic[S]):
     async def _publish(self, effect: Publish, before: asyncio.Task[None] | None) -> None:
         if before is not None and not before.done():
             await asyncio.wait([before])
-        while True:
-            try:
-                await self._w.bus.publish(effect.fact)
-                break
-            except UnavailableError as error:
-                self._log.warning("fact not stored yet", key=effect.key, reason=str(error))
-        self._log.info("fact", key=effect.key, **_gist(effect.fact))
+        async with self._voices:
+            while True:
+                try:
+                    await self._w.bus.publish(effect.fact)
+                    break
+                except UnavailableError as error:
+                    self._log.warning("fact not stored yet", key=effect.key, reason=str(error))
+        self._log.info("fact", key=effect.key, **gist(effect.fact))
+        if self._w.meter is not None:
+            self._w.meter.told(effect.fact)
         if self._chains.get(effect.record) is asyncio.current_task():
             del self._chains[effect.record]
         self._done(effect.record, effect.key)
@@ -333,6 +422,7 @@ class Shell(Generic[S]):
             # what is not owed is routine: questions, readings
             tell = self._log.debug if effect.record is None else self._log.info
             tell("act", key=effect.key, kind=request.kind)
+            began = self._w.clock.monotonic()
             try:
                 async with asyncio.timeout(request.deadline_s):
                     outcome = await self._w.perform(request)
@@ -342,9 +432,11 @@ class Shell(Generic[S]):
                 )
             except UnavailableError as error:
                 outcome = Expired(key=effect.key, request=request.kind, reason=str(error))
+        if self._w.meter is not None:
+            self._w.meter.acted(request, outcome, self._w.clock.monotonic() - began)
         # first forget that it runs: the decider's answer may be the same act once more
         self._tasks.pop(effect.key, None)
-        tell("outcome", key=effect.key, what=_name(outcome), reason=getattr(outcome, "reason", ""))
+        tell("outcome", key=effect.key, what=name(outcome), reason=getattr(outcome, "reason", ""))
         self.hear(outcome, settles=None if effect.record is None else (effect.record, effect.key))
 
     async def _until_leading(self) -> None:
@@ -374,18 +466,10 @@ class Shell(Generic[S]):
         return task
 
     def _reap(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (error := task.exception()) is None:
-            return
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._crashed(error)
+
+    def _crashed(self, error: BaseException) -> None:
         if self._crash is not None and not self._crash.done():
             self._crash.set_exception(error)
             self._bell.ring()
-
-
-def _name(event: Input) -> str:
-    return event.kind if isinstance(event, Fact) else type(event).__name__
-
-
-def _gist(fact: Fact) -> dict[str, Any]:
-    """What a log line says of a fact: everything small in it."""
-    body = fact.model_dump(mode="json", exclude={"kind", "vms", "report"}, exclude_defaults=True)
-    return {"what": fact.kind, **body}

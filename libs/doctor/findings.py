@@ -14,6 +14,7 @@ from libs.doctor.made import Finding, version
 from libs.doctor.pool import of_pool
 from libs.doctor.seen import Domain, HostSeen, Seen
 from libs.doctor.suits import Pool
+from libs.doctor.trust import of_trust
 from libs.doctor.vms import of_vm, protected
 from libs.model import Protection
 
@@ -86,7 +87,7 @@ class Diagnosis(Part):
 def diagnose(settings: Settings, seen: Seen) -> Diagnosis:
     """Everything that follows from what was seen."""
     pool = Pool(settings, seen)
-    found = [*of_pool(pool), *of_hosts(settings, seen)]
+    found = [*of_pool(pool), *of_hosts(settings, seen), *of_trust(settings, seen)]
     running = [(vm, host) for host in seen.hosts for vm in host.domains if protected(vm) and not vm.moving]
     for vm, host in running:
         found += of_vm(pool, vm, host)

@@ -13,6 +13,8 @@ from libs.model import PowerState
 
 OLDEST_LIBVIRT = 9_000_000
 """What the tests and the lab run on."""
+CLOCK_S = 1.0
+"""Clocks that differ by more are told of."""
 CONTROLLERS = (
     "fence_ipmilan", "fence_ipmilanplus", "fence_idrac", "fence_drac", "fence_drac5", "fence_ilo", "fence_ilo2",
     "fence_ilo3", "fence_ilo4", "fence_ilo5", "fence_ilo6", "fence_ilo_ssh", "fence_ilo3_ssh", "fence_ilo4_ssh",
@@ -33,10 +35,25 @@ def of_hosts(settings: Settings, seen: Seen) -> Iterator[Finding]:
         elif host.libvirt is not None and host.libvirt < OLDEST_LIBVIRT:
             said = f"libvirt {version(host.libvirt)}; tested with {version(OLDEST_LIBVIRT)} and newer"
             yield of_host("libvirt-old", host.name, said)
+        locks = seen.locks(host)
+        if locks is not None and not locks.manager:
+            yield of_host("lock-manager-none", host.name, f"no lock_manager in {entry.qemu_conf}")
+        yield from _clock(host, seen)
         for what, why in host.unasked:
             yield of_host("not-asked", host.name, f"{what}: {why}")
         yield from _fencing(entry, host, seen.fencing.get(entry.name, Fencing()))
         yield from _plane(entry, seen)
+
+
+def _clock(host: HostSeen, seen: Seen) -> Iterator[Finding]:
+    clock = seen.clock(host)
+    if clock is None or abs(clock.ahead_s) - clock.within_s <= CLOCK_S:
+        return
+    way = "ahead of" if clock.ahead_s > 0 else "behind"
+    said = (
+        f"{abs(clock.ahead_s):.1f} s {way} this machine's clock, to within {max(clock.within_s, 0.1):.1f} s"
+    )
+    yield of_host("clock-off", host.name, said)
 
 
 def _cloned(hosts: tuple[HostSeen, ...]) -> Iterator[Finding]:
@@ -69,7 +86,11 @@ def _identity(device: FenceDevice) -> tuple[str, ...]:
 
 def _fencing(entry: HostEntry, host: HostSeen, fencing: Fencing) -> Iterator[Finding]:
     if not entry.fencing:
-        yield of_host("fence-none", entry.name, "no device under fencing")
+        if entry.watchdog is None:
+            yield of_host("fence-none", entry.name, "no device under fencing")
+        else:
+            said = f"{entry.watchdog.device}, {entry.watchdog.timeout_s} s, and no device under fencing"
+            yield of_host("fence-watchdog-only", entry.name, said)
         return
     if fencing.bad:
         yield of_host("fence-unusable", entry.name, fencing.bad)
@@ -91,6 +112,8 @@ def _fencing(entry: HostEntry, host: HostSeen, fencing: Fencing) -> Iterator[Fin
             names = ", ".join(device.agent for device in levels[level])
             said = f"level {level} ({names}) reads off while libvirt answers"
             yield of_host("fence-contradicts", entry.name, said)
+    if entry.watchdog is not None:
+        return  # which is another way, and does not depend on a controller
     agents = {device.agent for device in fencing.devices}
     if agents <= set(CONTROLLERS):
         yield of_host("fence-bmc-only", entry.name, ", ".join(sorted(agents)))
@@ -108,5 +131,10 @@ def _plane(entry: HostEntry, seen: Seen) -> Iterator[Finding]:
         yield of_host("agent-not-heard", entry.name, f"the detector holds it {known.state}")
     elif known.state in UNWELL:
         yield of_host("host-not-healthy", entry.name, f"the detector holds it {known.state}")
+    if known.asks is False:
+        yield of_host("arrivals-unasked", entry.name, f"there is no {entry.arrivals_hook}")
+    if entry.watchdog is not None and known.state == "healthy" and known.watchdog_s is None:
+        said = f"{entry.watchdog.device} is in the pool file, and no time-out is promised"
+        yield of_host("watchdog-unarmed", entry.name, said)
     if known.closed:
         yield of_host("host-closed", entry.name, known.closed)

@@ -17,19 +17,31 @@ def of_pool(pool: Pool) -> Iterator[Finding]:
     name, seen = pool.settings.pool, pool.seen
     yield from _room(pool)
     yield from _versions(name, seen.hosts)
-    running = [vm for host in seen.hosts for vm in host.domains if protected(vm) and vm.state.active]
-    unleased = sum(1 for vm in running if not vm.wants.leased)
-    if unleased:
-        said = (
-            f"{unleased} of {len(running)} protected VMs have no lease of a lock manager in their definition"
-        )
-        yield Finding("lock-manager-unknown", name, said)
-    if len(seen.hosts) > 1:
-        yield Finding("clock-unknown", name, f"the clocks of {len(seen.hosts)} hosts")
+    yield from _locks(name, seen)
+    unread = [host.name for host in seen.hosts if seen.clock(host) is None]
+    if len(seen.hosts) > 1 and unread:
+        which = "" if len(unread) == len(seen.hosts) else f": {', '.join(unread)}"
+        yield Finding("clock-unknown", name, f"the clocks of {len(unread)} hosts{which}")
     if seen.bus.error:
         yield Finding("plane-not-reached", name, seen.bus.error)
     for role in seen.bus.vacant:
         yield Finding("role-vacant", name, role)
+
+
+def _locks(name: str, seen: Seen) -> Iterator[Finding]:
+    running = [(host, vm) for host in seen.hosts for vm in host.domains if protected(vm) and vm.state.active]
+    unproven = sum(1 for host, vm in running if not vm.wants.leased and seen.locks(host) is None)
+    if unproven:
+        said = (
+            f"{unproven} of {len(running)} protected VMs have no lease of a lock manager in their definition"
+        )
+        yield Finding("lock-manager-unknown", name, said)
+    known = {
+        host.name: locks for host in seen.hosts if (locks := seen.locks(host)) is not None and locks.manager
+    }
+    if len({(one.manager, one.space) for one in known.values()}) > 1:
+        told = (f"{host}: {one.manager}, {one.space or 'on the disks'}" for host, one in known.items())
+        yield Finding("lock-managers-differ", name, "; ".join(told))
 
 
 def _versions(name: str, hosts: tuple[HostSeen, ...]) -> Iterator[Finding]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from libs.doctor.wants import Machine, Wants
-from libs.model import PowerState, VmPolicy, VmReport, VmState
+from libs.model import DiskLocks, PowerState, VmPolicy, VmReport, VmState
+from libs.wants import Machine, Wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ class HostSeen:
     domains: tuple[Domain, ...] = ()
     answers: Answers = field(default_factory=Answers)
     unasked: tuple[tuple[str, str], ...] = ()
+    locks: DiskLocks | None = None
+    """By its qemu.conf, where that lies on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +109,37 @@ class Fencing:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockSeen:
+    """How far a host's wall clock is ahead of this machine's, in seconds; it may be wrong by `within_s` either way."""
+
+    ahead_s: float
+    within_s: float
+
+    @classmethod
+    def read(cls, sent_s: float, told_s: float, heard_s: float) -> ClockSeen:
+        """From an answer: it was told at some moment between the question and its arrival, by this machine's clock."""
+        return cls(told_s - (sent_s + heard_s) / 2, abs(heard_s - sent_s) / 2)
+
+
+@dataclass(frozen=True, slots=True)
 class HostOnBus:
-    """What the plane holds of a host. `closed`: why it takes no new VMs, "" where it does; `vms` is its last word."""
+    """What the plane holds of a host. `closed`: why it takes no new VMs, "" where it does; `vms` is its last word, and so
+    are `locks`; its agent was asked for its clock just now. `watchdog_s`: the
+    time-out that its present boot promises, None where it promises none. `asks`: by its agent, whether its libvirt has the
+    hook by which it asks before it takes a VM in; None where that is not known."""
 
     state: str
     closed: str = ""
     vms: tuple[VmReport, ...] = ()
+    locks: DiskLocks | None = None
+    clock: ClockSeen | None = None
+    watchdog_s: float | None = None
+    asks: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Bus:
-    """`error`: why it was not reached. `definitions`: the UUIDs of which a copy is there."""
+    """`error`: why it was not reached. `definitions`: the keys of all copies."""
 
     error: str = ""
     hosts: Mapping[str, HostOnBus] = field(default_factory=dict)
@@ -126,13 +148,43 @@ class Bus:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerSeen:
+    """One server of the bus by its own greeting. `beyond`: it is reached by other machines."""
+
+    address: str
+    beyond: bool
+    asks_for_tls: bool
+    offers_tls: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSeen:
+    """One certificate. `said`: the day on which it ends; where `days_left` is None, why it could not be read."""
+
+    what: str
+    days_left: float | None
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
-    """All that was seen, hosts in the order of the pool file."""
+    """All that was seen, hosts in the order of the pool file. `servers`: those of the bus that answered."""
 
     hosts: tuple[HostSeen, ...]
     fencing: Mapping[str, Fencing]
     bus: Bus = field(default_factory=Bus)
+    servers: tuple[ServerSeen, ...] = ()
+    certificates: tuple[CertificateSeen, ...] = ()
 
     def host(self, name: str) -> HostSeen:
         """Raises KeyError."""
         return {host.name: host for host in self.hosts}[name]
+
+    def locks(self, host: HostSeen) -> DiskLocks | None:
+        """What guards the disks there, read here or told by its agent."""
+        known = self.bus.hosts.get(host.name)
+        return host.locks or (known.locks if known is not None else None)
+
+    def clock(self, host: HostSeen) -> ClockSeen | None:
+        known = self.bus.hosts.get(host.name)
+        return known.clock if known is not None else None

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from libs.config.entries import Datastore
 from libs.config.settings import Settings
 from libs.doctor.seen import Domain, HostSeen, Seen
-from libs.doctor.wants import Disk, Kind
 from libs.planning.snapshot import PoolPolicy
+from libs.wants import Disk, Kind
 
 NETWORKED = frozenset(
     {"netfs", "iscsi", "iscsi-direct", "rbd", "gluster", "sheepdog", "vstorage", "mpath", "scsi"}

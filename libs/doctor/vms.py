@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from libs.definitions import key_of
 from libs.doctor.made import Finding, of_domain
 from libs.doctor.seen import Cpu, Domain, HostSeen, Seen
 from libs.doctor.suits import Has, Need, Pool, Verdict
@@ -30,9 +31,10 @@ def of_vm(pool: Pool, vm: Domain, home: HostSeen) -> Iterator[Finding]:
         yield of_domain("transient", vm, home.name, f"transient on {home.name}")
     yield from _twice(pool.seen, vm, home)
     bus = pool.seen.bus
-    if not bus.error and vm.uuid not in bus.definitions:
+    if not bus.error and not bus.definitions & {vm.uuid, key_of(vm.uuid, home.name)}:
         yield of_domain("definition-missing", vm, home.name, "the bus has no definition of it")
     yield from _bound(vm, home)
+    yield from _unlocked(pool.seen, vm, home)
     targets = pool.others(home)
     yield from _elsewhere(pool, vm, home, targets)
     yield from _left_behind(pool, vm, home, targets)
@@ -58,6 +60,17 @@ def _bound(vm: Domain, home: HostSeen) -> Iterator[Finding]:
         yield of_domain("host-device", vm, home.name, device)
     for socket in vm.wants.vhost_user:
         yield of_domain("vhost-user", vm, home.name, socket)
+
+
+def _unlocked(seen: Seen, vm: Domain, home: HostSeen) -> Iterator[Finding]:
+    locks = seen.locks(home)
+    if locks is None or not locks.manager:
+        return  # told of its host, or of the pool
+    if vm.wants.shareable:
+        yield of_domain("disk-unlocked", vm, home.name, f"shareable: {', '.join(vm.wants.shareable)}")
+    if not locks.automatic and not vm.wants.leased:
+        said = f"{locks.manager} of {home.name} locks only leases that a definition names, and it names none"
+        yield of_domain("disk-unlocked", vm, home.name, said)
 
 
 def _elsewhere(pool: Pool, vm: Domain, home: HostSeen, targets: list[HostSeen]) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """CloudEvents 1.0, structured JSON: the form in which facts lie in the stream.
 
-`id` is the fact's key and the server's `Nats-Msg-Id`. Source: CloudEvents v1.0.2 and its NATS binding.
+`id` is the fact's key and the server's `Nats-Msg-Id`. Source: CloudEvents v1.0.2 and its NATS binding;
+`traceparent` is its Distributed Tracing extension.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from libs.events.facts import FACT, AnyFact
+from libs.events.threads import incident_of, traceparent
 from libs.model import Value
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -28,6 +30,12 @@ class Envelope(Value):
         description="wall time of the first publication; for people, nothing is decided by it"
     )
     datacontenttype: Literal["application/json"] = "application/json"
+    incident: str | None = Field(
+        None, description="what all facts of one incident share, an end with its beginning; extension"
+    )
+    traceparent: str | None = Field(
+        None, description="W3C Trace Context: a trace an incident, a span a fact; extension"
+    )
     data: AnyFact
 
 
@@ -43,6 +51,8 @@ def wrap(fact: AnyFact, *, pool: str, service: str, wall: datetime) -> Envelope:
         type=f"rekindle.{fact.kind}.v{fact.VERSION}",
         subject=fact.about,
         time=wall,
+        incident=incident_of(fact),
+        traceparent=traceparent(pool, fact),
         data=fact,
     )
 
@@ -56,8 +66,25 @@ def unwrap(payload: bytes) -> Envelope:
 
 
 def subject_of(pool: str, fact: AnyFact) -> str:
-    """`rekindle.<pool>.event.<noun>.<verb>.<id>`."""
+    """`rekindle.<pool>.event.<noun>.<verb>.<id>`. Where agents have accounts of their own the server adds `.<host>` to
+    what one told of a VM."""
     return f"rekindle.{pool}.event.{fact.kind}.{fact.about}"
 
 
-__all__ = ["CONTENT_TYPE", "FACT", "Envelope", "UnreadableError", "subject_of", "unwrap", "wrap"]
+WORDS = 6
+"""Of a subject that says no host."""
+
+
+def told_by(subject: str, envelope: Envelope) -> Envelope:
+    """A fact under a subject with one word more was told by the agent of that host, by the server's word: it may say only
+    what that host can know of itself. Raises UnreadableError, saying so."""
+    words = subject.split(".")
+    if len(words) == WORDS:
+        return envelope
+    at = getattr(envelope.data, "at", None)
+    if len(words) != WORDS + 1 or at is None or at.host != words[-1]:
+        raise UnreadableError(f"the agent of {words[-1]} told it, and it is about another host")
+    return envelope
+
+
+__all__ = ["CONTENT_TYPE", "FACT", "Envelope", "UnreadableError", "subject_of", "told_by", "unwrap", "wrap"]

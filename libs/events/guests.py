@@ -24,8 +24,8 @@ class HostGrey(HostFact):
 
 
 class HostDraining(HostFact):
-    """The host takes no new VMs, and those of its guests that fail are restarted elsewhere, until an operator says
-    `maintenance exit` or its guests are well."""
+    """The host takes no new VMs, those of its guests that fail are restarted elsewhere, and all others move to other hosts
+    while they run, until an operator says `maintenance exit` or its guests are well."""
 
     kind: Literal["host.draining"] = "host.draining"
     reason: str

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from libs.events.base import HostFact, NumberedFact, PoolFact, SuspicionFact, VerdictFact
-from libs.model import FenceProof, HostState, Value, VmReport
+from libs.model import FenceProof, HostState, Incarnation, Value, VmReport
 
 
 class Evidence(Value):
@@ -24,10 +24,34 @@ class HostJoined(HostFact):
 
     kind: Literal["host.joined"] = "host.joined"
     epoch: int = 0
+    unknown: int = Field(0, description="number of the `host.unknown` that is over with it; 0: none")
 
     @property
     def key(self) -> str:
-        return f"{super().key}/{self.epoch}"
+        key = f"{super().key}/{self.epoch}"
+        return f"{key}/{self.unknown}" if self.unknown else key
+
+
+class HostUnknown(NumberedFact):
+    """A host of the pool has not been heard since the detector began to listen: nothing is known of it. Told once; no
+    verdict. Ends with `host.joined` of this number; a host that was known goes over to `host.suspected`."""
+
+    kind: Literal["host.unknown"] = "host.unknown"
+    unheard_s: float = Field(description="for how long the detector has listened")
+
+
+class HostVmsUnknown(NumberedFact):
+    """Nobody can read the host's VMs: libvirt does not answer its agent, or, where that is down, us. What they do is
+    unknown; none is held stopped, and none is started or ended for it. Told once, until `host.vms_known`."""
+
+    kind: Literal["host.vms_unknown"] = "host.vms_unknown"
+    unread_s: float = Field(description="for how long")
+
+
+class HostVmsKnown(NumberedFact):
+    """The host's VMs are read again: the `host.vms_unknown` of this number is over."""
+
+    kind: Literal["host.vms_known"] = "host.vms_known"
 
 
 class HostSuspected(SuspicionFact):
@@ -66,6 +90,7 @@ class HostFailed(VerdictFact):
     evidence: tuple[Evidence, ...] = ()
     proof: FenceProof | None = Field(None, description="where the verdict's evidence is already a proof")
     vms: tuple[VmReport, ...] = ()
+    expected: bool = Field(False, description="it was switched off on purpose, to go back to standby")
 
 
 class HostIsolated(VerdictFact):
@@ -116,10 +141,71 @@ class HostFenceFailed(HostFact):
     incident: str
     attempt: int
     missing: tuple[str, ...]
+    under_way: bool = Field(False, description="told while the attempt goes on, as it takes long")
 
     @property
     def key(self) -> str:
-        return f"{self.kind}/{self.incident}/{self.attempt}"
+        return f"{self.kind}/{self.incident}/{self.attempt}" + ("/under_way" if self.under_way else "")
+
+
+class FencePathFact(NumberedFact):
+    """About the way to one fence device of a host; numbered within the host."""
+
+    device: str = Field(description="as missing proofs name it")
+    level: int
+
+
+class FencePathBroken(FencePathFact):
+    """The power status of a fence device could not be read twice running: where this host fails now, the device will
+    prove nothing."""
+
+    kind: Literal["fence_path.broken"] = "fence_path.broken"
+    reason: str
+
+
+class FencePathMended(FencePathFact):
+    """The device is read again."""
+
+    kind: Literal["fence_path.mended"] = "fence_path.mended"
+
+
+class LevelTested(Value):
+    """What one fence level showed in a test."""
+
+    level: int
+    devices: tuple[str, ...]
+    proven: bool = Field(description="all its devices read off twice, spaced, and the host was silent since")
+    found_off: bool = Field(description="it read off before it was told to: its command is not proven")
+    took_s: float
+    said: tuple[str, ...] = Field((), description="the last word of each device")
+    missing: tuple[str, ...] = ()
+
+
+class HostFenceTested(NumberedFact):
+    """The end of a fence test of this number."""
+
+    kind: Literal["host.fence_tested"] = "host.fence_tested"
+    at: Incarnation
+    passed: bool = Field(description="every level is proven, and the host was switched on where it was to be")
+    refused: str = Field("", description="why nothing was done at all")
+    levels: tuple[LevelTested, ...] = ()
+    switched_on: bool = False
+    detail: str = Field("", description="what stood in the way of switching it on")
+    by: str = Field(min_length=1, description="user and machine of the person")
+
+
+class HostWatchdogUnarmed(HostFact):
+    """The host has a watchdog by the pool file, and its agent could not arm it, or feed it: it is not advertised, so
+    this boot is never presumed fenced by it. Told once a life of the agent and reason."""
+
+    kind: Literal["host.watchdog_unarmed"] = "host.watchdog_unarmed"
+    agent: str
+    number: int
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{super().key}/{self.agent}-{self.number}"
 
 
 class HostQuarantined(NumberedFact):
@@ -174,3 +260,16 @@ class DetectorDegraded(PoolFact):
     @property
     def key(self) -> str:
         return f"{self.kind}/{self.replica}/{self.number}"
+
+
+class HostIdentityDoubted(HostFact):
+    """Somebody speaks as this host, or from this boot, who cannot be it: `known` is heard, too, or is on another machine.
+    It is not listened to."""
+
+    kind: Literal["host.identity_doubted"] = "host.identity_doubted"
+    known: Incarnation
+    number: int = Field(description="grows within the host that is known")
+
+    @property
+    def key(self) -> str:
+        return f"{super().key}/{self.number}"

@@ -42,7 +42,7 @@ class VmFailed(VmFact):
 
 
 class VmRestarted(VmFact):
-    """The VM was seen running at `at`, with our token."""
+    """The VM was seen running at `at`. `token` is the one it was started with there, 0 if not by us."""
 
     kind: Literal["vm.restarted"] = "vm.restarted"
     incident: str
@@ -61,6 +61,7 @@ class Stage(StrEnum):
     START = "start"  # to the start itself, or to the lease
     ASK = "ask"  # the origin, where the VM still runs, could not be asked
     EVICT = "evict"  # it could not be stopped there
+    LOCK = "lock"  # to the start, which the lock of its disks refused: somebody holds them
 
 
 class VmRestartFailed(VmFact):
@@ -75,6 +76,19 @@ class VmRestartFailed(VmFact):
     @property
     def key(self) -> str:
         return f"{self.kind}/{self.start_key}"
+
+
+class VmStillHeld(VmFact):
+    """The lock of its disks refused the start of a VM at `at`: somebody still holds them. Tried for ever, told once an
+    incident."""
+
+    kind: Literal["vm.still_held"] = "vm.still_held"
+    incident: str
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.incident}/{self.vm}"
 
 
 class VmStartUncertain(VmFact):
@@ -103,8 +117,36 @@ class VmGivenUp(VmFact):
         return f"{self.kind}/{self.incident}"
 
 
+class VmRunsTwice(VmFact):
+    """The VM runs at `at` and on its holder, by the word of both: this run is condemned, and its agent is to stop it."""
+
+    kind: Literal["vm.runs_twice"] = "vm.runs_twice"
+    run: int
+    holder: Incarnation
+    token: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.vm}/{self.at.boot}/{self.run}"
+
+
+class VmUnseen(VmFact):
+    """Its holder, `at`, says that it was migrated away, and no host of the pool has shown it since: it may run outside the
+    pool, or have ended with the host that took it in. Its lease says `migrated_out`: it is started nowhere, also when
+    that host fails, until a person starts it or a host of the pool shows it again."""
+
+    kind: Literal["vm.unseen"] = "vm.unseen"
+    run: int
+    token: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.vm}/{self.at.boot}/{self.run}-{self.token}"
+
+
 class VmStoppedByGate(VmFact):
-    """A returning host ran a VM whose lease is elsewhere; it was stopped before anything else (rule 5)."""
+    """A host ran a VM whose lease is elsewhere; it was stopped: at its return before anything else (rule 5), or later,
+    by whose name the `rule` says, since it ran twice."""
 
     kind: Literal["vm.stopped_by_gate"] = "vm.stopped_by_gate"
     token: int
@@ -116,9 +158,9 @@ class VmStoppedByGate(VmFact):
 
 
 class VmStopFailed(VmFact):
-    """A VM whose lease is elsewhere runs on a returning host and does not let itself be stopped. The host joins
-    all the same (rule 11); the VM is started nowhere while it may run here. In the stream before the first
-    heartbeat of this boot, so that whoever hears of the boot can know it."""
+    """A VM whose lease is elsewhere runs on a host and does not let itself be stopped. A returning host joins
+    all the same (rule 11); the VM is started nowhere while it may run here. Of one that returns it is in the stream
+    before the first heartbeat of its boot, so that whoever hears of the boot can know it."""
 
     kind: Literal["vm.stop_failed"] = "vm.stop_failed"
     holder: Incarnation
@@ -137,3 +179,93 @@ class VmStopSettled(VmFact):
     @property
     def key(self) -> str:
         return f"{self.kind}/{self.vm}/{self.at.boot}"
+
+
+class VmMoved(VmFact):
+    """It was moved while it ran, to make room or since its host is drained: seen running at `at`, and no more where it
+    was."""
+
+    kind: Literal["vm.moved"] = "vm.moved"
+    incident: str
+    move_key: str
+    origin: Incarnation
+    token: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.move_key}"
+
+
+class VmMoveFailed(VmFact):
+    """It was to be moved to `at`, to make room or since its host is drained, and is known not to have been: it runs on
+    where it was, or ended there. Or one of both hosts is over, and nobody moves it any more: it is that host's failure
+    that decides where it runs."""
+
+    kind: Literal["vm.move_failed"] = "vm.move_failed"
+    incident: str
+    move_key: str
+    origin: Incarnation
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.move_key}"
+
+
+class VmOrderUncertain(VmFact):
+    """It was to be moved to `at`, or to be stopped there where `origin` is None, and nobody can tell what came of it: its
+    hosts do not answer, or one shows it on its way. Asked again for ever, told once an order; `vm.moved`,
+    `vm.move_failed`, `vm.preempted` or `vm.preempt_failed` is its end. If it fails meanwhile it is started nowhere."""
+
+    kind: Literal["vm.order_uncertain"] = "vm.order_uncertain"
+    incident: str
+    order_key: str
+    origin: Incarnation | None
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.order_key}"
+
+
+class VmPreempted(VmFact):
+    """It was stopped, since VMs that matter more needed its room. It waits, and starts when there is room."""
+
+    kind: Literal["vm.preempted"] = "vm.preempted"
+    incident: str
+    stop_key: str
+    run: int
+    makes_room_for: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.stop_key}"
+
+
+class VmPreemptFailed(VmFact):
+    """It was to be stopped to make room, and was not."""
+
+    kind: Literal["vm.preempt_failed"] = "vm.preempt_failed"
+    incident: str
+    stop_key: str
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.stop_key}"
+
+
+class VmWaitedInVain(VmFact):
+    """It was to start after others, which were not ready in the longest time that its policy waits for them: it starts
+    without them. Told once a start."""
+
+    kind: Literal["vm.waited_in_vain"] = "vm.waited_in_vain"
+    incident: str
+    start_key: str
+    awaited: tuple[str, ...] = Field(description="VMs that are not ready, by name")
+    waited_s: float
+    why: str = Field("", description="what their probes brought last, where they have any")
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.start_key}"

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from libs.events.base import HostFact, NumberedFact, PoolFact, VerdictFact
+from libs.model import Incarnation
 
 
 class HostConfirmedFailed(VerdictFact):
@@ -26,9 +27,15 @@ class MaintenanceFact(NumberedFact):
 
 
 class HostMaintenanceEntered(MaintenanceFact):
-    """The host takes no new VMs. It is watched as before, and its failure is handled as any other."""
+    """The host takes no new VMs, and those that run there are moved away where it is drained. It is watched as before, and
+    its failure is handled as any other."""
 
     kind: Literal["host.maintenance_entered"] = "host.maintenance_entered"
+    override: str = Field(
+        "",
+        description="why it was said though the pool tolerates too little from then on; empty: it does not",
+    )
+    drain: bool = Field(False, description="what runs there moves to other hosts while it runs")
 
 
 class HostMaintenanceExited(MaintenanceFact):
@@ -43,6 +50,10 @@ class HostRemoved(HostFact):
     kind: Literal["host.removed"] = "host.removed"
     agent: str = Field("", description="the life of its agent that is not listened to any more")
     by: str = Field(min_length=1, description="user and machine of the person")
+    override: str = Field(
+        "",
+        description="why it was said though the pool tolerates too little from then on; empty: it does not",
+    )
 
     @property
     def key(self) -> str:
@@ -54,6 +65,18 @@ class HostReadmitOrdered(NumberedFact):
 
     kind: Literal["host.readmit_ordered"] = "host.readmit_ordered"
     by: str = Field(min_length=1, description="user and machine of the person")
+
+
+class HostFenceTestOrdered(NumberedFact):
+    """An operator wants this boot of a host really fenced, through each of its levels, to see that they work. The host is
+    in maintenance; what runs there dies with it where `forced`, and there is no test otherwise."""
+
+    kind: Literal["host.fence_test_ordered"] = "host.fence_test_ordered"
+    at: Incarnation
+    forced: bool = False
+    switch_on: bool = True
+    by: str = Field(min_length=1, description="user and machine of the person")
+    said_at: str = Field(description="wall time, ISO 8601: an order that is minutes old is not obeyed")
 
 
 class StormReleaseOrdered(PoolFact):

@@ -9,21 +9,22 @@ import nats.errors
 import nats.js.errors
 import structlog
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from pydantic import ValidationError
 
+from libs.access.login import NOBODY, Login
+from libs.access.subjects import API
 from libs.core.ports import Clock, Delivery, Subscription, UnavailableError
-from libs.events.envelope import CONTENT_TYPE, UnreadableError, subject_of, unwrap, wrap
+from libs.events.envelope import CONTENT_TYPE, UnreadableError, subject_of, told_by, unwrap, wrap
 from libs.events.facts import AnyFact, MessageUnreadable
-from libs.events.signals import SIGNAL, Signal
+from libs.events.signals import Signal, fits
 from libs.jetstream.connection import SafeClient, connect, exit_when_closed
-from libs.jetstream.puller import Puller
+from libs.jetstream.consumption import Consumption
+from libs.jetstream.listening import Listening
+from libs.jetstream.parsing import Heard
+from libs.jetstream.reading import Reader, read
 from libs.jetstream.schema import Names
 
 PUBLISH_BUDGET_S = 20.0  # an election of the stream's leader takes 4 to 9 s, and the dedupe window is 600 s
 CALL_S = 1.0
-ACK_WAIT_S = 2.0  # what a killed service had in hand comes again after this; a repeat is harmless
 DEAF_CALLS = 4
 
 log = structlog.get_logger()
@@ -36,6 +37,8 @@ class NatsBus:
         self._names, self._service, self._clock = names, service, clock
         self._changed: list[Callable[[bool], None]] = []
         self._failures = 0
+        self.on_mended: Callable[[], None] | None = None
+        """Called when something that was to be heard was lost, and is heard again."""
         self.client: SafeClient
 
     @property
@@ -51,6 +54,18 @@ class NatsBus:
         for heard in self._changed:
             heard(connected)
 
+    def _mend(self, what: str) -> None:
+        log.warning("lost, and made anew", what=what)
+        if self.on_mended is not None:
+            self.on_mended()
+
+    async def ping(self) -> None:
+        """To the server and back. Raises UnavailableError."""
+        try:
+            await self.client.flush(timeout=1)
+        except (TimeoutError, nats.errors.Error, OSError) as error:
+            raise UnavailableError(f"the server does not answer: {error!r}") from error
+
     # -- facts
 
     async def publish(self, fact: AnyFact) -> None:
@@ -58,6 +73,8 @@ class NatsBus:
         envelope = wrap(fact, pool=self._names.pool, service=self._service, wall=self._clock.wall())
         payload = envelope.model_dump_json().encode()
         headers = {"Nats-Msg-Id": fact.key, "Content-Type": CONTENT_TYPE}
+        if envelope.traceparent is not None:
+            headers["traceparent"] = envelope.traceparent
         js, subject = self.client.jetstream(timeout=CALL_S), subject_of(self._names.pool, fact)
         until, delay_s = self._clock.monotonic() + PUBLISH_BUDGET_S, 0.05
         while True:
@@ -87,35 +104,30 @@ class NatsBus:
     async def consume(
         self, durable: str, kinds: Sequence[str], heard: Callable[[Delivery], None]
     ) -> Subscription:
-        """A durable consumer under this name, made or updated to hear these kinds."""
-        wanted = ConsumerConfig(
-            durable_name=durable,
-            filter_subjects=[f"{self._names.prefix}.event.{kind}.*" for kind in kinds],
-            deliver_policy=DeliverPolicy.ALL,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ACK_WAIT_S,
-            max_ack_pending=256,
-            max_deliver=-1,
+        """A durable consumer under this name, made or updated to hear these kinds; again where it is lost."""
+        kept = Consumption(
+            self.client,
+            self._names,
+            durable,
+            kinds,
+            lambda message: self._deliver(message, heard),
+            self._mend,
         )
-        js = self.client.jetstream(timeout=CALL_S)
         until = self._clock.monotonic() + PUBLISH_BUDGET_S
         while True:
             try:
-                await js.add_consumer(self._names.events, wanted)
+                await kept.make()
                 break
             except (TimeoutError, nats.errors.Error) as error:
                 if self._clock.monotonic() > until:
                     raise UnavailableError(f"consumer {durable}: {error!r}") from error
                 await asyncio.sleep(0.2)
-        puller = Puller(
-            self.client, self._names.events, durable, lambda message: self._deliver(message, heard)
-        )
-        await puller.start()
-        return puller
+        await kept.start()
+        return kept
 
     def _deliver(self, message: Msg, heard: Callable[[Delivery], None]) -> None:
         try:
-            envelope = unwrap(message.data)
+            envelope = told_by(message.subject, unwrap(message.data))
         except UnreadableError as error:
             task = asyncio.ensure_future(self._refuse(message, str(error)))
             _keep(task)
@@ -145,16 +157,19 @@ class NatsBus:
             log.debug("signal dropped", topic=topic, reason=repr(error))
 
     async def listen(self, topics: Sequence[str], heard: Callable[[Signal], None]) -> Subscription:
-        async def on(message: Msg) -> None:
-            signal = _read(message)
+        reader = Reader(f"{self._names.prefix}.")
+
+        def on(subject: str, reply: str, data: bytes, headers: bytes) -> None:
+            signal = reader.fitting(subject, data)
             if signal is not None:
                 heard(signal)
 
-        subscriptions = [
-            await self.client.subscribe(f"{self._names.prefix}.{topic}", cb=on) for topic in topics
-        ]
-        await self.client.flush(timeout=5)
-        return _Subscriptions(subscriptions)
+        return await self._kept(on, topics)
+
+    async def _kept(self, on: Heard, topics: Sequence[str]) -> Listening:
+        kept = Listening(self.client, on, self._mend)
+        await kept.start([f"{self._names.prefix}.{topic}" for topic in topics])
+        return kept
 
     async def ask(self, topic: str, question: Signal, timeout_s: float) -> Signal:
         try:
@@ -163,36 +178,22 @@ class NatsBus:
             )
         except (TimeoutError, nats.errors.Error) as error:
             raise UnavailableError(f"{topic}: no answer: {error!r}") from error
-        signal = _read(message)
-        if signal is None:
-            raise UnavailableError(f"{topic}: the answer cannot be read")
+        signal = read(message.subject, message.data)
+        if signal is None or not fits(topic, signal):
+            raise UnavailableError(f"{topic}: the answer cannot be read, or is another's")
         return signal
 
     async def answer(self, topic: str, answer: Callable[[Signal], Awaitable[Signal]]) -> Subscription:
-        async def reply(message: Msg, question: Signal) -> None:
+        async def respond(to: str, question: Signal) -> None:
             payload = (await answer(question)).model_dump_json().encode()
-            await _told(message.respond(payload))
+            await _told(self.client.publish(to, payload))
 
-        async def on(message: Msg) -> None:
-            question = _read(message)
-            if question is not None:
-                _keep(asyncio.ensure_future(reply(message, question)))  # callbacks run one after another
+        def on(subject: str, reply: str, data: bytes, headers: bytes) -> None:
+            question = read(subject, data)
+            if question is not None and reply:
+                _keep(asyncio.ensure_future(respond(reply, question)))
 
-        subscription = await self.client.subscribe(f"{self._names.prefix}.{topic}", cb=on)
-        await self.client.flush(timeout=5)  # from here on nobody is told that nobody answers
-        return _Subscriptions([subscription])
-
-
-class _Subscriptions:
-    def __init__(self, subscriptions: Sequence[NatsSubscription]) -> None:
-        self._subscriptions = subscriptions
-
-    async def stop(self) -> None:
-        for subscription in self._subscriptions:
-            try:
-                await subscription.unsubscribe()
-            except nats.errors.Error:
-                continue  # the connection is gone, and with it the subscription
+        return await self._kept(on, [topic])  # from here on nobody is told that nobody answers
 
 
 _background: set[asyncio.Future[None]] = set()
@@ -208,14 +209,6 @@ def _ended(task: asyncio.Future[None]) -> None:
     _background.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("background work failed", error=repr(error))
-
-
-def _read(message: Msg) -> Signal | None:
-    try:
-        return SIGNAL.validate_json(message.data)
-    except ValidationError as error:
-        log.warning("unreadable signal", subject=message.subject, reason=str(error)[:300])
-        return None
 
 
 async def _told(call: Awaitable[object]) -> None:
@@ -234,8 +227,17 @@ async def open_bus(
     *,
     closed: Callable[[], Awaitable[None]] = exit_when_closed,
     wait_s: float = 10.0,
+    login: Login = NOBODY,
 ) -> NatsBus:
-    """Connect as `name` (a replica) of `service`. Raises UnavailableError or BusRefusedError."""
+    """Connect as `name` (a replica) of `service`. Raises UnavailableError, BusRefusedError or BadInputError."""
     bus = NatsBus(Names(pool), service, clock)
-    bus.client = await connect(servers, name, on_change=bus._change, closed=closed, wait_s=wait_s)
+    bus.client = await connect(
+        servers,
+        name,
+        on_change=bus._change,
+        closed=closed,
+        wait_s=wait_s,
+        login=login,
+        jetstream=login.prefix == API,  # an agent has no account of JetStream's own that could be asked for
+    )
     return bus

@@ -54,7 +54,7 @@ class JetStreamLease:
         self._predecessor = predecessor
         self._token: int | None = None
         self._valid_until = 0.0
-        self._seen: tuple[int, float] = (-1, 0.0)
+        self._seen: tuple[int, float] = (-1, clock.monotonic())
         self._ours = 0  # revision of our last write
         self._changed: list[Callable[[], None]] = []
 
@@ -64,6 +64,10 @@ class JetStreamLease:
 
     def held(self) -> bool:
         return self._token is not None and self._clock.monotonic() < self._valid_until
+
+    def unseen_s(self) -> float:
+        """See ports.Lease."""
+        return 0.0 if self.held() else self._clock.monotonic() - max(self._seen[1], self._valid_until)
 
     def on_change(self, changed: Callable[[], None]) -> None:
         self._changed.append(changed)
@@ -120,10 +124,10 @@ class JetStreamLease:
 
     def _hold(self, token: int | None, until: float) -> None:
         """The one place where our claim changes. Told also where it had run out by time and is ours again under
-        the same token: whoever waits for leadership waits for nothing else."""
-        before = self._token if self.held() else None
+        the same token, since whoever waits for leadership waits for nothing else; and where what had run out is lost."""
+        before, lost = self._token if self.held() else None, self._token is not None and token is None
         self._token, self._valid_until = token, until
-        if (self._token if self.held() else None) != before:
+        if lost or (self._token if self.held() else None) != before:
             for changed in self._changed:
                 changed()
 

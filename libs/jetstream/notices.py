@@ -14,6 +14,9 @@ from collections.abc import Callable, Sequence
 import structlog
 from nats.aio.msg import Msg
 
+from libs.access.accounts import account_of
+from libs.access.login import NOBODY, Login
+from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
 from libs.jetstream.connection import BusRefusedError, connect
 
@@ -38,26 +41,32 @@ async def _closed() -> None:
 
 
 async def listen(
-    servers: Callable[[], Sequence[str]], pool: str, name: str, ended: Callable[[str], None]
+    servers: Callable[[], Sequence[str]],
+    pool: str,
+    name: str,
+    ended: Callable[[str], None],
+    login: Callable[[], Login] = lambda: NOBODY,
 ) -> None:
     """Call `ended` with each host whose agent's connection ended, for ever. Without a usable system account this
     waits and does nothing: notices only hasten what silence brings."""
 
     async def on(message: Msg) -> None:
         try:
-            host = host_of(pool, str(json.loads(message.data)["client"].get("name", "")))
+            client = json.loads(message.data)["client"]
+            host = host_of(pool, str(client.get("name", "")))
+            account = str(client.get("acc", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
             return  # not what this version of the server says: evidence of nothing
-        if host is not None:
-            ended(host)
+        if host is not None and (account == account_of(host) or not account.startswith(account_of(""))):
+            ended(host)  # any client may call itself as it likes: an agent is also known by its account
 
     told = ""
     while True:
         try:
-            client = await connect(servers(), name, closed=_closed, jetstream=False)
+            client = await connect(servers(), name, closed=_closed, jetstream=False, login=login())
             await client.subscribe(SUBJECT, cb=on)
             break  # from now on it reconnects by itself
-        except (UnavailableError, BusRefusedError) as error:
+        except (UnavailableError, BusRefusedError, BadInputError) as error:
             if str(error) != told:
                 told = str(error)
                 log.info("no notices of ended connections", reason=told)

@@ -7,7 +7,7 @@ A bucket that exists with other settings is named and refused: silently using it
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import nats.errors
@@ -16,33 +16,15 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
 from libs.core.ports import UnavailableError
+from libs.jetstream.names import BUCKETS, Names
 
+__all__ = ["BUCKETS", "Names", "WrongStreamError", "ensure"]
 DAY_S = 86_400.0
 UNLIMITED = -1
-BUCKETS = ("state", "leases", "inventory", "definitions", "leaders")
 
 
 class WrongStreamError(Exception):
     """A stream or bucket exists with settings that we cannot live with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What things of one pool are called on the server."""
-
-    pool: str
-
-    @property
-    def prefix(self) -> str:
-        return f"rekindle.{self.pool}"
-
-    @property
-    def events(self) -> str:
-        return f"rekindle_{self.pool}_events"
-
-    def bucket(self, name: str) -> str:
-        """The bucket's name; its stream is `KV_` plus this."""
-        return f"rekindle_{self.pool}_{name}"
 
 
 def _wanted(names: Names, replicas: int) -> list[StreamConfig]:
@@ -98,13 +80,26 @@ CHECKED = (
 )
 
 
-async def ensure(js: JetStreamContext, pool: str, *, replicas: int = 1, wait_s: float = 15.0) -> None:
-    """Create what is missing and check what is there.
+async def ensure(
+    js: JetStreamContext,
+    pool: str,
+    *,
+    replicas: int = 1,
+    wait_s: float = 15.0,
+    buckets: Sequence[str] = BUCKETS,
+    create: bool = True,
+) -> None:
+    """Create what is missing and check what is there. `buckets`: those that concern who calls. Not to `create`: wait for
+    who may.
 
     Raises WrongStreamError naming stream, field, found and wanted; UnavailableError when JetStream does not
     answer within `wait_s` (right after a boot it may take a while to have a leader)."""
-    for config in _wanted(Names(pool), replicas):
-        found = await _find_or_create(js, config, wait_s)
+    names = Names(pool)
+    concerned = {names.events, *(f"KV_{names.bucket(bucket)}" for bucket in buckets)}
+    for config in _wanted(names, replicas):
+        if config.name not in concerned:
+            continue
+        found = await _find_or_create(js, config, wait_s, create)
         for field in CHECKED:
             wanted, is_ = getattr(config, field), getattr(found, field)
             if (wanted or None) != (is_ or None):
@@ -114,7 +109,9 @@ async def ensure(js: JetStreamContext, pool: str, *, replicas: int = 1, wait_s: 
                 )
 
 
-async def _find_or_create(js: JetStreamContext, config: StreamConfig, wait_s: float) -> StreamConfig:
+async def _find_or_create(
+    js: JetStreamContext, config: StreamConfig, wait_s: float, create: bool
+) -> StreamConfig:
     loop = asyncio.get_running_loop()
     until = loop.time() + wait_s
     while True:
@@ -122,7 +119,9 @@ async def _find_or_create(js: JetStreamContext, config: StreamConfig, wait_s: fl
             try:
                 return (await js.stream_info(str(config.name))).config
             except nats.js.errors.NotFoundError:
-                return (await js.add_stream(config)).config
+                if create:
+                    return (await js.add_stream(config)).config
+                raise
         except (TimeoutError, nats.errors.Error) as error:
             if loop.time() > until:
                 raise UnavailableError(

@@ -1,51 +1,79 @@
 """Who starts where after a loss: pure, deterministic, blind to the order of its input.
 
-A `restart` VM goes before any `best_effort`, a higher priority before any number of lower, then start order;
-inside a class the big ones first. Each goes to the usable host with the most memory left: that spreads the
-load, and adding a host or memory never makes such a plan worse (SCIENCE §3.4).
+A `restart` VM goes before any `best_effort`, a higher priority before any number of lower, then start order; of one
+such class as many as possible. Then as few soft rules broken, as few moves, and as even a load as may be. Nothing is
+weighed against anything else.
+
+The first try puts the big ones first, each onto the usable host with the most memory left: that spreads the load, and
+is nearly always all that is needed. Only where it leaves something out, others are tried, and the best is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from libs.model import Protection
-from libs.planning.snapshot import Snapshot, SnapshotHost, SnapshotHostState, SnapshotVm
+from libs.planning.exact import improved
+from libs.planning.holes import Opener
+from libs.planning.pack import VARIANTS, Packer, full_worth, worth
+from libs.planning.pool import Pool, Rooms
+from libs.planning.snapshot import Snapshot, SnapshotVm
+from libs.planning.waves import waves
+from libs.planning.why import Unplaced, why
+from libs.planning.witness import kept
+
+LOOKS_MAX = 60_000
+"""Looks of a VM at a host in all tries beside the first: some 50 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
+    """`urgency`: its own rank, or that of the most urgent VM that waits for it. Unlike `wave` it can be compared between plans."""
+
     vm: str
     from_host: str | None
     to: str
     wave: int
+    urgency: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Unplaced:
-    """`short_*` is what was missing on the host that came closest; 0 where room was not the obstacle."""
+class Migration:
+    """A healthy VM that is moved, before any start, in the order in which they are told."""
 
     vm: str
-    priority: str
-    reason: str
-    short_memory_mib: int
-    short_vcpus: int
-    detail: str
+    from_host: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """A VM that is stopped, since one that matters more gets its room."""
+
+    vm: str
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     starts: tuple[Start, ...]
     unplaced: tuple[Unplaced, ...]
+    migrations: tuple[Migration, ...] = ()
+    preemptions: tuple[Preemption, ...] = ()
 
 
-@dataclass(slots=True)
-class _Room:
-    host: SnapshotHost
-    memory_mib: float
-    vcpus: float
-    devices: dict[str, int]
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a plan may do to VMs that are well."""
+
+    migrations: bool = False
+    preemption: bool = False
+    fixed: frozenset[str] = frozenset()
+    """VMs that stay as they are."""
+
+
+NOTHING = Allowed()
 
 
 def _rank(vm: SnapshotVm) -> tuple[int, int, int]:
@@ -53,92 +81,115 @@ def _rank(vm: SnapshotVm) -> tuple[int, int, int]:
 
 
 def plan(
-    snapshot: Snapshot, failed: frozenset[str], avoid: Mapping[str, frozenset[str]] | None = None
+    snapshot: Snapshot,
+    failed: frozenset[str],
+    avoid: Mapping[str, frozenset[str]] | None = None,
+    allowed: Allowed = NOTHING,
 ) -> Plan:
     """Place every protected running VM of the failed hosts. `avoid` names hosts where a start just failed."""
-    orphans = [
-        vm
-        for vm in snapshot.vms
-        if vm.host in failed and vm.state == "running" and vm.protection is not Protection.NONE
-    ]
-    orphans.sort(key=lambda vm: (*_rank(vm), -vm.memory_mib, -vm.vcpus, vm.name))
-    waves = {rank: wave for wave, rank in enumerate(sorted({_rank(vm) for vm in orphans}))}
-    rooms = _rooms(snapshot, failed)
-    starts: list[Start] = []
-    unplaced: list[Unplaced] = []
-    for vm in orphans:
-        barred = (avoid or {}).get(vm.name, frozenset())
-        reachable = [room for room in rooms if room.host.name not in barred and not _obstacle(room.host, vm)]
-        fitting = [room for room in reachable if _fits(room, vm)]
-        if not fitting:
-            unplaced.append(_why(vm, rooms, reachable, barred))
-            continue
-        best = max(fitting, key=lambda room: (room.memory_mib, room.vcpus, room.host.name))
-        _occupy(best, vm)
-        starts.append(Start(vm.name, vm.host, best.host.name, waves[_rank(vm)]))
-    return Plan(tuple(starts), tuple(unplaced))
+    return plan_in(Pool(snapshot), failed, avoid, allowed)
 
 
-def _rooms(snapshot: Snapshot, failed: frozenset[str]) -> list[_Room]:
-    """What is left on each usable host, by name."""
-    policy = snapshot.policy
-    rooms = {
-        host.name: _Room(
-            host,
-            (host.memory_mib - host.memory_reserved_mib) * policy.memory_overcommit,
-            host.cpus * policy.cpu_overcommit,
-            dict(host.devices),
-        )
-        for host in sorted(snapshot.hosts, key=lambda host: host.name)
-        if host.state is SnapshotHostState.ONLINE and host.name not in failed
-    }
-    for vm in snapshot.vms:
-        if vm.state == "running" and vm.host in rooms:
-            _occupy(rooms[vm.host], vm)
-    return list(rooms.values())
+def plan_in(
+    pool: Pool,
+    failed: frozenset[str],
+    avoid: Mapping[str, frozenset[str]] | None = None,
+    allowed: Allowed = NOTHING,
+) -> Plan:
+    """The same, in a pool that is made ready for planning already."""
+    without = [pool.place[name] for name in failed if name in pool.place]
+    vms = [vm for at in without for vm in pool.on[at] if vm.protection is not Protection.NONE]
+    packer, fresh = Packer(classes(vms), avoid or {}), Rooms(pool, without)
+    best = packed(packer, fresh)
+    opener = Opener(packer, best)
+    if packer.left(best) and (allowed.migrations or allowed.preemption):
+        made = _with_room_made(packer, fresh, best, allowed)
+        if worth(packer.classes, made.rooms) > worth(packer.classes, best):
+            opener = made
+    return _told(packer, opener)
 
 
-def _occupy(room: _Room, vm: SnapshotVm) -> None:
-    room.memory_mib -= vm.memory_mib
-    room.vcpus -= vm.vcpus
-    for device, count in vm.devices.items():
-        room.devices[device] = room.devices.get(device, 0) - count
+def plan_from(
+    ready: Mapping[str, str],
+    snapshot: Snapshot,
+    failed: frozenset[str],
+    avoid: Mapping[str, frozenset[str]] | None = None,
+    allowed: Allowed = NOTHING,
+) -> tuple[Plan, bool]:
+    """The same, begun from a plan that was kept ready: by VM the host that it gives. It is the plan where it still holds:
+    each of its targets may still take its VM, everybody is placed, and no soft rule is broken. False with the answer of
+    a search, where it does not."""
+    pool = Pool(snapshot)
+    if ready:
+        without = [pool.place[name] for name in failed if name in pool.place]
+        vms = [vm for at in without for vm in pool.on[at] if vm.protection is not Protection.NONE]
+        packer = Packer(classes(vms), avoid or {})
+        rooms = kept(packer, Rooms(pool, without), [vm for one in packer.classes for vm in one], ready)
+        holds = any(hosts == rooms.at.get(vm) for vm, to in ready.items() for hosts in [pool.place.get(to)])
+        if holds and not packer.left(rooms) and not packer.regrets(rooms):
+            return _told(packer, Opener(packer, rooms)), True
+    return plan_in(pool, failed, avoid, allowed), False
 
 
-def _obstacle(host: SnapshotHost, vm: SnapshotVm) -> str:
-    """Why this host could not take the VM even if it were empty; "" where it could."""
-    for have, need, what in (
-        (host.storage, vm.storage, "storage"),
-        (host.networks, vm.networks, "network"),
-    ):
-        if have is not None and need is not None and (lacking := sorted(set(need) - set(have))):
-            return f"no {what} {lacking[0]}"
-    for label, value in sorted(vm.requires_labels.items()):
-        if host.labels.get(label) != value:
-            return f"not labelled {label}={value}"
-    for device, count in sorted(vm.devices.items()):
-        if host.devices.get(device, 0) < count:
-            return f"no {count} {device}"
-    return ""
+def classes(vms: Iterable[SnapshotVm]) -> list[list[SnapshotVm]]:
+    """By importance; in a class the big ones first."""
+    found: dict[tuple[int, int, int], list[SnapshotVm]] = {}
+    for vm in sorted(vms, key=lambda vm: (-vm.memory_mib, -vm.vcpus, vm.name)):
+        found.setdefault(_rank(vm), []).append(vm)
+    return [found[rank] for rank in sorted(found)]
 
 
-def _fits(room: _Room, vm: SnapshotVm) -> bool:
-    devices = all(room.devices.get(device, 0) >= count for device, count in vm.devices.items())
-    return room.memory_mib >= vm.memory_mib and room.vcpus >= vm.vcpus and devices
+def packed(packer: Packer, fresh: Rooms) -> Rooms:
+    """The best packing that leaves everything where it runs."""
+    best = packer.whole(fresh.copy(), "worst", "large")
+    left = packer.left(best)
+    soft = packer.regrets(best)
+    if not soft and all(packer.hopeless(fresh, vm) for vm in left):
+        return best
+    looks = max(1, sum(map(len, packer.classes)) * len(fresh.pool.hosts))
+    tries = VARIANTS[1 : 1 + LOOKS_MAX // looks]
+    found = [best, *(packer.whole(fresh.copy(), score, order) for score, order in tries)]
+    if len(tries) == len(VARIANTS) - 1 and len(packer.classes) > 1:
+        found.append(packer.by_class(fresh.copy()))
+    best = max(found, key=lambda rooms: full_worth(packer, rooms))
+    if any(not packer.hopeless(fresh, vm) for vm in packer.left(best)):
+        exact = improved(packer, fresh)
+        if exact is not None and worth(packer.classes, exact) > worth(packer.classes, best):
+            return exact
+    return best
 
 
-def _why(vm: SnapshotVm, rooms: list[_Room], reachable: list[_Room], barred: frozenset[str]) -> Unplaced:
-    priority = vm.priority.value
-    if not rooms:
-        return Unplaced(vm.name, priority, "no_host", vm.memory_mib, vm.vcpus, "no usable host is left")
-    if not reachable:
-        reasons = sorted(
-            f"{room.host.name}: {_obstacle(room.host, vm) or 'a start failed there'}" for room in rooms
-        )
-        reason = "failed_everywhere" if len(barred) >= len(rooms) else "no_host_suits"
-        return Unplaced(vm.name, priority, reason, 0, 0, "; ".join(reasons)[:300])
-    near = max(reachable, key=lambda room: (room.memory_mib, room.vcpus, room.host.name))
-    memory = max(0, round(vm.memory_mib - near.memory_mib))
-    vcpus = max(0, round(vm.vcpus - near.vcpus))
-    detail = f"{memory} MiB and {vcpus} vCPUs short on {near.host.name}, the roomiest of {len(reachable)}"
-    return Unplaced(vm.name, priority, "no_room", memory, vcpus, detail)
+def _with_room_made(packer: Packer, fresh: Rooms, best: Rooms, allowed: Allowed) -> Opener:
+    """Class by class as the best packing has it; for who is left out, a hole is opened before the next class."""
+    opener = Opener(packer, fresh.copy(), fixed=allowed.fixed)
+    for vms in packer.classes:
+        for vm in vms:
+            at = best.at.get(vm.name)
+            if at is not None and opener.rooms.fits(vm, at, packer.bar(vm)):
+                opener.put(vm, at)
+        for vm in vms:
+            if vm.name in opener.rooms.at:
+                continue
+            at = packer.choose(opener.rooms, vm, "tight")
+            if at is not None:
+                opener.put(vm, at)
+            elif not (allowed.migrations and opener.move_for(vm)) and allowed.preemption:
+                opener.stop_for(vm, lambda one: _rank(one)[:2])
+    return opener
+
+
+def _told(packer: Packer, opener: Opener) -> Plan:
+    rooms = opener.rooms
+    hosts = rooms.pool.hosts
+    everyone = [vm for vms in packer.classes for vm in vms]
+    wave, urgency = waves(everyone, _rank)
+    return Plan(
+        starts=tuple(
+            Start(vm.name, vm.host, hosts[rooms.at[vm.name]].name, wave[vm.name], urgency[vm.name])
+            for vm in everyone
+            if vm.name in rooms.at
+        ),
+        unplaced=tuple(why(vm, rooms, packer.bar(vm)) for vm in packer.left(rooms)),
+        migrations=tuple(Migration(vm, hosts[at].name, hosts[to].name) for vm, at, to in opener.moves),
+        preemptions=tuple(Preemption(vm, hosts[at].name) for vm, at in opener.stopped),
+    )

@@ -37,10 +37,13 @@ def find_agent(agent: str) -> str:
 
 
 class AgentDevice:
-    """One fence device behind one agent. `slots` are shared by all devices and bound their calls together."""
+    """One fence device behind one agent. `slots` are shared by all devices and bound their calls together; `turn` by
+    the outlets of one device."""
 
-    def __init__(self, device: FenceDevice, slots: asyncio.Semaphore) -> None:
-        self.name = os.path.basename(device.agent)
+    def __init__(
+        self, device: FenceDevice, slots: asyncio.Semaphore, turn: asyncio.Lock | None = None
+    ) -> None:
+        self.name = device.name or os.path.basename(device.agent)
         self.level, self.timeout_s = device.level, device.timeout_s
         self._path = find_agent(device.agent)
         secrets = {key: secret.read() for key, secret in device.secrets.items()}
@@ -51,7 +54,7 @@ class AgentDevice:
             wrong = _unfit(key, value)
             if wrong is not None:
                 raise BadInputError(f"fence agent {self.name}: {wrong}")
-        self._turn, self._slots = asyncio.Lock(), slots
+        self._turn, self._slots = turn or asyncio.Lock(), slots
 
     async def status(self, timeout_s: float) -> tuple[PowerState, str]:
         """Off only when exit status and output both say so: a missing script exits 2 as well."""
@@ -66,6 +69,11 @@ class AgentDevice:
         """Command off. True says that the agent reports success, which alone proves nothing."""
         call = await self._call("off", self.timeout_s)
         return call.code == 0, f"{self.name}: off: {self._gist(call)}"
+
+    async def on(self) -> tuple[bool, str]:
+        """Command on. True says that the agent reports success."""
+        call = await self._call("on", self.timeout_s)
+        return call.code == 0, f"{self.name}: on: {self._gist(call)}"
 
     async def _call(self, action: str, timeout_s: float) -> Call:
         # a missing action would mean reboot, so it is always sent, and last: agents take the last duplicate

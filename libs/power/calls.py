@@ -75,6 +75,10 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
     assert process.stdin is not None
     process.stdin.close()
+    # its output, too: what nobody reads to its end stays open for as long as an escaped child holds the other end, and
+    # a loop that ends meanwhile leaves it so. asyncio closes it by no public name.
+    process._transport.close()  # type: ignore[attr-defined]
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
         async with asyncio.timeout(CLOSE_S):
             await process.stdin.wait_closed()
+    await asyncio.sleep(0)

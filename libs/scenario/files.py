@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,21 +15,15 @@ from libs.config.yamlfile import BadInputError, did_you_mean, line_of, load, rea
 from libs.events.base import HostFact, NumberedFact, PoolFact, RevisedFact, VmFact
 from libs.events.datastores import DatastoreFact
 from libs.events.facts import KINDS
-from libs.scenario.model import (
-    TAKES,
-    VM_STATES,
-    WAYS,
-    Expectation,
-    Scenario,
-    ScenarioHost,
-    StepEntry,
-)
+from libs.planning.snapshot import PoolPolicy
+from libs.scenario.model import TAKES, VM_STATES, WAYS, Expectation, Scenario, StepEntry
 from libs.scenario.outcome import HOST_STATES
+from libs.scenario.pool import ScenarioHost
 
+METHODS = ("power", "watchdog")
+"""Of fencing: no device may be called so."""
 SHARED = "shared"
 """The datastore of all hosts, in both worlds, where a file names none."""
-METHODS = ("power",)
-"""Of fencing, in both worlds."""
 Wrong = tuple[tuple[int | str, ...], str]
 """A place in the file, and what is wrong there."""
 
@@ -53,14 +49,18 @@ def _wrong_datastore(scenario: Scenario) -> Wrong | None:
 
 
 def _wrong_policy(scenario: Scenario) -> Wrong | None:
-    """Nobody plans by it yet: a file that asks for it would be played without."""
-    if "policy" not in scenario.model_fields_set:
-        return None
-    return ("policy",), "no service plans by a pool's policy yet, in neither world: leave it out"
+    """An overcommit by which nobody plans yet: a file that asks for it would be played without. How many failures are
+    to be tolerated is a target for capacity and admission; a failover restarts whatever finds room, whatever it is."""
+    usual = PoolPolicy()
+    for field in sorted(scenario.policy.model_fields_set - {"failures_to_tolerate"}):
+        if getattr(scenario.policy, field) != getattr(usual, field):
+            said = "no service plans by it yet, in neither world: leave it out"
+            return ("policy", field), f"{said}, or say {getattr(usual, field):g}"
+    return None
 
 
-def _wrong_fencing(scenario: Scenario) -> Wrong | None:
-    """The first fence level that no world can have yet."""
+def _wrong_devices(scenario: Scenario) -> Wrong | None:
+    """The first host whose fence devices cannot be told apart by their names."""
     places: list[tuple[tuple[int | str, ...], ScenarioHost]]
     places = [(("hosts", index), host) for index, host in enumerate(scenario.hosts)]
     places += [
@@ -69,11 +69,37 @@ def _wrong_fencing(scenario: Scenario) -> Wrong | None:
         if step.do == "add_host"
     ]
     for place, host in places:
-        for level, entry in enumerate(host.fencing):
-            if entry.method not in METHODS:
-                where = (*place, "fencing", level, "method") if "fencing" in host.model_fields_set else place
-                return where, f"{entry.method} is not possible here yet; possible are {', '.join(METHODS)}"
+        names = [entry.name for entry in host.fencing if entry.name is not None]
+        twice = [name for name in names if names.count(name) > 1 or name in METHODS]
+        if twice:
+            return (*place, "fencing"), f"{twice[0]} names more than one of its fence devices"
     return None
+
+
+def _wrong_needs(scenario: Scenario) -> Wrong | None:
+    """The first VM that asks for what its own host has not: it could not run there. A device is called as its own host
+    calls it, so that one has to say it."""
+    hosts = {host.name: host for host in scenario.hosts}
+    held: Counter[tuple[str, str]] = Counter()
+    for index, vm in enumerate(scenario.vms):
+        host, at = hosts[vm.host], ("vms", index)
+        for network in vm.networks:
+            if host.networks is not None and network not in host.networks:
+                return (*at, "networks"), f"host {host.name} has no network {network}"
+        if vm.cpu_model and host.cpu_models is not None and vm.cpu_model not in host.cpu_models:
+            return (*at, "cpu_model"), f"host {host.name} has no CPU model {vm.cpu_model}"
+        for device, count in vm.devices.items():
+            held[host.name, device] += count
+            there = (host.devices or {}).get(device, 0)
+            if held[host.name, device] > there:
+                said = f"host {host.name} has {there or 'no'} {device}"
+                return (*at, "devices"), said + (", and more are held" if there else "")
+    return None
+
+
+def _ways(host: ScenarioHost) -> set[str]:
+    """What a step may call the fencing of a host: its methods, and the names of its devices."""
+    return {word for entry in host.fencing for word in (entry.method, entry.name) if word is not None}
 
 
 def _wrong_settings(scenario: Scenario) -> Wrong | None:
@@ -84,7 +110,7 @@ def _wrong_settings(scenario: Scenario) -> Wrong | None:
     pool = {
         "datastores": [{"name": name, "path": f"/{name}"} for name in stores],
         **scenario.settings,
-        "hosts": [{"name": host.name, "uri": "test:///default"} for host in scenario.hosts],
+        "hosts": [_entry(host) for host in scenario.hosts],
     }
     try:
         Settings.model_validate(pool)
@@ -101,9 +127,20 @@ def _wrong_settings(scenario: Scenario) -> Wrong | None:
     return None
 
 
+def _entry(host: ScenarioHost) -> dict[str, Any]:
+    """As far as settings depend on it."""
+    armed = any(one.method == "power" for one in host.fencing)
+    fencing = [{"agent": "sim"}] if armed else []
+    return {"name": host.name, "uri": "test:///default", "standby": host.standby, "fencing": fencing}
+
+
 def misgiven(step: StepEntry) -> tuple[str, str] | None:
     """A field of a step that means nothing, or whose value does not: field and why."""
-    given = {name for name in step.model_fields_set - {"at_s", "do"} if getattr(step, name) is not None}
+    if step.once is not None and step.once not in KINDS:
+        return "once", f"there is no event {step.once}{did_you_mean(step.once, KINDS)}"
+    given = {
+        name for name in step.model_fields_set - {"at_s", "do", "once"} if getattr(step, name) is not None
+    }
     taken = TAKES[step.do]
     strange = sorted(given - set(taken))
     if strange:
@@ -137,6 +174,11 @@ def _wrong_expectation(scenario: Scenario, one: Expectation, hosts: set[str]) ->
         name = getattr(one, field)
         if name is not None and name not in known:
             return field, f"there is no {kind} {name}{did_you_mean(name, known)}"
+    for name in one.order or ():
+        if name not in vms:
+            return "order", f"there is no VM {name}{did_you_mean(name, vms)}"
+        if one.order is not None and one.order.count(name) > 1:
+            return "order", f"{name} is given twice"
     if one.state is not None:
         who, states = ("VM", VM_STATES) if one.vm is not None else ("host", HOST_STATES.values())
         if one.state not in states:
@@ -194,12 +236,12 @@ def load_scenario(
         where = ".".join(str(part) for part in field)
         return BadInputError(f"{path}: " + (f"line {line}: " if line else "") + f"{where}: {reason}")
 
-    for look in (_wrong_policy, _wrong_datastore, _wrong_fencing, _wrong_settings):
+    for look in (_wrong_policy, _wrong_datastore, _wrong_devices, _wrong_settings, _wrong_needs):
         misfit = look(scenario)
         if misfit is not None:
             raise refuse(*misfit)
     hosts = {host.name for host in scenario.hosts}
-    methods = {host.name: {entry.method for entry in host.fencing} for host in scenario.hosts}
+    methods = {host.name: _ways(host) for host in scenario.hosts}
     vms = {vm.name for vm in scenario.vms}
     last = 0.0
     for index, step in enumerate(scenario.steps):
@@ -219,7 +261,7 @@ def load_scenario(
         if step.do == "add_host":
             added = ScenarioHost.model_validate(step.host)
             hosts.add(added.name)
-            methods[added.name] = {entry.method for entry in added.fencing}
+            methods[added.name] = _ways(added)
         elif step.host not in (None, *hosts):
             raise refuse((*at, "host"), f"there is no host {step.host}")
         elif step.method is not None and step.method not in methods[str(step.host)]:

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from libs.config.entries import Name
-from libs.model import GuestFailure, Isolation, Priority, Protection, VmPolicy
 from libs.planning.snapshot import PoolPolicy
+from libs.scenario.pool import Part, ScenarioDatastore, ScenarioHost, ScenarioVm
+from libs.scenario.workflow import Workflow
 
 HOST_STEPS = frozenset(
     [
@@ -33,9 +24,12 @@ HOST_STEPS = frozenset(
         "exit_maintenance",
         "readmit",
         "confirm_failed",
+        "fence_test",
+        "confirm_absent",
         "break_fencing",
         "mend_fencing",
-        "step_clock",
+        "hang_libvirt",
+        "resume_libvirt",
     ]
 )
 VM_STEPS = frozenset(
@@ -44,12 +38,16 @@ VM_STEPS = frozenset(
         "hang_guest",
         "shutdown_guest",
         "destroy_vm",
+        "start_vm",
         "save_vm",
+        "start_copy",
+        "migrate_vm",
         "fail_start",
         "fail_stop",
         "guest_silent",
         "guest_panic",
         "guest_io_error",
+        "guest_watchdog",
         "protect",
         "unprotect",
     ]
@@ -57,20 +55,25 @@ VM_STEPS = frozenset(
 SERVICE_STEPS = frozenset(["kill_service", "pause_service", "resume_service"])
 STORAGE_STEPS = frozenset(["stall_storage", "restore_storage"])
 """On one host, or everywhere where none is named."""
-POOL_STEPS = frozenset(["release_storm"])
+POOL_STEPS = frozenset(["release_storm", "restore_state"])
 """On the pool as a whole."""
 WEATHER_STEPS = frozenset(["delay", "loss"])
 """Of the network, or of what `how` says instead."""
-OTHER_STEPS = frozenset(["partition", "heal", "kill_bus", "start_bus", "add_host"])
+OTHER_STEPS = frozenset(["partition", "heal", "kill_bus", "start_bus", "add_host", "step_clock"])
 STEPS = HOST_STEPS | VM_STEPS | STORAGE_STEPS | SERVICE_STEPS | POOL_STEPS | WEATHER_STEPS | OTHER_STEPS
 TAKES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(HOST_STEPS, ("host",)),
     **dict.fromkeys(VM_STEPS, ("vm",)),
     **dict.fromkeys(("power_off", "crash", "hang", "reboot"), ("host", "how")),
+    "fence_test": ("host", "how"),
+    "enter_maintenance": ("host", "how"),
     "kill_agent": ("host", "count"),
     "break_fencing": ("host", "method", "how"),
     "mend_fencing": ("host", "method"),
-    "step_clock": ("host", "seconds"),
+    "step_clock": ("host", "service", "replica", "seconds"),
+    "start_vm": ("vm", "host"),
+    "start_copy": ("vm", "host"),
+    "migrate_vm": ("vm", "host", "seconds", "how"),
     "fail_start": ("vm", "host", "count"),
     "fail_stop": ("vm", "host", "count"),
     "kill_service": ("service", "replica", "count", "seconds"),
@@ -79,6 +82,8 @@ TAKES: dict[str, tuple[str, ...]] = {
     "stall_storage": ("host", "datastore", "how"),
     "restore_storage": ("host", "datastore"),
     "release_storm": (),
+    "restore_state": ("seconds",),
+    "confirm_absent": ("host",),
     "partition": ("groups", "how"),
     "heal": (),
     "loss": ("how", "percent", "host"),
@@ -87,65 +92,19 @@ TAKES: dict[str, tuple[str, ...]] = {
     "start_bus": ("node",),
     "add_host": ("host",),
 }
-"""Which fields each step takes beside `at_s` and `do`; any other would mean nothing."""
+"""Which fields each step takes beside `at_s`, `do` and `once`; any other would mean nothing."""
+ON_A_HOST = frozenset(["add_host", "start_copy", "migrate_vm"])
+"""Beside the steps of hosts, those that need one: a new one, or where a person starts a VM or migrates it to."""
 WAYS = {
     **dict.fromkeys(("power_off", "crash", "hang"), ("for_good",)),
     "reboot": ("fast", "for_good"),
+    "fence_test": ("force", "drain"),
+    "enter_maintenance": ("drain",),
+    "migrate_vm": ("override",),
 }
-"""Of `how`, where the worlds do not differ. `for_good`: a random world's end does not mend it."""
+"""Of `how`, where the worlds do not differ. `for_good`: a random world's end does not mend it. `override`: the host that
+takes it in asks nobody."""
 SERVICES = ("heartbeat", "detector", "fencer", "placement", "executor", "alerting")
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FencingEntry(Part):
-    method: Literal["power", "watchdog"]
-    level: int = Field(1, ge=1, le=9)
-    timeout_s: PositiveFloat | None = None
-
-
-class ScenarioHost(Part):
-    name: Name
-    memory_mib: PositiveInt = 4096
-    cpus: PositiveInt = 4
-    memory_reserved_mib: int = Field(0, ge=0)
-    labels: dict[str, str] = {}
-    fencing: tuple[FencingEntry, ...] = (FencingEntry(method="power", level=1),)
-
-
-class ScenarioDatastore(Part):
-    name: Name
-    hosts: tuple[str, ...] | None = Field(None, description="the hosts that have it; all where none is named")
-
-
-class ScenarioVm(Part):
-    name: Name
-    host: str
-    datastore: str | None = Field(
-        None, description="where its disk lies; on storage that never stalls where absent"
-    )
-    memory_mib: int = Field(128, ge=1)
-    vcpus: PositiveInt = 1
-    protection: Protection = Protection.RESTART
-    priority: Priority = Priority.MEDIUM
-    order: int = Field(0, ge=0)
-    isolation: Isolation = Isolation.LEAVE
-    on_guest_failure: GuestFailure = GuestFailure.RESTART
-    agent: bool = Field(False, description="its guest runs a guest agent")
-    autostart: bool = Field(False, description="its host starts it at boot, as libvirt's autostart does")
-
-    @property
-    def policy(self) -> VmPolicy:
-        """As it stands in the VM's own metadata."""
-        return VmPolicy(
-            protection=self.protection,
-            priority=self.priority,
-            order=self.order,
-            isolation=self.isolation,
-            on_guest_failure=self.on_guest_failure,
-        )
 
 
 def _known_step(value: str) -> str:
@@ -181,15 +140,18 @@ class StepEntry(Part):
     replica: int = Field(0, ge=0)
     node: int = Field(0, ge=0)
     groups: tuple[tuple[str, ...], ...] | None = None
-    method: Literal["power", "watchdog"] | None = None
+    method: str | None = Field(None, description="of break_fencing: a method, or the name of one device")
     how: str | None = None
     count: PositiveInt | None = None
     seconds: float | None = None
     percent: float | None = Field(None, ge=0, le=100)
+    once: str | None = Field(
+        None, description="an event: not before it was told since the step above, however long that takes"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.host is None and (self.do in HOST_STEPS or self.do == "add_host"):
+        if self.host is None and (self.do in HOST_STEPS or self.do in ON_A_HOST):
             raise ValueError(f"{self.do} needs a host")
         if self.do == "add_host":
             _whole_host(self.host)
@@ -197,6 +159,10 @@ class StepEntry(Part):
             raise ValueError(f"host: {self.do} takes the name of a host")
         if self.do in VM_STEPS and self.vm is None:
             raise ValueError(f"{self.do} needs a vm")
+        if self.do == "step_clock" and (self.host is None) is (self.service is None):
+            raise ValueError(
+                "step_clock needs a host; or service: plane, and the replica whose machine it is"
+            )
         if self.do in SERVICE_STEPS and self.service is None:
             raise ValueError(f"{self.do} needs a service")
         if self.do == "partition" and (self.groups is None or len(self.groups) < 2):
@@ -217,6 +183,8 @@ class StepEntry(Part):
             return between.join("+".join(group) for group in self.groups or ())
         if self.do == "heal":
             return "everywhere"
+        if self.do == "step_clock" and self.service is not None:
+            return f"m{self.replica}"
         if self.do in WEATHER_STEPS:
             return " of ".join(filter(None, (self.how or "network", self.host)))
         return str(self.vm or self.service or self.host or self.node)
@@ -227,13 +195,14 @@ EXPECTED = {
     "never": ("subject",),
     "vm": ("state", "host", "host_not", "by_s"),
     "host": ("state", "fenced"),
+    "order": (),
 }
 """What an expectation can be about, and what can be expected of that."""
 VM_STATES = ("running", "stopped", "waiting")
 
 
 class Expectation(Part):
-    """One thing that must be true: of a VM or a host in the end (or from `by_s` on), or of an event."""
+    """One thing that must be true: of a VM or a host in the end (or from `by_s` on), of an event, or of the order of starts."""
 
     vm: str | None = None
     state: str | None = None
@@ -243,13 +212,18 @@ class Expectation(Part):
     event: str | None = None
     never: str | None = None
     subject: str | None = None
+    order: tuple[str, ...] | None = Field(
+        None,
+        min_length=2,
+        description="VMs whose first starts since the scenario began were seen on the hypervisors in this order",
+    )
     by_s: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _meaningful(self) -> Self:
         about = self.about
         if about is None:
-            raise ValueError("an expectation is about a vm, a host, an event or a never")
+            raise ValueError("an expectation is about a vm, a host, an event, a never or an order")
         for field in sorted(self.model_fields_set - {about, *EXPECTED[about]}):
             if getattr(self, field) is not None:
                 raise ValueError(f"{field}: means nothing beside {about}")
@@ -278,14 +252,35 @@ class Scenario(Part):
         False,
         description="the last step healed the world, so all must come right by the end; the lab takes no notice",
     )
-    policy: PoolPolicy = PoolPolicy()
+    policy: PoolPolicy = Field(
+        PoolPolicy(),
+        description="the pool's, as in a snapshot: what its capacity is held against; no run depends on it",
+    )
     settings: dict[str, Any] = Field({}, description="parts of the pool file, for this run")
     management: Management = Management()
+    workflow: Workflow | None = None
     hosts: tuple[ScenarioHost, ...] = Field(min_length=1)
     datastores: tuple[ScenarioDatastore, ...] = ()
+    lock_manager: Literal["lockd"] | None = Field(
+        None, description="guards the disks on each host; without one the lab's disks are shareable"
+    )
     vms: tuple[ScenarioVm, ...] = ()
     steps: tuple[StepEntry, ...] = ()
     expect: tuple[Expectation, ...] = ()
+
+    @property
+    def members(self) -> tuple[ScenarioHost, ...]:
+        """All hosts, those included that a step adds."""
+        added = (ScenarioHost.model_validate(step.host) for step in self.steps if step.do == "add_host")
+        return (*self.hosts, *added)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """All that the file names."""
+        of_hosts = (host.networks or () for host in self.members)
+        return tuple(
+            sorted({name for names in (*of_hosts, *(vm.networks for vm in self.vms)) for name in names})
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -297,7 +292,12 @@ class Scenario(Part):
             twice = [name for name in names if names.count(name) > 1]
             if twice:
                 raise ValueError(f"{kind}: {twice[0]} is given twice")
+        off = [host.name for host in self.hosts if host.standby]
         for vm in self.vms:
             if vm.host not in hosts:
                 raise ValueError(f"vms: {vm.name}: there is no host {vm.host}")
+            if vm.host in off:
+                raise ValueError(f"vms: {vm.name}: host {vm.host} is off at first (standby)")
+        if self.workflow is not None and self.workflow.brings not in off:
+            raise ValueError(f"workflow: brings {self.workflow.brings}, which is no host with standby: true")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,6 +31,10 @@ class VmOutcome(Part):
     host: str | None
     starts: int = Field(description="how often it became active, the first time included")
     downtime_s: float = Field(description="from when it was gone until its guest was up again, summed")
+    began_s: tuple[float, ...] = Field(
+        (),
+        description="when each of its runs since the scenario began was seen on a hypervisor for the first time",
+    )
 
 
 class HostOutcome(Part):
@@ -117,6 +122,7 @@ HOST_STATES = {
     "host.failed": "failed",
     "host.fenced": "fenced",
     "host.removed": "removed",
+    "host.unknown": "unknown",
 }
 """What each fact makes of a host. All others leave it as it is: `host.undecided` a suspect, `host.obeyed` isolated."""
 
@@ -150,6 +156,8 @@ def unmet(
             reason = _never(one, told)
         elif one.event is not None:
             reason = _event(one, told)
+        elif one.order is not None:
+            reason = _order(one.order, vms)
         elif one.vm is not None:
             reason = _vm(one, vms[one.vm], running_since.get(one.vm))
         elif one.host is not None:
@@ -181,6 +189,18 @@ def _event(one: Expectation, told: list[TimelineEntry]) -> str:
         return f"{one.event}{about} never came"
     late = one.by_s is not None and found.at_s > one.by_s
     return f"{one.event}{about} came at {found.at_s} s, expected by {one.by_s} s" if late else ""
+
+
+def _order(order: tuple[str, ...], vms: dict[str, VmOutcome]) -> str:
+    """By what the hypervisors showed, not by what we told of it."""
+    for name in order:
+        if not vms[name].began_s:
+            return f"VM {name} was not seen to start"
+    for first, then in pairwise(order):
+        if vms[first].began_s[0] > vms[then].began_s[0]:
+            at = f"at {vms[then].began_s[0]} s, {first} at {vms[first].began_s[0]} s"
+            return f"VM {then} was seen to start before {first}: {at}"
+    return ""
 
 
 def _vm(one: Expectation, found: VmOutcome, since: float | None) -> str:

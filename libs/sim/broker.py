@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from libs.sim.bus import SimBus
 
 T = TypeVar("T")
-ACK_WAIT_S = 5.0
+ACK_WAIT_S = 2.0
 DEDUPE_S = 600.0
 PENDING_MOST = 256
 ELECTION_S = (4.0, 9.0)
@@ -50,6 +50,8 @@ class Consumer:
     next: int = 0
     pending: dict[int, int] = field(default_factory=dict)
     """Delivered and not acknowledged: index in the stream to the number of its delivery."""
+    given: int = 0
+    """Deliveries so far."""
     again: list[int] = field(default_factory=list)
     """To be delivered once more as soon as somebody pulls."""
     pullers: list[Puller] = field(default_factory=list)
@@ -82,6 +84,8 @@ class Broker:
         """No stream leader before: an election is under way."""
         self.ambiguous = 0.0
         """Share of calls whose answer is lost although all is well otherwise."""
+        self.dedupe_s = DEDUPE_S
+        """For so long a key is known after it was stored."""
         self.facts: list[Stored] = []
         self._keys: dict[str, float] = {}
         self.consumers: dict[str, Consumer] = {}
@@ -140,36 +144,58 @@ class Broker:
         self.pump_all()
 
     async def call(
-        self, client: SimBus, what: str, effect: Callable[[], T], timeout_s: float, *, routine: bool = False
+        self,
+        client: SimBus,
+        what: str,
+        effect: Callable[[], T],
+        timeout_s: float,
+        *,
+        routine: bool = False,
+        aside: bool = False,
     ) -> T:
         """One JetStream call of a client. Raises UnavailableError, also where `effect` took place and only
         its answer was lost; what `effect` raises is an answer, too."""
         client.process.enter(routine=routine)
-        network, chance = self.network, self.chance
+        network, luck = self.network, self.network.aside if aside else None
+        chance = luck or self.chance
         began = self.loop.now
-        await self.loop.nap(network.latency())
+        await self.loop.nap(network.latency(luck))
         client.process.enter(routine=routine)
         if not client.connected:
             raise UnavailableError(f"{what}: not connected")
         fate = chance.random() if self.ambiguous else 1.0
         heard = client.reaches_server and self.answers and client.minority_since is None
-        if not heard or network.lost() or fate < self.ambiguous / 2:
-            await self._silence(client, began, timeout_s)
+        if not heard or network.lost(luck) or fate < self.ambiguous / 2:
+            await self._silence(client, began, timeout_s, luck)
             raise UnavailableError(f"{what}: no answer")
         result = effect()
-        if not client.hears_server or network.lost() or fate < self.ambiguous:
-            await self._silence(client, began, timeout_s)
+        if not client.hears_server or network.lost(luck) or fate < self.ambiguous:
+            await self._silence(client, began, timeout_s, luck)
             raise UnavailableError(f"{what}: no answer in {timeout_s} s")
-        await self.loop.nap(network.latency())
+        await self.loop.nap(network.latency(luck))
         client.process.enter(routine=routine)
         return result
 
-    async def _silence(self, client: SimBus, began: float, timeout_s: float) -> None:
+    async def _silence(self, client: SimBus, began: float, timeout_s: float, luck: Random | None) -> None:
         """Some failures are said at once (503, no leader), others only by the time-out."""
-        quick = client.reaches_server and client.hears_server and self.chance.random() < 0.7
-        wait_s = self.network.latency() if quick else max(0.0, began + timeout_s - self.loop.now)
+        quick = client.reaches_server and client.hears_server and (luck or self.chance).random() < 0.7
+        wait_s = self.network.latency(luck) if quick else max(0.0, began + timeout_s - self.loop.now)
         await asyncio.sleep(wait_s)
         client.process.enter()
+
+    def restore(self, at: float) -> None:
+        """All that was stored since then is gone, as when an old copy of the data is put back; no server runs."""
+        for bucket, rows in self.buckets.items():
+            kept = {key: [one for one in versions if one.at <= at] for key, versions in rows.items()}
+            self.buckets[bucket] = {key: versions for key, versions in kept.items() if versions}
+            latest = [versions[-1].revision for versions in self.buckets[bucket].values()]
+            self._revisions[bucket] = max(latest, default=0)
+        self.facts = [one for one in self.facts if one.at <= at]
+        self._keys = {one.fact.key: one.at for one in self.facts}
+        for consumer in self.consumers.values():
+            consumer.next = min(consumer.next, len(self.facts))
+            consumer.pending.clear()
+            consumer.again.clear()
 
     # -- the stream
 
@@ -177,7 +203,7 @@ class Broker:
         """Append, or drop a repeat with a success, as the server does."""
         now = self.loop.now
         seen = self._keys.get(fact.key)
-        if seen is not None and now - seen < DEDUPE_S:
+        if seen is not None and now - seen < self.dedupe_s:
             return
         self._keys[fact.key] = now
         stored = Stored(len(self.facts) + 1, fact, now, service, process)
@@ -189,11 +215,15 @@ class Broker:
                 self.pump(consumer)
 
     def consumer(self, durable: str, kinds: Sequence[str]) -> Consumer:
-        """Made, or updated to these kinds."""
+        """Made, or updated to these kinds. What is in anybody's hand is taken back, and all after it with it."""
         found = self.consumers.get(durable)
         if found is None:
             found = self.consumers[durable] = Consumer(durable, frozenset(kinds))
         found.kinds = frozenset(kinds)
+        if found.pending:
+            found.next = min(found.pending)
+            found.pending.clear()
+            found.again.clear()
         return found
 
     def pump_all(self) -> None:
@@ -222,7 +252,7 @@ class Broker:
         return None
 
     def _deliver(self, consumer: Consumer, index: int, puller: Puller) -> None:
-        number = consumer.pending.get(index, 0) + 1
+        number = consumer.given = consumer.given + 1
         consumer.pending[index] = number
         fact = self.facts[index].fact
         self.loop.world_later(ACK_WAIT_S, self._again, consumer, index, number)
@@ -262,9 +292,15 @@ class Broker:
         return versions[-1] if versions else None
 
     def write(
-        self, bucket: str, key: str, value: bytes | None, expected: int | None, process: Process | None
+        self,
+        bucket: str,
+        key: str,
+        value: bytes | None,
+        expected: int | None,
+        process: Process | None,
+        ttl_s: int | None = None,
     ) -> int:
-        """Raises ConflictError."""
+        """Raises ConflictError. `ttl_s`: the row is gone after so many seconds, unless it is written anew."""
         last = self.read(bucket, key)
         at = 0 if last is None else last.revision
         absent = last is None or last.value is None
@@ -273,9 +309,17 @@ class Broker:
         revision = self._revisions.get(bucket, 0) + 1
         self._revisions[bucket] = revision
         self.rows(bucket).setdefault(key, []).append(Version(self.loop.now, revision, value))
+        if ttl_s is not None:
+            self.loop.world_later(ttl_s, self._expire, bucket, key, revision)
         for told in self.on_row:
             told(bucket, key, value, process)
         return revision
+
+    def _expire(self, bucket: str, key: str, revision: int) -> None:
+        """The server removes the message: nothing is left of the key, no revision either."""
+        last = self.read(bucket, key)
+        if last is not None and last.revision == revision:
+            self.rows(bucket)[key].append(Version(self.loop.now, 0, None))
 
     def scan(self, bucket: str, prefix: str, at: float | None = None) -> list[Row]:
         found = []

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from libs.core.ports import Delivery, Row, Subscription, UnavailableError
 from libs.events.facts import AnyFact
-from libs.events.signals import Canary, Signal
+from libs.events.signals import Canary, MarkAsked, MarkTold, Signal
+from libs.restored.mark import BUCKET
 from libs.sim.broker import STALE_READS_S, Broker, Consumer, Puller
 from libs.sim.loop import Process
 from libs.sim.network import BUS
@@ -221,8 +222,9 @@ class SimBus:
         network, loop = self.broker.network, self.broker.loop
         for told in self.broker.on_send:
             told(self, signal)
-        own = isinstance(signal, Canary)
-        if not self.connected or not self.reaches_server or network.lost(own=own):
+        own, aside = isinstance(signal, Canary), isinstance(signal, MarkTold | MarkAsked)
+        luck = network.own if own else network.aside if aside else None
+        if not self.connected or not self.reaches_server or network.lost(luck):
             return
         if own:
             self._send_to_itself(topic, signal)
@@ -233,7 +235,10 @@ class SimBus:
             if not client.hears_server or not client.connected:
                 continue
             for listener in client.listeners:
-                if listener.matches(topic) and not network.lost():
+                if aside and listener.matches(topic) and not network.lost(luck):
+                    at = loop.now + network.latency(luck)
+                    loop.call_at(at, client._hear, listener, signal, context=client.process.context)
+                elif not aside and listener.matches(topic) and not network.lost():
                     # one connection delivers in the order in which it was sent
                     client._latest = max(client._latest, loop.now + network.latency())
                     loop.call_at(
@@ -243,10 +248,12 @@ class SimBus:
     def _send_to_itself(self, topic: str, signal: Signal) -> None:
         """As to others, behind what is under way; with luck of its own, and nothing waits behind it."""
         network, loop = self.broker.network, self.broker.loop
-        if not self.hears_server or network.lost(own=True):
+        if not self.hears_server or network.lost(network.own):
             return
         at = self._own_latest = max(
-            self._latest, self._own_latest, loop.now + network.latency(own=True) + network.latency(own=True)
+            self._latest,
+            self._own_latest,
+            loop.now + network.latency(network.own) + network.latency(network.own),
         )
         for listener in self.listeners:
             if listener.matches(topic):
@@ -257,7 +264,7 @@ class SimBus:
             listener.heard(signal)
 
     async def listen(self, topics: Sequence[str], heard: Callable[[Signal], None]) -> Subscription:
-        self.process.enter()
+        self.process.enter(routine=all(topic.startswith("mark") for topic in topics))
         made = [_Listener(self, topic, heard) for topic in topics]
         self.listeners.extend(made)
 
@@ -321,14 +328,20 @@ class SimStore:
 
     def __init__(self, bus: SimBus, bucket: str) -> None:
         self._bus, self._broker, self._bucket = bus, bus.broker, bucket
-        self._routine = bucket == "leaders"
+        self._aside = bucket == BUCKET
+        self._routine = bucket == "leaders" or self._aside
 
     async def get(self, key: str) -> Row | None:
         at = None if self._bus.minority_since is None else await self._stale(f"get {key}")
         if at is not None:
             return self._row(key, at)
         return await self._broker.call(
-            self._bus, f"get {key}", lambda: self._row(key, None), STORE_CALL_S, routine=self._routine
+            self._bus,
+            f"get {key}",
+            lambda: self._row(key, None),
+            STORE_CALL_S,
+            routine=self._routine,
+            aside=self._aside,
         )
 
     def _row(self, key: str, at: float | None) -> Row | None:
@@ -348,22 +361,25 @@ class SimStore:
             raise UnavailableError(f"{what}: no answer")
         return since
 
-    async def put(self, key: str, value: bytes, expected: int | None) -> int:
-        return await self._write(key, value, expected)
+    async def put(self, key: str, value: bytes, expected: int | None, *, ttl_s: int | None = None) -> int:
+        return await self._write(key, value, expected, ttl_s)
 
     async def delete(self, key: str, expected: int | None) -> None:
         await self._write(key, None, expected)
 
-    async def _write(self, key: str, value: bytes | None, expected: int | None) -> int:
+    async def _write(
+        self, key: str, value: bytes | None, expected: int | None, ttl_s: int | None = None
+    ) -> int:
         process = self._bus.process
         for told in self._broker.on_put:
             told(self._bucket, key, value, process)
         return await self._broker.call(
             self._bus,
             f"put {key}",
-            lambda: self._broker.write(self._bucket, key, value, expected, process),
+            lambda: self._broker.write(self._bucket, key, value, expected, process, ttl_s),
             STORE_CALL_S,
             routine=self._routine,
+            aside=self._aside,
         )
 
     async def scan(self, prefix: str) -> list[Row]:

@@ -22,6 +22,8 @@ class Draw:
     at_s: float
     stores: dict[str, list[str]] = field(default_factory=dict)
     """The datastores that have a name, and their hosts."""
+    racks: dict[str, list[str]] = field(default_factory=dict)
+    """Hosts by their rack, where the pool says so."""
 
     def when(self) -> dict[str, Any]:
         return {"at_s": self.at_s}

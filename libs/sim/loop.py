@@ -310,16 +310,21 @@ def _forget(process: Process) -> None:
 
 
 class SimClock:
-    """A process's clocks. Monotonic clocks of two machines share no zero; wall clocks may be stepped."""
+    """A process's clocks. Monotonic clocks of two machines share no zero, and run apart by `rate`; wall clocks may be
+    stepped."""
 
     def __init__(
-        self, loop: SimLoop, zero_s: float = 0.0, wall_steps: Callable[[], float] | None = None
+        self,
+        loop: SimLoop,
+        zero_s: float = 0.0,
+        wall_steps: Callable[[], float] | None = None,
+        rate: float = 1.0,
     ) -> None:
-        self._loop, self._zero_s = loop, zero_s
+        self._loop, self._zero_s, self._rate = loop, zero_s, rate
         self._wall_steps = wall_steps
 
     def monotonic(self) -> float:
-        return self._loop.now + self._zero_s
+        return self._loop.now * self._rate + self._zero_s
 
     def wall(self) -> datetime:
         step_s = 0.0 if self._wall_steps is None else self._wall_steps()

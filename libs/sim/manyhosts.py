@@ -66,3 +66,18 @@ def flapping(draw: Draw) -> list[Step]:
     if chance.random() < 0.3:
         steps.append({"at_s": round(off_s + chance.uniform(0.0, 4.0), 3), "do": "readmit", "host": host})
     return steps
+
+
+def rack(draw: Draw) -> list[Step]:
+    """A rack at once: its power or its switch; and now and then one host of it is spared."""
+    if not draw.racks:
+        return storm(draw)
+    chance = draw.chance
+    hosts = list(draw.racks[chance.choice(sorted(draw.racks))])
+    if len(hosts) > 1 and chance.random() < 0.4:
+        hosts.remove(chance.choice(hosts))
+    if chance.random() < 0.3:
+        cut: Step = {**draw.when(), "do": "partition", "groups": [hosts, ["bus"]]}
+        return [cut, {"at_s": draw.soon(2.0, 9.0), "do": "heal"}]
+    for_good = {"how": "for_good"} if chance.random() < 0.3 else {}
+    return [{"at_s": draw.soon(0.0, 0.3), "do": "power_off", "host": host, **for_good} for host in hosts]

@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from libs import fencetest
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
 from libs.events.guests import HostDrainEnded, HostDraining
 from libs.events.hosts import HostJoined, HostQuarantined, HostReadmitted
-from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
+from libs.events.standby import StandbyLeaving
+from libs.events.words import HostFenceTestOrdered, HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
+from libs.model import Incarnation
 from libs.operator import Operator, RefusedError
 from libs.poolview import PoolView
 from libs.sim.broker import Stored
@@ -34,6 +37,10 @@ class SimOperator:
         self.maintained: set[str] = set()
         self.removed: set[str] = set()
         self.quarantined: set[str] = set()
+        self.tested: set[Incarnation] = set()
+        """Boots that a fence test is to switch off."""
+        self.leaving: set[Incarnation] = set()
+        """Boots that are to be switched off to go back to standby."""
         self.drained: set[str] = set()
         """By placement, until a word of an operator or better news."""
         world.broker.on_fact.append(self._fact)
@@ -49,8 +56,17 @@ class SimOperator:
 
         self._command(f"confirm-failed {host}", work)
 
-    def enter_maintenance(self, host: str) -> None:
-        self._command(f"maintenance enter {host}", lambda operator: operator.enter_maintenance(host))
+    def fence_test(self, host: str, *, forced: bool, drain: bool = False) -> None:
+        async def work(operator: Operator) -> None:
+            wanted = fencetest.Wanted(forced=forced, drain=drain, back_s=60.0)
+            await fencetest.run(operator, await fencetest.look(operator, host), wanted, lambda _: None)
+
+        self._command(f"fence-test {host}", work)
+
+    def enter_maintenance(self, host: str, *, drain: bool = False) -> None:
+        self._command(
+            f"maintenance enter {host}", lambda operator: operator.enter_maintenance(host, drain=drain)
+        )
 
     def exit_maintenance(self, host: str) -> None:
         self._command(f"maintenance exit {host}", lambda operator: operator.exit_maintenance(host))
@@ -60,6 +76,9 @@ class SimOperator:
 
     def readmit(self, host: str) -> None:
         self._command(f"readmit {host}", lambda operator: operator.readmit(host))
+
+    def confirm_absent(self, host: str) -> None:
+        self._command(f"confirm-absent {host}", lambda operator: operator.confirm_absent(host))
 
     def release_storm(self) -> None:
         async def work(operator: Operator) -> None:
@@ -106,6 +125,10 @@ class SimOperator:
                 self.maintained.add(host)
             case HostMaintenanceExited(host=host):
                 self.maintained.discard(host)
+            case HostFenceTestOrdered(at=at):
+                self.tested.add(at)
+            case StandbyLeaving(at=at):
+                self.leaving.add(at)
             case HostQuarantined(host=host):
                 self.quarantined.add(host)
             case HostReadmitted(host=host):

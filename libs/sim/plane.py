@@ -12,12 +12,19 @@ from typing import Any
 from libs.config.entries import HostEntry
 from libs.config.settings import Settings
 from libs.jetstream.lease import JetStreamLease
-from libs.model import Incarnation
+from libs.model import Incarnation, Mark
 from libs.power.devices import FenceDevices
+from libs.restored.guard import Guard
+from libs.restored.mark import BUCKET
+from libs.sim.arrivals import SimDoor
+from libs.sim.bootgate import SimHeld, SimPassed
 from libs.sim.bus import SimBus, SimStore
-from libs.sim.loop import SimClock
+from libs.sim.loop import Process, SimClock
+from libs.sim.probes import SimProbes
+from libs.sim.reached import SimReached
 from libs.sim.storage import SimSlots
-from libs.sim.virt import SimHypervisor, SimHypervisors, SimProbes
+from libs.sim.virt import SimHypervisor, SimHypervisors
+from libs.sim.watchdogs import SimGreetings, SimPromises, SimWatchdog
 
 Work = list[Coroutine[Any, Any, None]]
 
@@ -36,9 +43,13 @@ class SimPorts:
     me: str
     predecessor: str | None
     """The life of this process before this one, as its supervisor knows it."""
+    machine: str = ""
+    """The machine whose clock it has."""
     leases: list[JetStreamLease] = field(default_factory=list)
+    works: Work = field(default_factory=list)
     on_ended: list[Callable[[str], None]] = field(default_factory=list)
     """Told of hosts whose agent's connection ended, as the server's notices do."""
+    meter: None = None
     mind: Callable[[], object] | None = None
     """What its decider holds at this moment: whoever wires the service sets it."""
 
@@ -53,6 +64,34 @@ class SimPorts:
         self.leases.append(lease)
         return lease
 
+    def guard(self) -> Guard:
+        """The production guard over a simulated store and clock."""
+        guard = Guard(self.bus, self.store(BUCKET), self.clock)
+        self.beside(guard.run)
+        return guard
+
+    def beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.works.append(work())
+
+
+@dataclass(slots=True)
+class Slot:
+    """One process that a supervisor keeps running."""
+
+    name: str
+    node: str
+    """The machine on which it runs."""
+    replica: int = 0
+    host: str = ""
+    """Of an agent: whose."""
+    process: Process | None = None
+    lives: int = 0
+    wanted: bool = True
+    generation: int = 0
+    alone: int = 1
+    """The first life under the present supervisor, which knows of none before it."""
+    ports: SimPorts | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class AgentLife:
@@ -62,10 +101,40 @@ class AgentLife:
     at: Incarnation
     life: str
     hypervisor: SimHypervisor
+    held: SimHeld
+    passed: SimPassed
     slots: dict[str, SimSlots]
     probes: SimProbes
+    greetings: SimGreetings
+    watchdog: SimWatchdog | None
+    """Of the host, where it has one."""
+    promised: SimPromises
+    mark: Mark
+    """As the file of its host holds it."""
+    keep_mark: Callable[[Mark], None]
+    door: SimDoor
+    """Where its libvirt asks before it takes a VM in."""
     on_stir: Callable[[Callable[[], None]], None]
     """Register to be called whenever libvirt says that something changed."""
+    on_fired: Callable[[Callable[[str, int], None]], None]
+    """Register to be called with VM and run whenever libvirt says that a guest's watchdog fired."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchLife:
+    """One life of the process that beats for one host without an agent."""
+
+    entry: HostEntry
+    life: Callable[[], str]
+    reach: Callable[[], SimReached]
+    """A new connection to whatever boot answers."""
+    named: Callable[[], str]
+    begun: Callable[[], str]
+    """As `named`, of a boot that certainly began after the one before it."""
+    clock: Callable[[], float]
+    """By which the hosts' kernels age."""
+    probes: SimProbes
+    on_stir: Callable[[Callable[[], None]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +144,6 @@ class Plane:
     services: tuple[str, ...]
     service: Callable[[SimPorts], Awaitable[Work]]
     agent: Callable[[SimPorts, AgentLife], Awaitable[Work]]
+    keep_alive: Callable[[SimPorts, AgentLife], Coroutine[Any, Any, None]]
+    """What an agent does while there is no bus."""
+    watch: Callable[[SimPorts, WatchLife], Awaitable[Work]]

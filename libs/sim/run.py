@@ -52,6 +52,8 @@ class _Play:
     zero: float = 0.0
     names: dict[str, str] = field(default_factory=dict)
     seen: set[tuple[str, str]] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
+    """Events since the last step."""
 
     def now_s(self) -> float:
         return self.world.loop.time() - self.zero
@@ -66,6 +68,7 @@ class _Play:
 
     def heard(self, stored: Stored) -> None:
         if self.zero:
+            self.told.add(stored.fact.kind)
             said = telling.gist(stored.fact, self.names)
             self.log.append(telling.line(self.now_s(), stored.fact.kind, said))
 
@@ -94,8 +97,11 @@ class _Play:
         stage = Stage(world)
         for step in self.scenario.steps:
             await self._until(step.at_s)
+            while step.once is not None and step.once not in self.told and not self._late():  # noqa: ASYNC110  on the clock of the world
+                await asyncio.sleep(LOOK_S)
             if self._over():
                 return
+            self.told.clear()
             self.performed.append(
                 TimelineEntry(at_s=round(self.now_s(), 3), event=f"step.{step.do}", subject=step.subject)
             )
@@ -116,6 +122,9 @@ class _Play:
             who = process.name if process else "the world"
             self.violated(Violation(rule="crash", at_s=round(self.now_s(), 3), detail=f"{who}: {error!r}"))
         return self.stop_at_first and bool(self.violations)
+
+    def _late(self) -> bool:
+        return self.now_s() >= self.scenario.duration_s or self._over()
 
     async def _until(self, at_s: float) -> None:
         while (left_s := at_s - self.now_s()) > 1e-6 and not self._over():  # noqa: ASYNC110
@@ -175,7 +184,7 @@ def _run(scenario: Scenario, seed: int, plane: Plane, liveness: bool, stop_at_fi
     found = telling.outcome(world, scenario, playing.zero, playing.performed, playing.violations)
     for slot in world.slots.values():
         world.kill(slot, restart=False)
-    _drain(loop)
+    drain(loop)
     return Result(seed, found, playing.violations, playing.log, loop.time(), len(world.broker.facts))
 
 
@@ -192,7 +201,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _drain(loop: SimLoop) -> None:
+def drain(loop: SimLoop) -> None:
     """Unwind what is left, so that nothing is left to Python's collector."""
     left = [task for task in asyncio.all_tasks(loop) if not task.done()]
     for task in left:

@@ -73,11 +73,15 @@ def _without(
         else store
         for store in body.get("datastores", [])
     ]
+    remain = [host for host in body["hosts"] if host["name"] not in hosts]
+    if not any(host.get("standby") for host in remain):  # what is said of such hosts would be of none
+        settings = {name: part for name, part in body.get("settings", {}).items() if name != "standby"}
+        body = {**body, "settings": settings}
     yield compose(
         {
             **body,
             "datastores": stores,
-            "hosts": [host for host in body["hosts"] if host["name"] not in hosts],
+            "hosts": remain,
             "vms": [vm for vm in body.get("vms", []) if vm["name"] not in vms],
         },
         left,

@@ -4,83 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from libs.model import Health, Protection, StopReason
-from libs.scenario.model import Scenario, ScenarioHost, StepEntry
+from libs.scenario.model import StepEntry
+from libs.scenario.pool import ScenarioHost
+from libs.sim.linksteps import OnLinks
 from libs.sim.loop import Process
-from libs.sim.machines import SimHost
-from libs.sim.network import BUS
-from libs.sim.power import HOWS, Outlet
 from libs.sim.storage import Datastore
-from libs.sim.world import Slot, World, vm_uuid
+from libs.sim.vmsteps import OnVms
 
-MANAGEMENT = "management"
 EVICTED_S = 2.5
 """A client that stands still for so long is dropped by its server (two pings unanswered)."""
-WEATHER = ("network", "bus", "libvirt", "readings", "garbage", "guests")
 PLANE_AWAY_S = 2.0
 
 
-def problem(scenario: Scenario, step: StepEntry) -> tuple[str, str] | None:
-    """What makes a step impossible here: field and reason; None where nothing does."""
-    hosts = {host.name for host in scenario.hosts}
-    replicas = scenario.management.replicas
-    if step.do in ("kill_service", "pause_service", "resume_service"):
-        if step.service == "heartbeat":
-            return "service", f"{step.do} is for services of the plane; for agents there is kill_agent"
-        if step.service == "plane" and step.do != "kill_service":
-            return "service", f"{step.do} is for one service; the whole plane can only be killed"
-        if step.replica >= replicas:
-            return "replica", f"there are {replicas} replicas, counted from 0"
-    if step.do in ("kill_bus", "start_bus") and step.node > 2:
-        return "node", "the simulated bus has nodes 0, 1 and 2"
-    if step.do == "stall_storage" and step.how not in (None, "killable"):
-        return "how", "what hangs on a stalled datastore dies when that is back, or is killable"
-    if step.do == "break_fencing" and step.how not in HOWS:
-        return "how", f"a device can be broken by {', '.join(HOWS)}"
-    if step.do in ("delay", "loss") and step.how not in (None, *WEATHER):
-        return "how", f"{step.do} is of {', '.join(WEATHER)}"
-    if step.do in ("loss", "delay") and step.host is not None and (step.do, step.how) != ("delay", "libvirt"):
-        return "host", f"{step.do} of {step.how or 'network'} is of all hosts in the simulator"
-    if step.do in ("loss", "delay") and step.percent is None and step.seconds is None:
-        return "percent", f"{step.do} needs percent or seconds"
-    if step.do == "partition":
-        machines = {*hosts, BUS, MANAGEMENT, *(f"m{n}" for n in range(replicas))}
-        for group in step.groups or ():
-            for name in group:
-                if name not in machines:
-                    return "groups", f"there is no machine {name}"
-        if step.how not in (None, "one_way", "minority"):
-            return "how", "a partition is whole, or one_way, or of a minority"
-        if step.how == "minority" and not all(
-            n in machines - hosts - {BUS} for n in (step.groups or ((),))[0]
-        ):
-            return "groups", "a minority is of management machines: m0, m1, ..."
-    return None
-
-
-class Stage:
+class Stage(OnVms, OnLinks):
     """Performs steps. `POSSIBLE` is what this world can do with today's services."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
 
     def perform(self, step: StepEntry) -> None:
         STEPS[step.do](self, step)
-
-    # -- whom a step means
-
-    def _host(self, step: StepEntry) -> SimHost:
-        return self._world.machines.hosts[str(step.host)]
-
-    def _slot(self, step: StepEntry) -> Slot:
-        return self._world.slots[f"{step.service}/{step.replica}"]
-
-    def _where(self, step: StepEntry) -> list[SimHost]:
-        return self._world.machines.running(vm_uuid(str(step.vm)))
-
-    def _outlets(self, step: StepEntry) -> list[Outlet]:
-        """The host's fence devices of the step's method, or all where it names none."""
-        return [one for one in self._world.outlets[str(step.host)] if step.method in (None, one.method)]
 
     # -- hosts
 
@@ -114,26 +54,37 @@ class Stage:
         if slot.process is None:
             self._world.launch(slot)
 
+    def hang_libvirt(self, step: StepEntry) -> None:
+        self._host(step).libvirt_hangs = True
+
+    def resume_libvirt(self, step: StepEntry) -> None:
+        self._host(step).libvirt_hangs = False
+
     def step_clock(self, step: StepEntry) -> None:
+        """Of a host, or of the machine on which these replicas of the services run."""
         steps = self._world.wall_steps
-        steps[str(step.host)] = steps.get(str(step.host), 0.0) + (step.seconds or 3600.0)
+        machine = f"m{step.replica}" if step.service is not None else str(step.host)
+        steps[machine] = steps.get(machine, 0.0) + (step.seconds or 3600.0)
 
     def break_fencing(self, step: StepEntry) -> None:
         for outlet in self._outlets(step):
             outlet.how = str(step.how)
+        self._break_watchdog(step, broken=True)
 
     def mend_fencing(self, step: StepEntry) -> None:
         for outlet in self._outlets(step):
             outlet.how = ""
+        self._break_watchdog(step, broken=False)
+
+    def _break_watchdog(self, step: StepEntry, *, broken: bool) -> None:
+        device = self._world.watchdogs.of.get(str(step.host))
+        if device is not None and step.method == "watchdog":
+            device.broken = broken
 
     def add_host(self, step: StepEntry) -> None:
         self._world.add_host(ScenarioHost.model_validate(step.host))
 
     # -- what all hosts share
-
-    def _named(self, step: StepEntry) -> list[str]:
-        """The step's host, or all where it names none."""
-        return [str(step.host)] if step.host is not None else list(self._world.machines.hosts)
 
     def _stores(self, step: StepEntry) -> list[Datastore]:
         """The step's datastore, or all where it names none."""
@@ -155,8 +106,14 @@ class Stage:
     def confirm_failed(self, step: StepEntry) -> None:
         self._world.operator.confirm_failed(str(step.host))
 
+    def confirm_absent(self, step: StepEntry) -> None:
+        self._world.operator.confirm_absent(str(step.host))
+
+    def fence_test(self, step: StepEntry) -> None:
+        self._world.operator.fence_test(str(step.host), forced=step.how == "force", drain=step.how == "drain")
+
     def enter_maintenance(self, step: StepEntry) -> None:
-        self._world.operator.enter_maintenance(str(step.host))
+        self._world.operator.enter_maintenance(str(step.host), drain=step.how == "drain")
 
     def exit_maintenance(self, step: StepEntry) -> None:
         self._world.operator.exit_maintenance(str(step.host))
@@ -169,134 +126,6 @@ class Stage:
 
     def release_storm(self, step: StepEntry) -> None:
         self._world.operator.release_storm()
-
-    # -- VMs
-
-    def protect(self, step: StepEntry) -> None:
-        self._set_protection(step, Protection.RESTART)
-
-    def unprotect(self, step: StepEntry) -> None:
-        self._set_protection(step, Protection.NONE)
-
-    def _set_protection(self, step: StepEntry, protection: Protection) -> None:
-        """`virsh metadata` where the VM runs; where it runs nowhere, on each host that knows it."""
-        machines, uuid = self._world.machines, vm_uuid(str(step.vm))
-        for host in self._where(step) or list(machines.hosts.values()):
-            if uuid in host.domains:
-                policy = host.domains[uuid].spec.policy.model_copy(update={"protection": protection})
-                machines.set_policy(host, uuid, policy)
-
-    def crash_vm(self, step: StepEntry) -> None:
-        for host in self._where(step):
-            self._world.machines.end(host, vm_uuid(str(step.vm)), StopReason.CRASHED)
-
-    def shutdown_guest(self, step: StepEntry) -> None:
-        for host in self._where(step):
-            self._world.shut_down(host, vm_uuid(str(step.vm)))
-
-    def destroy_vm(self, step: StepEntry) -> None:
-        for host in self._where(step):
-            self._world.shut_down(host, vm_uuid(str(step.vm)), destroyed=True)
-
-    def guest_silent(self, step: StepEntry) -> None:
-        self._fail_guest(step, Health.SILENT)
-
-    def guest_panic(self, step: StepEntry) -> None:
-        self._fail_guest(step, Health.PANICKED)
-
-    def guest_io_error(self, step: StepEntry) -> None:
-        self._fail_guest(step, Health.IO_ERROR)
-
-    def _fail_guest(self, step: StepEntry, health: Health) -> None:
-        for host in self._where(step):
-            self._world.machines.fail_guest(host, vm_uuid(str(step.vm)), health)
-
-    def save_vm(self, step: StepEntry) -> None:
-        for host in self._where(step):
-            self._world.shut_down(host, vm_uuid(str(step.vm)), saved=True)
-
-    def hang_guest(self, step: StepEntry) -> None:
-        for host in self._where(step):
-            self._world.machines.pause_guest(host, vm_uuid(str(step.vm)))
-
-    def fail_start(self, step: StepEntry) -> None:
-        hosts = self._world.machines.hosts
-        for name in self._named(step):
-            hosts[name].fails[vm_uuid(str(step.vm))] = step.count or 1
-
-    def fail_stop(self, step: StepEntry) -> None:
-        hosts = self._world.machines.hosts
-        for name in [str(step.host)] if step.host is not None else list(hosts):
-            hosts[name].stop_fails[vm_uuid(str(step.vm))] = step.count or 1
-
-    # -- the network and the bus
-
-    def partition(self, step: StepEntry) -> None:
-        world = self._world
-        management = sorted({slot.node for slot in world.slots.values() if slot.name != "heartbeat"})
-        groups = [list(group) for group in step.groups or ()]
-        if step.how == "minority":
-            for client in world.broker.clients:
-                if client.process.node in groups[0]:
-                    client.isolate(True)
-            return
-        named = {name for group in groups for name in group}
-        for group in groups:
-            if MANAGEMENT in group:
-                group.extend(node for node in management if node not in named)
-            elif BUS in group and MANAGEMENT not in named:
-                # the plane stands beside the bus where a step does not say otherwise
-                group.extend(node for node in management if node not in named)
-        world.network.cut(groups, one_way=step.how == "one_way")
-        world.broker.reconsider()
-
-    def heal(self, step: StepEntry) -> None:
-        world = self._world
-        world.network.heal()
-        world.broker.ambiguous = 0.0
-        trouble = world.virt.trouble
-        trouble.slow_start = trouble.lost_answer = trouble.refused_start = 0.0
-        trouble.lost_reading = trouble.garbage = trouble.busy = 0.0
-        for host in world.machines.hosts.values():
-            host.libvirt_hangs = False
-            host.stop_fails.clear()
-        for client in world.broker.clients:
-            client.isolate(False)
-        world.broker.reconsider()
-
-    def loss(self, step: StepEntry) -> None:
-        share = (step.percent or 0.0) / 100
-        if step.how == "bus":
-            self._world.broker.ambiguous = share
-        elif step.how == "libvirt":
-            self._world.virt.trouble.lost_answer = share
-            self._world.virt.trouble.refused_start = share
-        elif step.how == "readings":
-            self._world.virt.trouble.lost_reading = share
-        elif step.how == "garbage":
-            self._world.virt.trouble.garbage = share
-        else:
-            self._world.network.loss = share
-
-    def delay(self, step: StepEntry) -> None:
-        if step.how == "libvirt":
-            if step.host is not None:
-                self._host(step).libvirt_hangs = True
-            self._world.virt.trouble.slow_start = (step.percent or 0.0) / 100
-        elif step.how == "bus":
-            self._world.broker.lose_leader()
-        elif step.how == "guests":
-            self._world.virt.trouble.busy = (step.percent or 0.0) / 100
-        else:
-            self._world.network.delay_s = step.seconds or 0.0
-
-    def kill_bus(self, step: StepEntry) -> None:
-        if self._world.broker.up[step.node]:
-            self._world.broker.kill_node(step.node)
-
-    def start_bus(self, step: StepEntry) -> None:
-        if not self._world.broker.up[step.node]:
-            self._world.broker.start_node(step.node)
 
     # -- services
 
@@ -342,6 +171,8 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "kill_agent": Stage.kill_agent,
     "start_agent": Stage.start_agent,
     "step_clock": Stage.step_clock,
+    "hang_libvirt": Stage.hang_libvirt,
+    "resume_libvirt": Stage.resume_libvirt,
     "break_fencing": Stage.break_fencing,
     "mend_fencing": Stage.mend_fencing,
     "add_host": Stage.add_host,
@@ -349,6 +180,7 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "enter_maintenance": Stage.enter_maintenance,
     "exit_maintenance": Stage.exit_maintenance,
     "confirm_failed": Stage.confirm_failed,
+    "fence_test": Stage.fence_test,
     "readmit": Stage.readmit,
     "release_storm": Stage.release_storm,
     "stall_storage": Stage.stall_storage,
@@ -358,10 +190,14 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "crash_vm": Stage.crash_vm,
     "shutdown_guest": Stage.shutdown_guest,
     "destroy_vm": Stage.destroy_vm,
+    "start_vm": Stage.start_vm,
     "guest_silent": Stage.guest_silent,
     "guest_panic": Stage.guest_panic,
     "guest_io_error": Stage.guest_io_error,
+    "guest_watchdog": Stage.guest_watchdog,
     "save_vm": Stage.save_vm,
+    "start_copy": Stage.start_copy,
+    "migrate_vm": Stage.migrate_vm,
     "hang_guest": Stage.hang_guest,
     "fail_start": Stage.fail_start,
     "fail_stop": Stage.fail_stop,
@@ -371,6 +207,8 @@ STEPS: dict[str, Callable[[Stage, StepEntry], None]] = {
     "delay": Stage.delay,
     "kill_bus": Stage.kill_bus,
     "start_bus": Stage.start_bus,
+    "restore_state": Stage.restore_state,
+    "confirm_absent": Stage.confirm_absent,
     "kill_service": Stage.kill_service,
     "pause_service": Stage.pause_service,
     "resume_service": Stage.resume_service,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TypeVar
 
 from libs.core.ports import UnavailableError
-from libs.model import SlotBeat, SlotOrder
+from libs.promises import SlotBeat, SlotOrder
 from libs.sim.loop import Process, SimLoop
+from libs.storage.slots import THREADS
 
+T = TypeVar("T")
 SHARED = "shared"
 """The datastore of a pool of which nothing is said."""
 
@@ -86,42 +89,75 @@ class SimSlots:
     """Slots of one datastore, for one process: on the host on which it runs."""
 
     def __init__(
-        self, datastore: Datastore, name: str, process: Process, loop: SimLoop, timeout_s: float
+        self,
+        datastore: Datastore,
+        name: str,
+        process: Process,
+        loop: SimLoop,
+        timeout_s: float,
+        members: Collection[str] | None = None,
     ) -> None:
+        """`members`: the hosts that have a slot there; None for all."""
         self._datastore, self._name, self._process, self._loop = datastore, name, process, loop
-        self._timeout_s = timeout_s
+        self._timeout_s, self._members = timeout_s, members
+        self._hung = 0
+        self._queue: list[Callable[[], None]] = []
 
-    async def _reach(self) -> None:
-        """What a datastore that stalls is asked for hangs, and is done as soon as it is back; whoever asks waits for
-        `timeout_s` only. What was given up is never done."""
+    async def _call(self, host: str, work: Callable[[], T]) -> T:
+        """What a datastore that stalls is asked for hangs, a few calls at a time, and is done as soon as it is back,
+        however long ago whoever asked gave up; what still waits for its turn then is never done."""
         self._process.enter()
+        if self._members is not None and host not in self._members:
+            raise UnavailableError(f"{self._name}: {host} has no slot there")
+        done: asyncio.Future[T] = self._loop.create_future()
+
+        def perform() -> None:
+            if self._process.alive:
+                result = work()
+                if not done.done():
+                    done.set_result(result)
+
         if not self._datastore.stalled(self._process.node):
-            return
-        back: asyncio.Future[None] = self._loop.create_future()
-        self._datastore.when_back(self._process.node, functools.partial(_wake, back))
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await back
-        except TimeoutError:
-            self._process.enter()
-            raise UnavailableError(f"{self._name}: no answer in {self._timeout_s} s") from None
+            perform()
+        elif self._hung < THREADS:
+            self._hang(perform)
+        else:
+            self._queue.append(lambda: None if done.done() else perform())
+        if not done.done():
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await done
+            except TimeoutError:
+                self._process.enter()
+                raise UnavailableError(f"{self._name}: no answer in {self._timeout_s} s") from None
         self._process.enter()
+        return done.result()
+
+    def _hang(self, perform: Callable[[], None]) -> None:
+        self._hung += 1
+        self._datastore.when_back(self._process.node, functools.partial(self._back, perform))
+
+    def _back(self, perform: Callable[[], None]) -> None:
+        self._hung -= 1
+        perform()
+        queue, self._queue = self._queue, []
+        for waiting in queue:
+            waiting()
 
     async def beat(self, beat: SlotBeat) -> SlotOrder | None:
         """See ports.Slots."""
-        await self._reach()
-        self._datastore.beats[beat.host] = beat
-        return self._datastore.orders.get(beat.host)
+
+        def work() -> SlotOrder | None:
+            self._datastore.beats[beat.host] = beat
+            return self._datastore.orders.get(beat.host)
+
+        return await self._call(beat.host, work)
 
     async def read(self, host: str) -> SlotBeat | None:
-        await self._reach()
-        return self._datastore.beats.get(host)
+        return await self._call(host, lambda: self._datastore.beats.get(host))
 
     async def order(self, host: str, order: SlotOrder) -> None:
-        await self._reach()
-        self._datastore.orders[host] = order
+        def work() -> None:
+            self._datastore.orders[host] = order
 
-
-def _wake(back: asyncio.Future[None]) -> None:
-    if not back.done():
-        back.set_result(None)
+        await self._call(host, work)

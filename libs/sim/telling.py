@@ -6,19 +6,35 @@ from collections.abc import Iterable
 
 from libs.events.base import Fact, HostFact, VmFact
 from libs.events.datastores import DatastoreFailed, DatastoreLost, DatastoreRecovered
+from libs.events.drains import HostDrainPlanned, HostDrainStuck
 from libs.events.envelope import Envelope, wrap
 from libs.events.failovers import CapacityExhausted, FailoverCompleted, FailoverPlanned
 from libs.events.guests import HostDraining, HostGrey, VmEvictFailed, VmUnhealthy
 from libs.events.hosts import (
+    FencePathBroken,
+    FencePathMended,
     HostFailed,
     HostFenced,
     HostFenceFailed,
+    HostFenceTested,
     HostQuarantined,
     HostSuspected,
     HostUndecided,
     StormHeld,
 )
-from libs.events.vms import VmFailed, VmRestartFailed, VmStartUncertain
+from libs.events.state import StateReconciled
+from libs.events.vms import (
+    VmFailed,
+    VmMoved,
+    VmMoveFailed,
+    VmOrderUncertain,
+    VmPreempted,
+    VmPreemptFailed,
+    VmRestartFailed,
+    VmStartUncertain,
+    VmStillHeld,
+    VmWaitedInVain,
+)
 from libs.events.words import StormReleaseOrdered
 from libs.model import Failure
 from libs.report import failovers
@@ -51,7 +67,9 @@ def gist(fact: Fact, names: dict[str, str]) -> str:
         case FailoverPlanned():
             starts = [f"{start.name} to {start.to.host}" for start in fact.starts]
             waits = [f"{one.name} waits ({one.reason.split(':')[0]})" for one in fact.waiting]
-            return f"{_short(fact.incident, names)}: {', '.join([*starts, *waits])}"
+            moves = [f"{one.name} moves from {one.origin.host} to {one.to.host}" for one in fact.moves]
+            stops = [f"{one.name} stops on {one.at.host}" for one in fact.stops]
+            return f"{_short(fact.incident, names)}: {', '.join([*moves, *stops, *starts, *waits])}"
         case FailoverCompleted():
             done = ", ".join(fact.restarted) or "none"
             left = f"; waiting: {', '.join(fact.waiting)}" if fact.waiting else ""
@@ -60,10 +78,8 @@ def gist(fact: Fact, names: dict[str, str]) -> str:
             return (
                 f"{_short(fact.incident, names)}: no room for {', '.join(one.name for one in fact.waiting)}"
             )
-        case HostFenceFailed():
-            return f"{subject}: {'; '.join(fact.missing)}"
-        case HostFenced():
-            return f"{subject}: {fact.proof.method.value}"
+        case HostFenceFailed() | HostFenced() | FencePathBroken() | FencePathMended() | HostFenceTested():
+            return _of_fencing(fact, subject)
         case HostFailed():
             ran = sorted(names.get(vm.uuid, vm.uuid) for vm in fact.vms)
             return f"{subject}: {fact.rule}; ran {', '.join(ran) or 'nothing'}"
@@ -78,18 +94,61 @@ def gist(fact: Fact, names: dict[str, str]) -> str:
             return f"{fact.datastore} on {', '.join(fact.hosts)} of {fact.asked}"
         case DatastoreRecovered():
             return f"{fact.datastore}{f' on {fact.host}' if fact.host else ''}: {fact.rule}"
+        case StateReconciled():
+            down, unheard = ", ".join(fact.down) or "none", ", ".join(fact.unheard) or "none"
+            return f"{fact.adopted} adopted; down: {down}; unheard: {unheard}"
         case HostQuarantined():
             return f"{fact.host}: failed {', '.join(f'{ago:.1f}' for ago in fact.failed_ago_s)} s ago"
         case StormReleaseOrdered():
             return ", ".join(fact.suspects)
-        case VmRestartFailed() | VmStartUncertain() | VmEvictFailed() | HostDraining():
+        case VmWaitedInVain():
+            return f"{subject}: for {', '.join(fact.awaited)}"
+        case VmMoved():
+            return f"{fact.name} from {fact.origin.host} to {fact.at.host}"
+        case VmPreempted():
+            return f"{subject}: for {', '.join(fact.makes_room_for)}"
+        case VmMoveFailed() | VmPreemptFailed():
+            return f"{subject}: {fact.reason}"
+        case (
+            VmRestartFailed()
+            | VmStartUncertain()
+            | VmOrderUncertain()
+            | VmStillHeld()
+            | VmEvictFailed()
+            | HostDraining()
+        ):
             return f"{subject}: {fact.reason}"
         case VmFailed() | VmUnhealthy() if fact.why is not Failure.CRASHED:
             return f"{subject}: {fact.why.value}"
+        case HostDrainPlanned():
+            return f"{subject}: {', '.join(f'{one.name} to {one.to.host}' for one in fact.moves)}"
+        case HostDrainStuck():
+            return f"{subject}: {', '.join(f'{one.name} stays ({one.reason})' for one in fact.stays)}"
         case HostGrey():
             return f"{subject}: {', '.join(fact.guests)}"
         case _:
             return subject or _short(fact.about, names)
+
+
+def _of_fencing(
+    fact: HostFenceFailed | HostFenced | FencePathBroken | FencePathMended | HostFenceTested, subject: str
+) -> str:
+    match fact:
+        case HostFenceFailed():
+            return f"{subject}: {'; '.join(fact.missing)}"
+        case HostFenced():
+            return f"{subject}: {fact.proof.method.value}"
+        case FencePathBroken():
+            return f"{fact.host}: {fact.device} (level {fact.level}): {fact.reason}"
+        case FencePathMended():
+            return f"{fact.host}: {fact.device} (level {fact.level})"
+        case HostFenceTested():
+            levels = ", ".join(
+                f"level {one.level} {'proven' if one.proven else 'not'}" for one in fact.levels
+            )
+            return (
+                f"{fact.host}: {fact.refused or levels or 'nothing'}{'' if fact.passed else '; not passed'}"
+            )
 
 
 def _short(incident: str, names: dict[str, str]) -> str:
@@ -172,7 +231,14 @@ def _vm(world: World, name: str, zero: float, end: float, waiting: bool) -> tupl
     current = next((spell for spell in reversed(spells) if spell.ended is None), None)
     state = "running" if current else ("waiting" if waiting else "stopped")
     host = current.at.host if current else None
-    return VmOutcome(state=state, host=host, starts=len(spells), downtime_s=round(down_s, 3)), up_since
+    found = VmOutcome(
+        state=state,
+        host=host,
+        starts=len(spells),
+        downtime_s=round(down_s, 3),
+        began_s=tuple(round(spell.began - zero, 3) for spell in spells if spell.began >= zero),
+    )
+    return found, up_since
 
 
 def _up(world: World, vm: str) -> float | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from libs.sim.machines import Os, SimHost
+from libs.sim.hosts import Os, SimHost
 from libs.sim.network import BUS
-from libs.sim.world import World
+from libs.sim.world import WATCHES, World
 
 LOOK_S = 0.25
 READERS = 2
@@ -67,10 +67,15 @@ class Truth:
 
     def _spoken(self, host: SimHost) -> bool:
         """Its agent runs and has passed the gate of this boot."""
-        return self._alive(host) and host.announced == host.at.boot
+        # of one without an agent nothing is heard but what its libvirt answers
+        told = not (host.agentless and self._world.virt.trouble.lost_answer)
+        return told and self._alive(host) and host.announced == host.at.boot
 
     def _linked(self, host: SimHost) -> bool:
-        return self._world.network.both_ways(host.name, BUS)
+        network = self._world.network
+        if host.agentless:
+            return network.both_ways(host.name, WATCHES) and network.both_ways(WATCHES, BUS)
+        return network.both_ways(host.name, BUS)
 
     def _alive(self, host: SimHost) -> bool:
         """Its agent runs."""

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
-import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
-from libs.core.ports import StartRefusedError, UnavailableError
-from libs.model import Answer, Health, Incarnation, StopReason, VmDefinition, VmPolicy, VmReport, VmState
+from libs.core.ports import Hypervisor, MoveRefusedError, StartRefusedError, UnavailableError
+from libs.model import (
+    Answer,
+    DiskLocks,
+    Health,
+    Incarnation,
+    Offers,
+    StopReason,
+    VmDefinition,
+    VmReport,
+    VmState,
+)
+from libs.sim.arrivals import Doors
+from libs.sim.definitions import address_of, defined, definition, lacking
+from libs.sim.hosts import Domain, Os, SimHost
 from libs.sim.loop import Process, SimLoop
-from libs.sim.machines import Domain, Machines, Os, SimHost, VmSpec
+from libs.sim.machines import Machines
 from libs.sim.network import Network
-from libs.virt.definition import policy_of, with_policy
 
 T = TypeVar("T")
 CALL_S, START_S = 5.0, 30.0
-QEMU_START_S = (0.05, 0.6)
+QEMU_START_S, SLOW_START_S = (0.05, 0.6), (START_S, START_S + 8.0)
 LOCK_S, LOCK_LOOK_S = 30.0, 0.2
 LOST, LOCKED = "connection closed", "Timed out during operation: cannot acquire state change lock"
+HELD = "resource busy: Lockspace resource is locked"
 OBEDIENT, SHUTDOWN_S = 0.8, (0.3, 4.0)
 """Share of guests that shut down when asked, and how long they take."""
 KERNEL_ALONE = "its kernel takes connections, nothing answers on them"
 BUSY_S, BUSY_APART_S = (0.5, 3.5), 8.0
+RUN_SHARE, RUN_MORE_S = 0.95, 5.0
+"""As in libs/virt/hosts.py."""
+OLD_S, BOOTED_S, FASTER = 90_000.0, 20.0, 20.0
+MIGRATION_S, MIGRATED_S = (0.3, 4.0), 0.05
+"""How long a live migration takes, and until it is told."""
 
 
 class Trouble:
@@ -55,14 +70,49 @@ class Virt:
         """A start call was issued: host, VM, token."""
         self.on_stop: list[Callable[[SimHost, str], None]] = []
         """A stop call was issued."""
+        self.doors = Doors(loop)
+        """Where hosts' libvirts ask before they take a VM in."""
         self.jobs: set[tuple[Incarnation, str]] = set()
         """VMs that a boot's libvirt is about to start: of one VM it does one thing at a time."""
+
+    def migrate(
+        self,
+        source: SimHost,
+        target: SimHost,
+        uuid: str,
+        seconds: float,
+        began: Callable[[int], None] = lambda run: None,
+        *,
+        asked: bool = True,
+    ) -> None:
+        """Where the target's agent lets it in, if it is `asked`; `began` is told the run that it has there, 0 where it was refused."""
+        from_, to, run = source.at, target.at, source.domains[uuid].run
+
+        def let_in(refused: str) -> None:
+            there, domain = self.machines.present(to), source.domains[uuid]
+            same = source.is_boot(from_) and domain.run == run and domain.state.active
+            if refused or there is None or not same:
+                began(0)
+                return
+            began(there.domains[uuid].run if self.machines.migrate(source, there, uuid, seconds) else 0)
+
+        domain = source.domains[uuid]
+        if asked:
+            self.doors.ask(target, domain.spec, domain.token, let_in)
+        else:
+            let_in("")
+
+    def age_s(self, host: SimHost) -> float:
+        """For how long its kernel has run. The hosts of a world's beginning have run for long. Boots take seconds here
+        which take a minute elsewhere, so that kernels age faster, too."""
+        return FASTER * (self.loop.time() - host.booted_at) + (OLD_S if host.boots == 1 else BOOTED_S)
 
 
 class SimHypervisor:
     """Hypervisor of one boot of one host, for one process."""
 
     def __init__(self, virt: Virt, process: Process, at: Incarnation) -> None:
+        self.name = at.host
         self._virt, self._process, self._at = virt, process, at
         self._runs: dict[str, int] = {}
 
@@ -86,7 +136,7 @@ class SimHypervisor:
         self._process.enter()
         forth, back = self._links()
         present = self._virt.machines.hosts[self._at.host]
-        if not forth or (present.at == self._at and (present.libvirt_hangs or present.os is Os.HUNG)):
+        if not forth or (present.is_boot(self._at) and (present.libvirt_hangs or present.os is Os.HUNG)):
             await self._time_out(what, began, timeout_s)
         result = work(self._host(what))
         if not back or self._virt.chance.random() < self._virt.trouble.lost_answer:
@@ -102,6 +152,13 @@ class SimHypervisor:
 
     async def node(self) -> tuple[int, int]:
         return await self.call("node info", lambda host: (host.memory_mib, host.cpus))
+
+    async def disk_locks(self) -> DiskLocks | None:
+        return self._virt.machines.disk_locks
+
+    async def offers(self) -> Offers | None:
+        host = self._virt.machines.present(self._at)
+        return None if host is None else host.offers
 
     async def reports(self) -> list[VmReport]:
         return await self.call(
@@ -132,6 +189,7 @@ class SimHypervisor:
             health=domain.health if shows and not nonsense else Health.UNKNOWN,
             agent=domain.state.active and domain.up and domain.spec.agent and not nonsense,
             destroyed=domain.destroyed and not domain.state.active,
+            migrated=domain.migrated and domain.state.active,
             run=self._runs.get(uuid, 0),
             token=domain.token if domain.state.active else domain.defined,
             memory_mib=domain.spec.memory_mib,
@@ -155,6 +213,16 @@ class SimHypervisor:
         await asyncio.sleep(max(0.0, began + timeout_s - self._virt.loop.time()))
         self._process.enter()
         return False
+
+    async def addresses(self, uuid: str) -> tuple[str, ...]:
+        """See ports.Hypervisor: known once the guest has booted."""
+
+        def look(host: SimHost) -> tuple[str, ...]:
+            domain = host.domains.get(uuid)
+            known = domain is not None and domain.state.active and domain.up
+            return (address_of(domain.spec),) if known and domain is not None else ()
+
+        return await self.call("addresses", look)
 
     def _busy(self, domain: Domain) -> bool:
         now, share = self._virt.loop.time(), self._virt.trouble.busy
@@ -184,9 +252,7 @@ class SimHypervisor:
             for told in virt.on_start:
                 told(host, definition.uuid, token)
             slow = virt.chance.random() < virt.trouble.slow_start
-            wait_s = (
-                virt.chance.uniform(START_S, START_S + 8.0) if slow else virt.chance.uniform(*QEMU_START_S)
-            )
+            wait_s = virt.chance.uniform(*(SLOW_START_S if slow else QEMU_START_S))
             self._lock(host.at, definition, token, answer, wait_s, loop.time() + LOCK_S)
 
         await self.call("start", arrive, START_S)
@@ -194,7 +260,8 @@ class SimHypervisor:
         if refused in (LOST, LOCKED):
             raise UnavailableError(f"{self._at.host}: start: {refused}")
         if refused:
-            raise StartRefusedError(f"{self._at.host}: {refused}")
+            lock = self._virt.machines.lock_manager if refused == HELD else ""
+            raise StartRefusedError(f"{self._at.host}: {refused}", lock)
 
     async def _answer(self, what: str, answer: asyncio.Future[str], began: float) -> str:
         """What a call that takes its time says in the end. Raises UnavailableError."""
@@ -244,6 +311,10 @@ class SimHypervisor:
         elif host.fails.get(uuid, 0) > 0 or self._virt.chance.random() < trouble.refused_start:
             host.fails[uuid] = host.fails.get(uuid, 1) - 1
             said = "internal error: process exited while connecting to monitor"
+        elif missing := lacking(host, copy):
+            said = f"unsupported configuration: this host has no {missing}"
+        elif machines.locked_out(host, uuid):
+            said = HELD
         else:
             machines.specs[uuid] = spec
             machines.begin(host, spec, token)
@@ -284,6 +355,47 @@ class SimHypervisor:
         if not killed.done():
             killed.set_result("")
 
+    async def migrate(self, uuid: str, target: Hypervisor, timeout_s: float) -> None:
+        """See ports.Hypervisor.migrate. Once it is under way no death of ours recalls it, which is the worse world: a real
+        one ends with who drives it."""
+        assert isinstance(target, SimHypervisor)
+        virt, to = self._virt, target._at
+        seconds = virt.chance.uniform(*MIGRATION_S)
+
+        arrived: asyncio.Future[int] = virt.loop.create_future()
+
+        def begin(host: SimHost) -> None:
+            there, domain = virt.machines.present(to), host.domains.get(uuid)
+            refused = virt.chance.random() < virt.trouble.refused_start
+            linked = virt.network.both_ways(host.name, to.host)
+            if (
+                domain is None
+                or domain.state is not VmState.RUNNING
+                or there is None
+                or refused
+                or not linked
+            ):
+                arrived.set_result(0)
+                return
+
+            def began(run: int) -> None:
+                if not arrived.done():
+                    arrived.set_result(run)
+
+            virt.migrate(host, there, uuid, seconds, began)
+
+        await self.call("migrate", begin)
+        run = await arrived  # the hook ends in time
+        self._process.enter()
+        if not run:
+            raise MoveRefusedError(f"{self._at.host}: migrate: operation failed")
+        await asyncio.sleep(min(seconds + MIGRATED_S, timeout_s))
+        self._process.enter()
+        there = virt.machines.present(to)
+        domain = None if there is None else there.domains.get(uuid)
+        if domain is None or domain.run != run or domain.state is not VmState.RUNNING:
+            raise MoveRefusedError(f"{self._at.host}: migrate: it was not through")
+
     async def shut_down(self, uuid: str, grace_s: float) -> None:
         """See services.heartbeat.act.LocalHypervisor: most guests shut down when they are asked."""
         host = self._host("shutdown")
@@ -302,20 +414,6 @@ class SimHypervisor:
         await self.destroy(uuid)
 
 
-@functools.lru_cache(maxsize=1024)
-def definition(spec: VmSpec) -> VmDefinition:
-    """The copy of a VM's definition: with its policy, and opaque to all but the hypervisor."""
-    xml = with_policy(f"<domain><name>{spec.name}</name></domain>", spec.policy)
-    digest = hashlib.sha256(xml.encode()).hexdigest()
-    return VmDefinition(uuid=spec.uuid, name=spec.name, xml=xml, sha256=digest)
-
-
-def defined(spec: VmSpec, copy: VmDefinition) -> VmSpec:
-    """The VM as its definition describes it: started from an old copy, it has its old policy."""
-    policy = policy_of(ET.fromstring(copy.xml), VmPolicy())
-    return spec if policy == spec.policy else replace(spec, policy=policy)
-
-
 class SimHypervisors:
     """Connections of one process to the hosts."""
 
@@ -327,11 +425,29 @@ class SimHypervisors:
         """Proven to lead to this very boot, or UnavailableError."""
         if incarnation.host not in self._virt.machines.hosts:
             raise UnavailableError(f"no host is called {incarnation.host}")
+        if self._virt.machines.hosts[incarnation.host].agentless and not self._named(incarnation):
+            raise UnavailableError(f"{incarnation}: cannot prove that this boot answers")
         hypervisor = self._open.get(incarnation) or SimHypervisor(self._virt, self._process, incarnation)
         await hypervisor.call("ping", lambda host: None, timeout_s)
         self._open = {at: one for at, one in self._open.items() if at.host != incarnation.host}
         self._open[incarnation] = hypervisor
         return hypervisor
+
+    async def still(self, incarnation: Incarnation, known_s: float | None, timeout_s: float) -> SimHypervisor:
+        """See ports.WatchedHypervisors. A connection that is not open yet is proven by the age of the host's kernel alone."""
+        known = incarnation in self._open
+        hypervisor = await self.at(incarnation, timeout_s)
+        if known:
+            return hypervisor
+        up_s = await hypervisor.call("processor time", self._virt.age_s, timeout_s)
+        if known_s is None or RUN_SHARE * up_s - RUN_MORE_S <= known_s:
+            del self._open[incarnation]
+            raise UnavailableError(f"{incarnation}: cannot prove that this boot answers")
+        return hypervisor
+
+    def _named(self, incarnation: Incarnation) -> bool:
+        """Heartbeats say so of the boot that answers."""
+        return self._virt.machines.hosts[incarnation.host].at == incarnation
 
     async def probe(self, host: str, timeout_s: float) -> tuple[Answer, str]:
         """One round trip to whatever boot of the host answers."""
@@ -348,36 +464,6 @@ class SimHypervisors:
         if heard and found.os is Os.UP and not found.libvirt_hangs:
             return Answer.UP, "libvirt answers"
         await asyncio.sleep(max(0.0, began + timeout_s - self._virt.loop.time()))
-        self._process.enter()
-        if heard:
-            return Answer.HANGS, f"no answer in {timeout_s} s: {KERNEL_ALONE}"
-        return Answer.SILENT, f"no answer in {timeout_s} s"
-
-
-class SimProbes:
-    """The other hosts' agents, asked directly by one process."""
-
-    def __init__(self, virt: Virt, process: Process, listens: Callable[[str], bool]) -> None:
-        self._virt, self._process, self._listens = virt, process, listens
-        """`listens`: whether the agent of this host runs."""
-
-    async def ask(self, host: str, timeout_s: float) -> tuple[Answer, str]:
-        """See ports.Probes. A kernel refuses for an agent that is away; a hung host takes and says nothing."""
-        virt, network = self._virt, self._virt.network
-        found = virt.machines.hosts.get(host)
-        if found is None:
-            return Answer.UNKNOWN, f"no host is called {host}"
-        began = virt.loop.time()
-        self._process.enter()
-        await virt.loop.nap(network.latency())
-        self._process.enter()
-        linked = network.both_ways(self._process.node, host)
-        heard = linked and found.os in (Os.UP, Os.HUNG) and not network.lost()
-        if heard and found.os is Os.UP:
-            if self._listens(host):
-                return Answer.UP, "its agent answers"
-            return Answer.REFUSED, "its kernel refuses, no agent listens"
-        await asyncio.sleep(max(0.0, began + timeout_s - virt.loop.time()))
         self._process.enter()
         if heard:
             return Answer.HANGS, f"no answer in {timeout_s} s: {KERNEL_ALONE}"

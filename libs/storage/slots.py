@@ -23,7 +23,8 @@ from pydantic import ValidationError
 from libs.config.entries import Datastore
 from libs.config.settings import Settings
 from libs.core.ports import UnavailableError
-from libs.model import SlotBeat, SlotOrder, Value
+from libs.model import Value
+from libs.promises import SlotBeat, SlotOrder
 from libs.storage.mounts import Mounted
 from libs.threads import HostThreads
 

@@ -10,6 +10,7 @@ import contextlib
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -17,10 +18,20 @@ from typing import Any, TypeVar
 import libvirt
 import structlog
 
-from libs.core.ports import StartRefusedError, UnavailableError
-from libs.model import Answer, Health, StopReason, VmDefinition, VmPolicy, VmReport, VmState
+from libs.core.ports import Hypervisor, MoveRefusedError, StartRefusedError, UnavailableError
+from libs.model import (
+    Answer,
+    DiskLocks,
+    Health,
+    Offers,
+    StopReason,
+    VmDefinition,
+    VmPolicy,
+    VmReport,
+    VmState,
+)
 from libs.threads import HostThreads
-from libs.virt import remote
+from libs.virt import moves, remote
 from libs.virt.definition import (
     RUN_NS,
     BadPolicyError,
@@ -32,7 +43,9 @@ from libs.virt.definition import (
     token_of,
     with_token,
 )
-from libs.virt.guests import SYNC_S, agent_connected, answers, health_of
+from libs.virt.guests import SYNC_S, addresses_of, agent_connected, answers, health_of
+from libs.virt.locks import configured, refused_by
+from libs.virt.offers import READ_S, OfferBook, Reader
 
 T = TypeVar("T")
 CALL_S = 5.0
@@ -58,6 +71,13 @@ STOPS = {
     libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: StopReason.MIGRATED,
     libvirt.VIR_DOMAIN_SHUTOFF_SAVED: StopReason.SAVED,
 }
+MIGRATED = (
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_MIGRATED),
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY),
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION),
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY),
+)
+"""States of a run that came, or comes, from another host; or is about to go to one, for as long as that takes."""
 # Something at the other end took the trouble to refuse us: the machine lives.
 LIVING_ERRORS = (
     libvirt.VIR_ERR_AUTH_FAILED,
@@ -91,7 +111,8 @@ def _last_token(connection: Any, uuid: str) -> int:
 
 class LibvirtHost:
     """A connection that opens itself again. `opened_at` is when the present one was opened; `places` are the
-    directories of the host's datastores, by name."""
+    directories of the host's datastores, by name; `qemu_conf` the host's own file, where that can be read here; `migrate_uri`
+    where it takes in migrations, "" where libvirt says itself; `migrate_unsafe` that its storage is shared, whatever libvirt says."""
 
     def __init__(
         self,
@@ -102,9 +123,13 @@ class LibvirtHost:
         *,
         threads: int = 8,
         places: Mapping[str, Path] = NO_PLACES,
+        qemu_conf: Path | None = None,
+        migrate_uri: str = "",
+        migrate_unsafe: bool = False,
     ) -> None:
-        self.name, self.uri = name, uri
-        self._places = places
+        self.name, self.uri, self.migrate_uri = name, uri, migrate_uri
+        self._unsafe = migrate_unsafe
+        self._places, self._qemu_conf = places, qemu_conf
         self._defaults, self._clock = defaults, clock
         self._threads = HostThreads(f"libvirt-{name}", threads)
         self._size = threads
@@ -117,6 +142,8 @@ class LibvirtHost:
         """VMs of the latest whole list."""
         self._bad_policy: dict[str, str] = {}
         self._guests: LibvirtHost | None = None
+        reader = Reader()
+        self._offers = OfferBook(lambda: self.call("what it offers", reader.read, READ_S), clock)
         self.opened_at = 0.0
 
     def on_open(self, opened: Callable[[Any], None]) -> None:
@@ -192,6 +219,21 @@ class LibvirtHost:
         info = await self.call("node info", lambda connection: connection.getInfo())
         return int(info[1]), int(info[2])
 
+    async def up_s(self) -> float:
+        """For how long its kernel has run, at least: what its first processor has counted since it booted. What a
+        hypervisor below it took away is not in it, nor a sleep, nor hours at which it was offline. Raises UnavailableError."""
+        spent = await self.call("processor time", lambda connection: connection.getCPUStats(0))
+        return sum(float(spent.get(name, 0)) for name in ("kernel", "user", "idle", "iowait")) / 1e9
+
+    async def disk_locks(self) -> DiskLocks | None:
+        """See services.heartbeat.act.LocalHypervisor."""
+        file = self._qemu_conf
+        return None if file is None else await self.call("qemu.conf", lambda _: configured(file))
+
+    async def offers(self) -> Offers | None:
+        """See services.heartbeat.act.LocalHypervisor."""
+        return await self._offers.latest()
+
     async def reports(self) -> list[VmReport]:
         """All VMs. Raises UnavailableError."""
 
@@ -262,6 +304,7 @@ class LibvirtHost:
             agent=seen.active and agent_connected(root),
             destroyed=(state, reason) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED),
             run=self._runs.get(uuid, 0),
+            migrated=(state, reason) in MIGRATED,
             token=token_of(root, active=run > 0),
             memory_mib=memory_mib,
             vcpus=vcpus,
@@ -283,10 +326,19 @@ class LibvirtHost:
     async def ping_guest(self, uuid: str, timeout_s: float) -> bool:
         """See services.heartbeat.act.LocalHypervisor. Over a connection of its own: libvirt takes few calls at a time
         from one client, and a guest that hangs must not hold up the reading of states."""
+        return await self._aside().call(
+            "guest ping", lambda connection: answers(connection, uuid, timeout_s), timeout_s + SYNC_S
+        )
+
+    def _aside(self) -> LibvirtHost:
         if self._guests is None:
             self._guests = LibvirtHost(self.name, self.uri, self._defaults, self._clock, threads=4)
-        return await self._guests.call(
-            "guest ping", lambda connection: answers(connection, uuid, timeout_s), timeout_s + SYNC_S
+        return self._guests
+
+    async def addresses(self, uuid: str) -> tuple[str, ...]:
+        """See ports.Hypervisor. Over the same connection as pings: a guest's agent may be asked."""
+        return await self._aside().call(
+            "addresses", lambda connection: addresses_of(connection, uuid), SYNC_S
         )
 
     def remember_runs(self, runs: dict[str, int]) -> None:
@@ -322,30 +374,30 @@ class LibvirtHost:
         """See ports.Hypervisor.start."""
         until = self._clock() + START_S
 
-        def start(connection: Any) -> str:
-            domain, refused = None, ""
+        def start(connection: Any) -> tuple[str, str]:
+            domain, refused, lock = None, "", ""
             try:
                 xml = with_token(definition, token, _last_token(connection, definition.uuid))
                 domain = connection.defineXML(xml)
                 if domain.hasManagedSaveImage(0):
                     domain.managedSaveRemove(0)  # memory of an earlier run, over disks that went on since
                 if self._clock() >= until:
-                    return "too late"  # whoever asked has left, and may have it started elsewhere by now
+                    return "too late", ""  # whoever asked has left, and may have it started elsewhere by now
                 domain.create()
             except libvirt.libvirtError as error:
                 if not connection.isAlive() or error.get_error_code() in UNDER_WAY:
                     raise
-                refused = str(error) or "refused without a reason"
+                refused, lock = str(error) or "refused without a reason", refused_by(error)
             if domain is not None:
                 # its answer says that the start has ended, whatever becomes of this
                 with contextlib.suppress(libvirt.libvirtError):
                     kind, flags = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_CONFIG
                     domain.setMetadata(kind, begun(token), "rekindle-run", RUN_NS, flags)
-            return refused
+            return refused, lock
 
-        refused = await self.call("start", start, START_S)
+        refused, lock = await self.call("start", start, START_S)
         if refused:
-            raise StartRefusedError(f"{self.name}: {refused}")
+            raise StartRefusedError(f"{self.name}: {refused}", lock)
 
     async def destroy(self, uuid: str) -> None:
         """See ports.Hypervisor.destroy."""
@@ -359,6 +411,23 @@ class LibvirtHost:
                     raise
 
         await self.call("destroy", destroy, START_S)
+
+    async def migrate(self, uuid: str, target: Hypervisor, timeout_s: float) -> None:
+        """See ports.Hypervisor.migrate. Driven by us and by nobody else: libvirt gives it up when this connection or that
+        to the target ends, and so when this process does."""
+        assert isinstance(target, LibvirtHost)
+        migrate = partial(
+            moves.migrate, uuid=uuid, target=target._connect, uri=target.migrate_uri, unsafe=self._unsafe
+        )
+        abort = partial(moves.abort, uuid=uuid)
+        try:
+            refused = await self.call("migrate", migrate, timeout_s)
+        except UnavailableError:
+            with contextlib.suppress(UnavailableError):
+                await self.call("abort of a migration", abort)
+            raise
+        if refused:
+            raise MoveRefusedError(f"{self.name}: {refused}")
 
     async def shut_down(self, uuid: str, grace_s: float) -> None:
         """See services.heartbeat.act.LocalHypervisor: press its power button, and end it after `grace_s`."""

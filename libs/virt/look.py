@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 import libvirt
 
-from libs.doctor.seen import Answers, Cpu, Domain, HostSeen, MachineAnswer, StoragePool
-from libs.doctor.wants import Machine, wants_of
+from libs.doctor.seen import Answers, Domain, HostSeen, MachineAnswer, StoragePool
 from libs.model import VmPolicy, VmState
 from libs.virt.definition import BadPolicyError, policy_of, size_of
 from libs.virt.host import STATES
+from libs.virt.offers import active_networks, host_of, links_of
+from libs.wants import Machine, wants_of
 
 T = TypeVar("T")
 MOVING = (
@@ -56,8 +57,8 @@ def look(name: str, connection: Any, defaults: VmPolicy) -> HostSeen:
     info = connection.getInfo()
     domains = tuple(_domains(connection, defaults))
     capabilities = ask("capabilities", connection.getCapabilities)
-    uuid, cpu = _host(capabilities) if capabilities else (None, None)
-    networks = ask("networks", lambda: connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE))
+    uuid, cpu = host_of(ET.fromstring(capabilities)) if capabilities else (None, None)
+    networks = ask("networks", lambda: active_networks(connection))
     pools = ask("storage pools", lambda: _pools(connection))
     return HostSeen(
         name=name,
@@ -69,7 +70,7 @@ def look(name: str, connection: Any, defaults: VmPolicy) -> HostSeen:
         cpus=int(info[2]),
         cpu=cpu,
         networks=None if networks is None else frozenset(one.name() for one in networks),
-        links=_links(connection, networks, ask),
+        links=links_of(connection, networks, ask),
         secrets=ask("secrets", lambda: _secrets(connection)),
         pools=pools,
         domains=domains,
@@ -87,19 +88,6 @@ def answer(connection: Any, questions: Questions) -> Answers:
 
 def _reason(error: libvirt.libvirtError) -> str:
     return str(error.get_error_message() or error)
-
-
-def _host(capabilities: str) -> tuple[str | None, Cpu | None]:
-    host = ET.fromstring(capabilities).find("host")
-    if host is None:
-        return None, None
-    cpu = host.find("cpu")
-    model = None if cpu is None else cpu.findtext("model")
-    if cpu is None or not model:  # a driver that does not tell
-        return host.findtext("uuid"), None
-    features = frozenset(one.get("name", "") for one in cpu.iterfind("feature"))
-    seen = Cpu(cpu.findtext("arch", ""), cpu.findtext("vendor", ""), model, features)
-    return host.findtext("uuid"), seen
 
 
 def _domains(connection: Any, defaults: VmPolicy) -> Iterable[Domain]:
@@ -168,31 +156,6 @@ def _pool(pool: Any) -> StoragePool:
         target=posixpath.normpath(target) if target else "",
         source="; ".join(sorted(parts)),
     )
-
-
-def _links(
-    connection: Any, networks: Any, ask: Callable[[str, Callable[[], Any]], Any]
-) -> frozenset[str] | None:
-    """Bridges and devices that are up by name. libvirt's interfaces are seldom built in; its node devices know them, too."""
-
-    def interfaces() -> set[str]:
-        return {
-            one.name() for one in connection.listAllInterfaces(libvirt.VIR_CONNECT_LIST_INTERFACES_ACTIVE)
-        }
-
-    def devices() -> set[str]:
-        found = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
-        names = (ET.fromstring(one.XMLDesc(0)).findtext("capability/interface") for one in found)
-        return {name for name in names if name}
-
-    try:
-        known = interfaces()
-    except libvirt.libvirtError:
-        known = ask("bridges", devices)
-        if not known:  # even a host without any network has `lo`
-            return None
-    bridges = (ET.fromstring(one.XMLDesc(0)).find("bridge") for one in networks or ())
-    return frozenset(known) | {one.get("name", "") for one in bridges if one is not None}
 
 
 def _has_file(connection: Any, path: str) -> bool | None:

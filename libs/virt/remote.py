@@ -40,6 +40,12 @@ def address_of(uri: str) -> tuple[str, int] | None:
     return parts.hostname, port or PORTS[transport]
 
 
+def is_local(uri: str) -> bool:
+    """It leads to this machine's own libvirt and its QEMU. A socket that the URI names may lead anywhere."""
+    parts = urlsplit(uri)
+    return parts.scheme.startswith("qemu") and not parts.netloc and "socket=" not in parts.query
+
+
 async def kernel_behind(uri: str, timeout_s: float) -> tuple[Answer, str]:
     """Asked late, and done by the deadline. Silent of a local URI: nothing but its libvirt can be asked there."""
     address = address_of(uri)

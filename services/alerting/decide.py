@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 from rpds import HashTrieMap
 
-from libs.core.decider import Act, Expired, Input, Outcome, Records, Request, Step
+from libs.core.decider import Act, Expired, Input, Outcome, Publish, Records, Request, Step
 from libs.core.evolve import replace
 from libs.events.base import Fact
+from libs.events.facts import ServiceOverdue
 from libs.model import Value
+from services.alerting import owed
+from services.alerting.owed import Owed
 from services.alerting.texts import tell
 
 FIRST_S, MOST_S = 1.0, 300.0
 TRIES = 300  # about a day at MOST_S
 PENDING = 10_000
+FOLLOWED_KEPT = 256
 
 
 class Delivery(Value):
@@ -63,6 +67,10 @@ REQUESTS: TypeAdapter[PostWebhook | Announce] = TypeAdapter(
 class AlertingState:
     records: Records
     retry_at: HashTrieMap[str, float]
+    owed: HashTrieMap[str, Owed] = field(default_factory=HashTrieMap)
+    """Facts from which nothing has followed yet, by their keys. Not stored: a restart forgets them."""
+    followed: tuple[str, ...] = ()
+    """What has been followed already, should the fact itself come late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,35 +79,68 @@ class Alerting:
 
     webhook: bool
     timeout_s: float
+    overdue: bool = False
+    """Tell of facts from which nothing follows; see owed.py."""
 
     @property
     def record_type(self) -> type[Delivery]:
         return Delivery
 
     def initial(self, now: float) -> AlertingState:
-        return AlertingState(HashTrieMap(), HashTrieMap())
+        return AlertingState(Records(), HashTrieMap())
 
     def resume(self, state: AlertingState, records: Records, now: float) -> Step[AlertingState]:
-        return Step(AlertingState(records, HashTrieMap({name: now for name in records})))
+        retry_at = HashTrieMap({name: now for name in records})
+        return Step(replace(state, records=records, retry_at=retry_at))
 
     def records(self, state: AlertingState) -> Records:
         return state.records
 
     def wake_at(self, state: AlertingState) -> float | None:
-        return min(state.retry_at.values(), default=None)
+        return min((*state.retry_at.values(), *(one.due_at for one in state.owed.values())), default=None)
 
     def step(self, state: AlertingState, event: Input | None, now: float) -> Step[AlertingState]:
         match event:
             case None:
-                return self._retry(state, now)
+                retried = self._retry(state, now)
+                step = self._overdue(retried.state, now)
+                return Step(step.state, (*retried.effects, *step.effects))
             case Fact():
-                return self._tell(state, event)
+                return self._tell(self._owed(state, event, now) if self.overdue else state, event)
             case Posted():
                 return self._posted(state, event.record, event.ok, now)
             case Expired(request="post_webhook", key=key):
                 return self._posted(state, key.rsplit("/", 1)[0].removeprefix("post/"), False, now)
             case _:
                 return Step(state)
+
+    def _owed(self, state: AlertingState, fact: Any, now: float) -> AlertingState:
+        """What this fact follows from is done with; what must follow from it has its time."""
+        marks = tuple(owed.mark(kind, fact) for kind in owed.OF_INCIDENTS if owed.answers(kind, fact))
+        left = {key: one for key, one in state.owed.items() if not owed.followed(one, fact)}
+        known = tuple(one for one in state.followed if one not in marks)
+        found = owed.opened(fact, now)
+        if found is not None and owed.mark(found.kind, fact) not in known + marks and len(left) < PENDING:
+            left.setdefault(found.of, found)
+        return replace(state, owed=HashTrieMap(left), followed=(*known, *marks)[-FOLLOWED_KEPT:])
+
+    def _overdue(self, state: AlertingState, now: float) -> Step[AlertingState]:
+        late = sorted((one for one in state.owed.values() if one.due_at <= now), key=lambda one: one.of)
+        left = {key: one for key, one in state.owed.items() if one.due_at > now}
+        said = tuple(
+            Publish(
+                "overdue",
+                ServiceOverdue(
+                    service=one.row.service,
+                    of=one.of,
+                    waited_s=one.row.within_s,
+                    cause=one.of,
+                    rule="nothing has followed",
+                ),
+            )
+            for one in late
+        )
+        return Step(replace(state, owed=HashTrieMap(left)), said)
 
     def _tell(self, state: AlertingState, fact: Any) -> Step[AlertingState]:
         name = fact.key.replace("/", ".")

@@ -15,12 +15,15 @@ import typer
 
 from libs.config.settings import Logging, Settings, load_settings
 from libs.config.yamlfile import BadInputError
+from libs.core.clock import SystemClock
 from libs.core.ports import UnavailableError
 from libs.jetstream.connection import BusRefusedError
 from libs.jetstream.schema import WrongStreamError
 from libs.logs import configure
 
 T = TypeVar("T")
+AUTHORITY = Path("secrets/authority")
+"""Where init.sh has `rekindle pki` keep the bus's authority, seen from the directory of docker-compose.yml."""
 SERVICES = ("heartbeat", "detector", "fencer", "placement", "executor", "alerting")
 app = typer.Typer(
     name="rekindle",
@@ -131,12 +134,33 @@ def hosts(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         async with readmodel.reader(settings_of(config)) as reader:
             return await reader.hosts()
 
-    found = _run(read())
+    found, now = _run(read()), SystemClock().wall()
+    for row in found:
+        for path in row["fence_paths"]:
+            path["proven_s_ago"] = tables.age_s(path["proven_at"], now)
     if as_json:
         print_json({"schema": "rekindle.hosts.v1", "hosts": found})
         return
-    columns = ("host", "state", "no new VMs", "epoch", "vms", "memory_used_mib", "memory_mib", "fencing")
-    tables.rows("", columns, [{**row, "no new VMs": tables.closed(row)} for row in found])
+    columns = ["host", "state", "no new VMs", "epoch", "vms", "memory_used_mib", "memory_mib"]
+    columns += ["ready plan", "fencing"]
+    shown = [
+        {
+            **row,
+            "no new VMs": tables.closed(row),
+            "ready plan": tables.ready_plan(row["ready_plan"]),
+            "fencing": tables.paths(row, now),
+        }
+        for row in found
+    ]
+    if any(row["watchdog_s"] is not None for row in found):
+        columns.append("watchdog_s")
+    tables.rows("", columns, shown)
+    for row in found:
+        for reason in row["fence_missing"]:
+            tables.console.print(f"[red]{row['host']} is not fenced[/]: {reason}", highlight=False)
+        for one in row["stays"]:
+            said = f"[yellow]{row['host']} is drained[/], and {one['vm']} stays: {one['detail']}"
+            tables.console.print(said, highlight=False)
 
 
 @app.command()
@@ -239,7 +263,7 @@ def show(
 
 @app.command()
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """One look at everything. Exit 1 if any host is not healthy, a VM waits, a role is vacant, a storm is held or the detector is degraded."""
+    """One look at everything. Exit 1 if any host is not healthy, a VM waits, a role is vacant, a storm is held, a fence path is broken, the detector is degraded, the stored state is an old copy, or the bus has no quorum here or does not answer: then it says `degraded`, and why."""
     from libs import readmodel
     from services.cli import tables
 
@@ -249,18 +273,26 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             stories, storm, detector = await asyncio.gather(
                 reader.failovers(), reader.storm(), reader.detector()
             )
+            restored = await reader.restored()
         vacant = [role for role in SERVICES if role not in held and role != "heartbeat"]
         unwell = [host["host"] for host in hosts if host["state"] != "healthy"]
         waiting = [vm["vm"] for vm in vms if vm["state"] == "waiting"]
+        paths = [(host["host"], path) for host in hosts for path in host["fence_paths"]]
+        broken = [f"{host}: {path['device']}" for host, path in paths if path["state"] == "broken"]
         return {
             "schema": "rekindle.status.v1",
-            "ok": not (vacant or unwell or waiting or storm or detector["state"] != "ok"),
+            "degraded": "",
+            "ok": not (
+                vacant or unwell or waiting or storm or restored or broken or detector["state"] != "ok"
+            ),
             "hosts": len(hosts),
             "hosts_not_healthy": unwell,
             "hosts_in_maintenance": [host["host"] for host in hosts if host["maintenance"]],
             "hosts_quarantined": [host["host"] for host in hosts if host["quarantined"]],
+            "fence_paths_broken": broken,
             "detector": detector,
             "storm": storm,
+            "restored_state": restored,
             "vms": len(vms),
             "vms_running": sum(1 for vm in vms if vm["state"] == "running"),
             "vms_waiting": waiting,
@@ -268,7 +300,10 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             "failovers_open": [story.incident for story in stories if story.completed is None],
         }
 
-    found = _run(read())
+    try:
+        found = _run(read())
+    except (UnavailableError, BusRefusedError) as error:  # so is each server that is cut off from its peers
+        found = {"schema": "rekindle.status.v1", "ok": False, "degraded": str(error)}
     if as_json:
         print_json(found)
     else:
@@ -283,17 +318,47 @@ def _add_commands(wanted: str) -> None:
     """Commands of other modules, each where it may be meant: to read them all takes longer than most commands do."""
     if wanted in ("service", "up"):  # a service's own process is lean: see __main__
         return
+    from services.cli.gate import gate
+
+    app.command()(gate)
+    if _has(wanted):  # a host's boot waits for the gate
+        return
     from services.cli.doctor import doctor
-    from services.cli.operator import confirm_failed, maintenance, readmit, remove_host, storm
+    from services.cli.fencetest import fence_test
+    from services.cli.operator import confirm_absent, confirm_failed, maintenance, readmit, remove_host, storm
+    from services.cli.planning import admit, capacity, plan, snapshot
 
     app.command()(doctor)
+    for command in (plan, capacity, admit, snapshot):
+        app.command()(command)
     app.command("confirm-failed")(confirm_failed)
+    app.command("fence-test")(fence_test)
+    app.command("confirm-absent")(confirm_absent)
     app.command()(maintenance)
     app.command()(storm)
     app.command()(readmit)
     app.command("remove-host")(remove_host)
-    here = {one.name or str(getattr(one.callback, "__name__", "")) for one in app.registered_commands}
-    if wanted in {*here, *(str(one.name) for one in app.registered_groups)}:
+    if _has(wanted):
+        return
+    from services.cli.alerts import alerts
+    from services.cli.backup import backup, restore
+    from services.cli.bus import bus
+    from services.cli.contract import schema
+    from services.cli.credentials import credentials
+    from services.cli.pki import pki
+    from services.cli.scaleout import scale_out
+    from services.cli.webhooks import webhooks
+
+    app.add_typer(alerts, name="alerts")
+    app.add_typer(bus, name="bus")
+    app.add_typer(pki, name="pki")
+    app.add_typer(schema, name="schema")
+    app.add_typer(credentials, name="credentials")
+    app.add_typer(webhooks, name="webhooks")
+    app.command("scale-out")(scale_out)
+    app.command()(backup)
+    app.command()(restore)
+    if _has(wanted):
         return
     from infra.lab.commands import demo, lab
     from services.cli.simulate import simulate
@@ -301,6 +366,12 @@ def _add_commands(wanted: str) -> None:
     app.add_typer(lab, name="lab")
     app.command("demo")(demo)
     app.command()(simulate)
+
+
+def _has(wanted: str) -> bool:
+    """Whether this command is known already."""
+    here = {one.name or str(getattr(one.callback, "__name__", "")) for one in app.registered_commands}
+    return wanted in {*here, *(str(one.name) for one in app.registered_groups)}
 
 
 def main() -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from libs.config.alerts import refuse_files
 from libs.config.entries import HostEntry
 from libs.config.settings import Settings
 from libs.config.yamlfile import located, read
 from libs.core.clock import SystemClock
 from libs.model import Answer, PowerState
 from libs.power.checked import misfits_of
-from libs.power.devices import FenceDevices, agent_devices
+from libs.power.devices import fence_devices
 from libs.virt.host import LibvirtHost
 
 PROBE_S, POWER_S, METADATA_S = 5.0, 20.0, 20.0
@@ -19,7 +20,8 @@ PROBE_S, POWER_S, METADATA_S = 5.0, 20.0, 20.0
 
 async def check_pool(settings: Settings, path: Path) -> list[str]:
     """One line a finding: file, line, field, reason. Raises BadInputError for what is wrong in the file itself."""
-    power = FenceDevices(agent_devices(settings.hosts, settings.fencing), settings.fencing)
+    refuse_files(settings.alerts, path)
+    power = fence_devices(settings)
     _, node = read(path)
     # host after host where there are many: who waits for a turn of the agents' would be reported as unreadable
     turns = asyncio.Semaphore(settings.fencing.parallel_max)

@@ -8,11 +8,14 @@ from typing import Any
 from libs.core.decider import Expired, Step
 from libs.core.ports import UnavailableError
 from libs.model import Answer, VmState
+from libs.restored import guard
 from services.detector import canary, storms
 from services.detector.decide import Detector
 from services.detector.state import HostView
+from services.executor import condemn, doubles
 from services.executor.act import Hands as ExecutorHands
 from services.fencer.act import Hands as FencerHands
+from services.heartbeat import arrivals
 from services.heartbeat.act import Hands as AgentHands
 from services.heartbeat.decide import Agent
 from services.heartbeat.orders import Tell, Told
@@ -123,7 +126,7 @@ def failed_stop_untold() -> list[Patch]:
 def condemned_elsewhere() -> list[Patch]:
     """Nobody keeps in mind what clings to a boot, sees in its inventory that it runs there, or asks that boot."""
 
-    async def nowhere(self: ExecutorHands, start: Any) -> str:
+    async def nowhere(self: ExecutorHands, start: Any, lease: Any) -> str:
         return ""
 
     return [
@@ -191,3 +194,31 @@ def canary_ignored() -> list[Patch]:
         return replace(after, deaf_since=None), effects
 
     return [(canary, "flown", flown), (canary, "overdue", lambda bird, now: False)]
+
+
+def let_in_unnoted() -> list[Patch]:
+    """A host takes in whatever a person brings to it, and nobody writes that down."""
+
+    def begun(comings: Any, asked: Any, told: Any, now: float) -> Any:
+        return comings, [arrivals.answer(asked.key)]
+
+    return [(arrivals, "begun", begun)]
+
+
+def stray_unnoticed() -> list[Patch]:
+    """A second copy of a VM is left to itself."""
+    return [(doubles, "found", lambda state, vm, inventory, now: (state, []))]
+
+
+def stray_by_hearsay() -> list[Patch]:
+    """What two inventories said, of whatever age, is enough: nobody is asked, and not a moment is waited for."""
+
+    async def runs_twice(hypervisors: Any, request: Any) -> bool:
+        return True
+
+    return [(condemn, "runs_twice", runs_twice), (doubles, "MIGRATED_S", 1e-3)]
+
+
+def old_copy_believed() -> list[Patch]:
+    """What lies in the store is held to be the latest, whatever agents have heard."""
+    return [(guard.Guard, "ok", property(lambda self: True))]

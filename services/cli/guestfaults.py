@@ -29,11 +29,13 @@ def evict_skipped() -> list[Patch]:
 def evict_adopted() -> list[Patch]:
     """What libvirt shows as destroyed is a person's will, also where it was our own doing."""
 
-    def adopted(lease: Any, at: Any, report: Any, holder_report: Any, holder_known: bool) -> Any:
+    def adopted(
+        lease: Any, at: Any, report: Any, holder_report: Any, holder_known: bool, former: Any = ()
+    ) -> Any:
         evicting = lease is not None and lease.state is LeaseState.EVICTING and lease.holder == at
         if evicting and leases.stopped_on_purpose(report):
             return leases.turned(lease, LeaseState.STOPPED)
-        return _ADOPTED(lease, at, report, holder_report, holder_known)
+        return _ADOPTED(lease, at, report, holder_report, holder_known, former)
 
     return [(leases, "adopted", adopted), (executor_evict, "adopted", adopted)]
 
@@ -74,7 +76,9 @@ def grey_unseen() -> list[Patch]:
 def failed_eviction_dropped() -> list[Patch]:
     """A VM that could not be stopped once is not tried again."""
 
-    def not_evicted(state: Any, incident: Any, item: Any, fact: Any, wait_s: float, now: float) -> Step[Any]:
+    def not_startable(
+        state: Any, incident: Any, item: Any, fact: Any, wait_s: float, now: float
+    ) -> Step[Any]:
         return Step(state)
 
-    return [(failing, "not_evicted", not_evicted)]
+    return [(failing, "not_startable", not_startable)]

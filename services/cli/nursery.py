@@ -196,6 +196,7 @@ def _nurse(line: socket.socket, supervisor: int) -> NoReturn:
             for name in PRELOADED:
                 # alerting alone speaks HTTP: what it needs more is imported in its own process
                 importlib.import_module(f"services.{name}.{'wiring' if name == 'alerting' else '__main__'}")
+            importlib.import_module("libs.measures")  # 50 ms, wherever a service has a port
             _serve(line)
     except BaseException:  # noqa: BLE001  nothing may return into the supervisor's code
         traceback.print_exc()

@@ -19,14 +19,17 @@ from libs.config.yamlfile import BadInputError
 from libs.scenario.files import load_scenario
 from libs.scenario.model import Scenario
 from libs.scenario.outcome import Violation
+from libs.sim.possible import problem
 from libs.sim.random_world import draw, written
 from libs.sim.run import Result, run
 from libs.sim.shrink import shrink
-from libs.sim.steps import POSSIBLE, problem
+from libs.sim.steps import POSSIBLE
 from services.cli.counting import counted
 from services.cli.simplane import PLANE
 
 CHUNK = 8
+FOUND = Path("tests/simulation/found")
+"""In a checkout: each file there is played by tests/simulation/test_found.py."""
 
 
 def simulate(
@@ -37,7 +40,13 @@ def simulate(
     mutations: Annotated[
         bool, typer.Option("--mutations", help="break the services on purpose, and see it noticed")
     ] = False,
-    keep: Annotated[Path, typer.Option(help="where the scenario of a violation is written")] = Path(),
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="where the scenario of a violation is written; default: tests/simulation/found in a checkout of "
+            "Rekindle, where each is a test from then on, else ./found"
+        ),
+    ] = None,
     log: Annotated[bool, typer.Option("--log", help="with a scenario: one line a decision")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, for machines")] = False,
 ) -> None:
@@ -51,9 +60,9 @@ def simulate(
             mutate,
         )  # it reaches into every service, which no other command needs
 
-        mutate(runs or 200, seed or 0, jobs or os.cpu_count() or 1, as_json)
+        mutate(runs, seed or 0, jobs or os.cpu_count() or 1, as_json)
     elif runs is not None:
-        _many(runs, 1 if seed is None else seed, jobs or os.cpu_count() or 1, keep, as_json)
+        _many(runs, 1 if seed is None else seed, jobs or os.cpu_count() or 1, keep or _place(), as_json)
     else:
         raise BadInputError("give --scenario FILE, --runs N or --mutations")
 
@@ -142,6 +151,11 @@ def _many(runs: int, first: int, jobs: int, keep: Path, as_json: bool) -> None:
 
 def _told(seed: int, violation: Violation) -> str:
     return f"seed {seed}: rule {violation.rule} at {violation.at_s} s: {violation.detail}"
+
+
+def _place() -> Path:
+    """Where violations are kept if nobody says where."""
+    return FOUND if FOUND.is_dir() else Path(FOUND.name)
 
 
 def _keep(seed: int, violation: Violation, directory: Path, console: Console) -> Path:

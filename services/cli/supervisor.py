@@ -16,6 +16,8 @@ from pathlib import Path
 
 import structlog
 
+from libs.access.rights import OPERATOR
+from libs.config.alerts import refuse_files
 from libs.config.settings import Settings
 from libs.config.yamlfile import BadInputError
 from libs.core.cancelling import ended
@@ -23,7 +25,7 @@ from libs.core.clock import SystemClock
 from libs.core.ports import UnavailableError
 from libs.jetstream.bus import open_bus
 from libs.jetstream.schema import ensure
-from libs.jetstream.server import EmbeddedServer
+from libs.jetstream.server import EmbeddedServer, embedded
 from libs.power.checked import refuse_misfits
 from libs.power.devices import agent_devices
 from services.cli.nursery import Child, Nursery
@@ -55,6 +57,7 @@ class Supervisor:
     async def run(self) -> int:
         """Returns the exit status. Raises BadInputError before anything is started."""
         agent_devices(self.settings.hosts, self.settings.fencing)  # a device that cannot work is said now
+        refuse_files(self.settings.alerts, self.config)
         await refuse_misfits(self.settings.hosts, self.settings.fencing, self.config)
         directory = self.settings.data_dir
         try:
@@ -67,9 +70,8 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
             server = None
-            if self.settings.bus.url is None and self.settings.bus.url_file is None:
-                bus = self.settings.bus
-                server = EmbeddedServer(self.settings.nats_directory(), bus.listen, bus.port)
+            if self.settings.embedded:
+                server = embedded(self.settings)
             stopped = asyncio.create_task(stop.wait())
             try:
                 if await self._has_bus(server, stopped):
@@ -228,7 +230,10 @@ async def _usable(settings: Settings) -> None:
     async def closed() -> None:
         return None
 
-    bus = await open_bus(settings.servers(), settings.pool, "up", SystemClock(), "up", closed=closed)
+    login = settings.login(OPERATOR.name)
+    bus = await open_bus(
+        settings.servers(), settings.pool, "up", SystemClock(), "up", closed=closed, login=login
+    )
     try:
         await ensure(bus.client.jetstream(timeout=5), settings.pool, replicas=settings.bus.replicas)
     finally:

@@ -27,6 +27,7 @@ COLOURS = {
     "fenced": "magenta",
 }
 SEVERITY = {"info": "", "warning": "yellow", "critical": "bold red"}
+PIPE_COLUMNS = 200
 console = Console()
 
 
@@ -43,7 +44,9 @@ def rows(title: str, columns: Sequence[str], data: Sequence[dict[str, Any]]) -> 
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column == "host")
     for row in data:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
-    console.print(table)
+    # in a pipe a row is a line, however long: what reads it may look for any word of it
+    out = console if console.is_terminal else Console(width=max(console.width, PIPE_COLUMNS))
+    out.print(table)
 
 
 def _cell(column: str, value: Any) -> str:
@@ -54,10 +57,42 @@ def _cell(column: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def ready_plan(plan: dict[str, Any] | None) -> str:
+    """Of the plan that is kept ready for a host's loss: for how many VMs, and who has no place in it."""
+    if plan is None:
+        return "-"
+    left = f", none for {', '.join(plan['left'])}" if plan["left"] else ""
+    return f"{plan['vms']} VMs{left}"
+
+
 def closed(host: dict[str, Any]) -> str:
     """Why a host takes no new VMs; "" where it does."""
     whys = [why for why in ("maintenance", "quarantined") if host[why]]
+    whys = [f"{why}, drained" if why == "maintenance" and host.get("emptied") else why for why in whys]
     return ", ".join([*whys, *([host["drain"]] if host["drain"] else [])])
+
+
+def paths(host: dict[str, Any], now: datetime) -> str:
+    """Its fence devices, each with what the last look at it brought and how long ago it was last proven."""
+    told = []
+    for path in host["fence_paths"]:
+        ago = _ago(path["proven_at"], now)
+        state = path["state"] if path["state"] != "broken" else f"BROKEN ({path['detail']})"
+        told.append(f"{path['device']} {state}{', proven ' if path['state'] != 'proven' else ' '}{ago}")
+    unread = [str(agent).rsplit("/", 1)[-1] for agent in host["fencing"]] if not told else []
+    return "; ".join([*told, *(f"{agent} not read yet" for agent in unread)])
+
+
+def age_s(at: str | None, now: datetime) -> float | None:
+    """Seconds since a time that was written down; None where there is none."""
+    return None if at is None else max(0.0, (now - datetime.fromisoformat(at)).total_seconds())
+
+
+def _ago(at: str | None, now: datetime) -> str:
+    seconds = age_s(at, now)
+    if seconds is None:
+        return "never"
+    return f"{seconds:.0f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago"
 
 
 def told(value: Any) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from libs import kdump
 from libs.jetstream import notices
-from libs.power.devices import FenceDevices, agent_devices
-from libs.service import Context, check_fence_devices, run
+from libs.power.devices import fence_devices
+from libs.service import Context, check_fence_devices, collect_rarely, run, this_machine
 from libs.virt.hosts import LibvirtHosts
 from services.detector.asks import Disconnected, Panicked
 from services.detector.wiring import shell
@@ -20,14 +20,15 @@ WATCHED_S = 30.0
 
 
 async def wire(context: Context) -> list[Coroutine[Any, Any, None]]:
+    collect_rarely()
     settings = context.settings
     hypervisors, watched = (
         LibvirtHosts(settings.hosts, settings.vm_defaults, context.bus, context.clock) for _ in range(2)
     )
-    power = FenceDevices(agent_devices(settings.hosts, settings.fencing), settings.fencing)
+    power = fence_devices(settings)
     started = os.environ.get("REKINDLE_PLANE_STARTED")
     began = float(started) if started else None
-    detector = shell(context, power, hypervisors, watched, began, watched.heard)
+    detector = shell(context, power, hypervisors, watched, began, watched.heard, this_machine())
     work = [detector.run(), watched.run(WATCHED_S)]
     if settings.system_servers():
         name = f"notices-{os.getpid()}"
@@ -35,7 +36,9 @@ async def wire(context: Context) -> list[Coroutine[Any, Any, None]]:
         def ended(host: str) -> None:
             detector.hear(Disconnected(key="notice", host=host))
 
-        work.append(notices.listen(settings.system_servers, settings.pool, name, ended))
+        work.append(
+            notices.listen(settings.system_servers, settings.pool, name, ended, settings.system_login)
+        )
     if settings.detection.kdump_listen is not None:
 
         def panicked(host: str) -> None:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from libs.core.decider import Outcome
-from libs.core.ports import Bus, ConflictError, Hypervisors, Power, Row, Store, UnavailableError
+from libs.core.ports import (
+    Bus,
+    ConflictError,
+    Hypervisors,
+    Power,
+    Row,
+    Store,
+    UnavailableError,
+    WatchedHypervisors,
+)
 from libs.events.signals import Question, Reply
 from libs.model import Inventory
 from services.detector.asks import (
@@ -30,7 +39,7 @@ BOOT_S = 2.0
 class Hands:
     power: Power
     hypervisors: Hypervisors
-    watched: Hypervisors
+    watched: WatchedHypervisors
     """Other connections, that were open while the hosts' agents spoke: a question that is not answered in time
     gives its connection up, and with it the proof to which boot it leads."""
     bus: Bus
@@ -40,8 +49,8 @@ class Hands:
     async def perform(self, request: Ask) -> Outcome:
         """Raises UnavailableError where a look brought nothing."""
         match request:
-            case LookOverLibvirt(at=at):
-                reports = await (await self.watched.at(at, BOOT_S)).reports()
+            case LookOverLibvirt(at=at, known_s=known_s):
+                reports = await (await self.watched.still(at, known_s, BOOT_S)).reports()
                 seen = {"at": at, "agent": request.agent, "rev": request.rev, "reports": tuple(reports)}
                 return Looked.model_validate({"key": request.key, **seen})
             case StoreLook(inventory=inventory):
@@ -56,6 +65,8 @@ class Hands:
         known = None if row is None else _inventory(row)
         if row is not None and (known is None or inventory.outdated(known)):
             return
+        if known is not None and known.at == inventory.at and inventory.offers is None:
+            inventory = inventory.model_copy(update={"offers": known.offers})  # told nowhere else
         payload = inventory.model_dump_json().encode()
         try:
             await self.inventory.put(inventory.at.host, payload, 0 if row is None else row.revision)

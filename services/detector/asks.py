@@ -37,12 +37,14 @@ class AskPeer(Request):
 
 
 class LookOverLibvirt(Request):
-    """What VMs does this boot of a host have, by its libvirt? `agent` and `rev` name the last word of its agent."""
+    """What VMs does this boot of a host have, by its libvirt? `agent` and `rev` name the last word of its agent;
+    `known_s`: so long ago the host was known to be in this boot, None where nobody can say."""
 
     kind: Literal["look_over_libvirt"] = "look_over_libvirt"
     at: Incarnation
     agent: str
     rev: int
+    known_s: float | None = None
 
 
 class StoreLook(Request):

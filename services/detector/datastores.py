@@ -2,7 +2,8 @@
 
 Each heartbeat tells for how long each datastore has taken no write of the host's slot. One host alone is never
 believed: a datastore is lost there only while a strict majority of the other hosts that have it took writes all the
-time. Where no majority does, the storage has failed, and nothing is to move.
+time. Where no majority does, the storage has failed, and nothing is to move; until it is well again, or nobody is left who
+could tell.
 
 Who was silent meanwhile, or whom we could not hear, says nothing: an agent that stood still wrote nothing, too.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from rpds import HashTrieMap
 
 from libs.config.settings import Detection
 from libs.core.decider import Effect, Publish, Step
@@ -68,22 +71,25 @@ class _Words:
         )
 
 
-def heard(state: State, beat: Heartbeat, settings: Detection, now: float) -> State:
-    """What a heartbeat says of its host's datastores. A silence before it voids what was known."""
+def heard(state: State, beat: Heartbeat, settings: Detection, now: float) -> HashTrieMap[str, Writes]:
+    """What the hosts say of their datastores, after this heartbeat. A silence before it voids what was known of its host."""
     host = beat.at.host
     before = state.writes.get(host)
     if before is None and not beat.stores:
-        return state
-    if before is not None and (before.at != beat.at or now - before.heard_at >= settings.suspect_after_s):
+        return state.writes
+    if before is not None and (now - before.heard_at >= settings.suspect_after_s or before.at != beat.at):
         before = None
+    well_s, untried = settings.datastore_lost_s / WELL_SHARE, beat.untried
     well = {
         name: now if before is None else before.well_since.get(name, now)
         for name, age_s in beat.stores.items()
-        if age_s < settings.datastore_lost_s / WELL_SHARE and name not in beat.untried
+        if age_s < well_s and name not in untried
     }
-    since = now if before is None else before.since
-    writes = Writes(at=beat.at, heard_at=now, since=since, age_s=beat.stores, well_since=well)
-    return replace(state, writes=state.writes.insert(host, writes))
+    if before is None:
+        writes = Writes(at=beat.at, heard_at=now, since=now, age_s=beat.stores, well_since=well)
+    else:
+        writes = replace(before, heard_at=now, age_s=beat.stores, well_since=well)
+    return state.writes.insert(host, writes)
 
 
 def look(state: State, hosts: Hosts, settings: Detection, now: float) -> Step[State]:
@@ -149,8 +155,10 @@ def _judged(state: State, name: str, words: _Words, hosts: Hosts, settings: Dete
             lost = {one: loss for one, loss in record.lost.items() if one != host}
             record = record.model_copy(update={"lost": lost})
     if record.failed:
-        if words.said and words.majority(Said.VOUCHES, Said.WELL):
-            rule = "a majority takes writes again"
+        rule = (
+            "a majority takes writes again" if words.said and words.majority(Said.VOUCHES, Said.WELL) else ""
+        )
+        if rule or (rule := _nobody_left(state, name, hosts)):
             facts.append(DatastoreRecovered(datastore=name, number=record.failed, rule=rule))
             record = record.model_copy(update={"failed": 0})
     elif _has_failed(words, settings):
@@ -206,6 +214,18 @@ def _has_failed(words: _Words, settings: Detection) -> bool:
         return False
     for_long = max(words.age_s[host] for host in words.of(Said.LOST)) >= 2 * settings.datastore_lost_s
     return for_long or not words.majority(Said.VOUCHES, Said.WELL, Said.FRESH, Said.UNSURE)
+
+
+def _nobody_left(state: State, name: str, hosts: Hosts) -> str:
+    """Why nobody could tell that it is well again: whoever is not fenced speaks, and says nothing of it. What the others
+    said holds no longer; one that comes back tells anew."""
+    for host in hosts:
+        record, writes = state.record(host), state.writes.get(host)
+        speaks = state.view(host).heard_at is not None
+        silent_on_it = speaks and (writes is None or name not in writes.age_s)
+        if record.at is not None and record.state is not HostState.FENCED and not silent_on_it:
+            return ""
+    return "no host is left that could tell"
 
 
 def _over(state: State, name: str, words: _Words, hosts: Hosts, host: str) -> str:

@@ -6,6 +6,7 @@ A follower hears like the leader and never judges, so it takes over with warm vi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,9 @@ from libs.events.hosts import (
     HostRefuted,
     HostSuspected,
 )
+from libs.events.outside import OutsideTold
 from libs.events.signals import Canary, Goodbye, Heartbeat, InventorySeen
+from libs.events.standby import StandbyLeaving
 from libs.events.words import HostReadmitOrdered, HostRemoved, StormReleaseOrdered
 from libs.model import (
     FenceProof,
@@ -41,12 +44,28 @@ from libs.model import (
     Incarnation,
     ProofMethod,
 )
-from services.detector import canary, datastores, flapping, hearing, inventories, storms, watching
+from services.detector import (
+    canary,
+    clocks,
+    datastores,
+    flapping,
+    hearing,
+    inventories,
+    leaving,
+    outside,
+    scanning,
+    storms,
+    twins,
+    unknowns,
+    watching,
+)
 from services.detector.asks import Answered, Disconnected, Looked, Panicked
 from services.detector.moves import failed_fact, judged, move
 from services.detector.pursuit import Pursuit
+from services.detector.sight import Sight
 from services.detector.state import (
     FORMER_KEPT,
+    UNSCANNED,
     CanaryState,
     DetectorState,
     HostRecord,
@@ -54,6 +73,7 @@ from services.detector.state import (
     Pace,
     StoreRecord,
     StormRecord,
+    known_boots,
 )
 
 TICK_S = 0.1
@@ -78,16 +98,28 @@ class Detector:
     domains: dict[str, str] = field(default_factory=dict)
     """The failure domain of each host that names one; any other is one of its own."""
     agentless: frozenset[str] = frozenset()
+    standby: frozenset[str] = frozenset()
     """Hosts that are watched from the management side: what is asked of them is asked from there, and is no vote."""
     grey_min: int = 2
     """Guests of known health that must all fail for their host to be held grey."""
+    machine: str = ""
+    """This boot of the machine on which this process runs: within it clocks are one."""
+    unheard_after_s: float = math.inf
+    """A host that was not heard for so long since we began to listen is told of; inf: never."""
+    unread_after_s: float = math.inf
+    """A host whose VMs nobody could read for so long is told of; inf: never."""
+    _clocked: tuple[str, ...] = field(init=False, repr=False)
     _pursuit: Pursuit = field(init=False, repr=False)
     _pace: Pace = field(init=False, repr=False)
+    _ours: frozenset[str] = field(init=False, repr=False)
+    """`hosts`, to be asked about for each heartbeat."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_ours", frozenset(self.hosts))
         witnesses = tuple(host for host in self.hosts if host not in self.agentless)
         pursuit = Pursuit(self.hosts, witnesses, self.settings, self.slot_interval_s, self.domains)
         object.__setattr__(self, "_pursuit", pursuit)
+        object.__setattr__(self, "_clocked", witnesses)
         pace = canary.pace(self.settings.suspect_after_s, self.beat_interval_s)
         object.__setattr__(self, "_pace", pace)
 
@@ -98,13 +130,14 @@ class Detector:
     def initial(self, now: float) -> State:
         started = now if self.plane_started is None else min(now, self.plane_started)
         return State(
-            records=HashTrieMap(),
+            records=Records(),
             views=HashTrieMap(),
             listening_since=now,
             quiet_until=started + self.settings.quiet_after_start_s,
             judge_from=now,
             tick_at=now + TICK_S,
             canary=canary.begun(CanaryState(pace=self._pace), now),
+            machine=self.machine,
         )
 
     def resume(self, state: State, records: Records, now: float) -> Step[State]:
@@ -112,8 +145,11 @@ class Detector:
             {host: replace(view, suspicion=None) for host, view in state.views.items()}
         )
         records = flapping.resumed(records, now)
+        state = replace(state, boots=known_boots(records))
         bird = canary.cut(state.canary) if state.cut else canary.begun(state.canary, now)
-        state = replace(state, records=records, views=views, tick_at=now + TICK_S, canary=bird)
+        state = replace(
+            state, records=records, views=views, tick_at=now + TICK_S, canary=bird, scan=UNSCANNED
+        )
         return Step(state, inventories.told_again(state, self.grey_min))
 
     def records(self, state: State) -> Records:
@@ -124,22 +160,36 @@ class Detector:
 
     def step(self, state: State, event: Input | None, now: float) -> Step[State]:
         found = self._step(state, event, now)
-        return flapping.counted(found, self.settings, now) if found.effects else found
+        if found.effects:
+            found = flapping.counted(found, self.settings, now)
+        after = found.state
+        if after.scan is UNSCANNED:
+            return found
+        if after.records is state.records and isinstance(event, Heartbeat | None):
+            return found  # a tick looks at nobody but whom it knows to be unwell
+        if isinstance(event, Heartbeat):
+            after = scanning.kept(state, after, event.at.host, self.settings.suspect_after_s, now)
+            return Step(after, found.effects)
+        # nor does what else is heard often make anybody unwell; all else is rare, and may
+        same = after.records is state.records and after.listening_since == state.listening_since
+        if same and isinstance(event, InventorySeen | Canary):
+            return found
+        return Step(replace(after, scan=UNSCANNED), found.effects)
 
     def _step(self, state: State, event: Input | None, now: float) -> Step[State]:
         deaf_s = self.settings.deaf_period_s
         match event:
             case None:
                 return self._tick(state, now)
-            case Heartbeat(at=at) if at.host in self.hosts:
+            case Heartbeat(at=at) if at.host in self._ours:
                 return self._heard(state, event, now)
-            case InventorySeen(inventory=inventory) if inventory.at.host in self.hosts:
+            case InventorySeen(inventory=inventory) if inventory.at.host in self._ours:
                 return inventories.heard(state, inventory, self.grey_min)
-            case Goodbye() if event.at.host in self.hosts:
+            case Goodbye() if event.at.host in self._ours:
                 return self._goodbye(state, event, now)
-            case Panicked(host=host) if host in self.hosts:
+            case Panicked(host=host) if host in self._ours:
                 return self._doubt_now(state, host, "its crash kernel says that it panicked", now)
-            case Disconnected(host=host) if host in self.hosts:
+            case Disconnected(host=host) if host in self._ours:
                 return self._doubt_now(state, host, "", now)
             case Answered():
                 return self._pursuit.answered(state, event, now)
@@ -147,6 +197,10 @@ class Detector:
                 return self._fenced(state, event, now)
             case HostRemoved():
                 return self._removed(state, event)
+            case OutsideTold(host=host) if host in self.hosts:
+                return outside.doubted(state, event, now, HINT_S)
+            case StandbyLeaving():
+                return leaving.told(state, event)
             case HostReadmitOrdered():
                 return flapping.ordered(state, event)
             case StormReleaseOrdered():
@@ -159,11 +213,11 @@ class Detector:
                 state = replace(state, cut=not connected)
                 return hearing.again(state, self.replica, deaf_s, now, anew=True)
             case TableRead(table="inventory", rows=rows):
-                return inventories.read(state, self.hosts, rows, self.grey_min)
+                return inventories.read(state, self._ours, rows, self.grey_min)
             case Looked():
-                return watching.looked(state, event, self.grey_min, now)
+                return watching.looked(state, event, self.grey_min, self._clocked, now)
             case Expired(request="look_over_libvirt" | "store_look"):
-                return watching.failed(state, event, now)
+                return watching.failed(state, event, self.unread_after_s, now)
             case Expired():
                 return Step(state)  # a question without an answer: the next round asks again
             case _:
@@ -173,19 +227,32 @@ class Detector:
 
     def _heard(self, state: State, beat: Heartbeat, now: float) -> Step[State]:
         at = beat.at
-        record = state.record(at.host)
-        if at.boot in record.former or record.removes(beat.agent):
+        host, record = at.host, state.record(at.host)
+        if record.removes(beat.agent):
             return Step(state)
-        state = datastores.heard(state, beat, self.settings, now)
+        twin = twins.heard(state, beat, self.settings, now)
+        if twin is not None:
+            return twin
+        if record.at == at:
+            at = record.at  # one object for all heartbeats of a boot: less to keep, and to compare
         view = replace(
-            state.view(at.host), heard_at=now, seen=at, mute_until=0.0, last_word="", doubted=False
+            state.view(host),
+            heard_at=now,
+            seen=at,
+            clock_s=beat.clock_s,
+            hardware=beat.hardware,
+            mute_until=0.0,
+            last_word="",
+            doubted=False,
+            told_of="",
         )
-        state = replace(state, views=state.views.insert(at.host, view))
-        if record.state is HostState.HEALTHY and record.at == at:
-            return Step(state)
-        if record.state is HostState.FENCED and record.at == at:
+        writes = datastores.heard(state, beat, self.settings, now)
+        state = replace(state, views=state.views.insert(host, view), writes=writes)
+        if record.state is HostState.HEALTHY and record.at is at:
+            return unknowns.read(state, record, beat, self.unread_after_s)
+        if record.state is HostState.FENCED and record.at is at:
             return self._beyond(state, record, at, now)
-        return self._alive(state, record, at)
+        return self._alive(state, record, at, now)
 
     def _beyond(self, state: State, record: HostRecord, at: Incarnation, now: float) -> Step[State]:
         """A heartbeat of a boot that is proven over: an echo for a while, and then the refutation of its proof."""
@@ -202,13 +269,15 @@ class Detector:
         )
         return move(state, record.model_copy(update={"refuted": record.epoch}), fact)
 
-    def _alive(self, state: State, record: HostRecord, at: Incarnation) -> Step[State]:
+    def _alive(self, state: State, record: HostRecord, at: Incarnation, now: float) -> Step[State]:
         """A heartbeat that changes something: a first one, a new boot, or a sign of life in time."""
         view = replace(state.view(at.host), suspicion=None)
         state = replace(state, views=state.views.insert(at.host, view))
         if record.at is not None and record.at != at:
-            return self._rebooted(state, record, at)
-        healthy = record.model_copy(update={"state": HostState.HEALTHY, "at": at})
+            return self._rebooted(state, record, at, now)
+        known = clocks.heard(state, at.host, now, self._clocked, anew=record.at is None)
+        update = {"state": HostState.HEALTHY, "at": at, "heard": known, "unheard": 0}
+        healthy = record.model_copy(update={**update, "hardware": view.hardware})
         match record.state:
             case HostState.SUSPECT | HostState.AGENT_DOWN:
                 fact: AnyFact = HostRefuted(at=at, number=record.number, was=record.state, rule="heard")
@@ -223,10 +292,11 @@ class Detector:
             case HostState.FENCED:
                 return Step(state)  # an echo of the boot that is proven over
             case _:
-                fact = HostJoined(at=at, epoch=record.epoch, rule="heard")
+                fact = HostJoined(at=at, epoch=record.epoch, unknown=record.unheard, rule="heard")
+                state = replace(state, boots=state.boots.insert(at.boot, at.host))
         return move(state, healthy, fact)
 
-    def _rebooted(self, state: State, record: HostRecord, at: Incarnation) -> Step[State]:
+    def _rebooted(self, state: State, record: HostRecord, at: Incarnation, now: float) -> Step[State]:
         """Another boot speaks: the old one is over, and that is its fence proof."""
         assert record.at is not None
         facts: list[AnyFact] = []
@@ -242,9 +312,16 @@ class Detector:
         old = record.at
         assert old is not None
         former = (*record.former, old.boot)[-FORMER_KEPT:]
-        record = record.model_copy(update={"state": HostState.HEALTHY, "at": at, "former": former})
-        facts.append(HostJoined(at=at, epoch=record.epoch, rule="new-boot", cause=record.incident))
-        state = replace(state, records=state.records.insert(record.host, record))
+        unknown = record.unheard
+        update = {"state": HostState.HEALTHY, "at": at, "former": former, "unheard": 0}
+        known = clocks.heard(state, at.host, now, self._clocked, anew=True)
+        hardware = state.view(at.host).hardware
+        record = record.model_copy(update={**update, "heard": known, "hardware": hardware})
+        facts.append(
+            HostJoined(at=at, epoch=record.epoch, unknown=unknown, rule="new-boot", cause=record.incident)
+        )
+        boots = state.boots.discard(old.boot).insert(at.boot, record.host)
+        state = replace(state, records=state.records.insert(record.host, record), boots=boots)
         return Step(state, tuple(Publish(record.host, fact) for fact in facts))
 
     def _goodbye(self, state: State, goodbye: Goodbye, now: float) -> Step[State]:
@@ -281,11 +358,13 @@ class Detector:
         host = fact.at.host
         record = state.record(host)
         standing = record.state in (HostState.FAILED, HostState.ISOLATED)
-        if host not in self.hosts or record.at != fact.at or standing:
+        if host not in self._ours or record.at != fact.at or standing:
             return Step(state)
         if record.removes(fact.agent):
             return Step(state)  # told again, and it has joined since
-        return move(replace(state, views=state.views.discard(host)), record.without(fact), None)
+        boots = state.boots.discard(fact.at.boot)
+        state = replace(state, views=state.views.discard(host), boots=boots)
+        return move(state, record.without(fact), None)
 
     # -- judging
 
@@ -295,13 +374,22 @@ class Detector:
         state = replace(step.state, tick_at=now + TICK_S)
         effects: list[Effect] = list(step.effects)
         doubtful = canary.overdue(state.canary, now)
-        for host in self.hosts:
-            if self._well(state, host, now) or (doubtful and self._in_no_doubt(state, host)):
+        scan = scanning.scanned(state, self.hosts, self.settings.suspect_after_s, now)
+        state = replace(state, scan=scan)
+        looks = [
+            host for host in scan.unwell if not scanning.well(state, host, self.settings.suspect_after_s, now)
+        ]
+        # who falls silent at this tick is noted before anybody is held failed at it: both together may be a storm
+        looks.sort(key=lambda host: not self._in_no_doubt(state, host))
+        sight = self._pursuit.sight(now)
+        for host in looks:
+            if doubtful and self._in_no_doubt(state, host):
                 continue
-            step = self._look(state, host, now)
+            step = self._look(state, host, sight)
+            sight.looked_at(state, step.state, host)
             state = step.state
             effects += step.effects
-        step = storms.watch(state, self.hosts, now)
+        step = storms.watch(state, self.hosts, scan.unwell, now)
         effects += step.effects
         if now // flapping.LOOK_S != before // flapping.LOOK_S:
             step = flapping.quiet(step.state, self.hosts, self.settings, now)
@@ -309,37 +397,37 @@ class Detector:
             if not doubtful:
                 step = datastores.look(step.state, self.hosts, self.settings, now)
                 effects += step.effects
+                step = unknowns.look(step.state, self.hosts, self.standby, self.unheard_after_s, now)
+                effects += step.effects
+                step = clocks.look(step.state, self.hosts, self._clocked, now)
         return Step(step.state, tuple(effects))
-
-    def _well(self, state: State, host: str, now: float) -> bool:
-        """Nothing to look at. True of nearly every host at nearly every tick: with thousands this is the tick."""
-        record, view = state.records.get(host), state.views.get(host)
-        if record is None or view is None or view.heard_at is None:
-            return False
-        healthy = record.state is HostState.HEALTHY and view.seen == record.at and not view.doubted
-        return healthy and now - view.heard_at < self.settings.suspect_after_s
 
     def _in_no_doubt(self, state: State, host: str) -> bool:
         return state.record(host).state in (HostState.HEALTHY, HostState.UNKNOWN)
 
-    def _look(self, state: State, host: str, now: float) -> Step[State]:
-        record, view = state.record(host), state.view(host)
+    def _look(self, state: State, host: str, sight: Sight) -> Step[State]:
+        record, view, now = state.record(host), state.view(host), sight.now
         if (
             record.at is not None
             and view.seen not in (None, record.at)
             and view.seen.boot not in record.former
+            and str(view.seen) not in record.twins
         ):
             # a new boot beat while we could not decide; it counts also if it has been silent since
-            return self._alive(state, record, view.seen)
+            other = twins.other_machine(state, record, view.seen, view.hardware, self.settings)
+            return other or self._alive(state, record, view.seen, now)
         if record.state is HostState.FAILED or record.state is HostState.FENCED:
             return Step(state)
         if record.state in (HostState.SUSPECT, HostState.AGENT_DOWN, HostState.ISOLATED):
-            step = self._pursuit.pursue(state, record, now)
-            look = watching.due(step.state, host, now)
-            return Step(look.state, (*step.effects, *look.effects))
+            step = self._pursuit.pursue(state, record, sight)
+            look = watching.due(step.state, host, self.unread_after_s, now)
+            long_s = max(self.unread_after_s, self.settings.hung_s + self.settings.confirm_silence_s)
+            told = unknowns.doubtful(look.state, host, long_s, now)
+            return Step(told.state, (*step.effects, *look.effects, *told.effects))
         silent_from = max(state.listening_since, view.heard_at or state.listening_since)
         # a hint may come late, of a life of its agent that is over: the present one would have beaten meanwhile
-        hinted = view.doubted and (bool(view.last_word) or now - silent_from >= 1.2 * self.beat_interval_s)
+        said = bool(view.last_word or view.told_of)
+        hinted = view.doubted and (said or now - silent_from >= 1.2 * self.beat_interval_s)
         silent = now - silent_from >= self.settings.suspect_after_s or hinted
         if record.at is None or not silent or now < view.mute_until:
             return Step(state)
@@ -348,13 +436,22 @@ class Detector:
             if record.state is HostState.UNKNOWN:
                 return Step(state)
             return move(state, record.model_copy(update={"state": HostState.UNKNOWN}), None)
-        record = record.model_copy(update={"state": HostState.SUSPECT, "number": record.number + 1})
+        update: dict[str, object] = {
+            "state": HostState.SUSPECT,
+            "number": record.number + 1,
+            "unheard": 0,
+        }
+        if view.heard_at is not None and view.seen == record.at:
+            update["heard"] = clocks.heard(state, host, view.heard_at, self._clocked, anew=False)
+        record = record.model_copy(update=update)
         fact = HostSuspected(
             at=record.at,
             number=record.number,
             silent_s=round(now - silent_from, 3),
-            rule="its connection ended, or it said so" if view.doubted else "silent for suspect_after_s",
+            rule=view.told_of
+            or ("its connection ended, or it said so" if view.doubted else "silent for suspect_after_s"),
         )
         step = move(state, record, fact)
-        asked = self._pursuit.pursue(step.state, record, now)
+        sight.looked_at(state, step.state, host)
+        asked = self._pursuit.pursue(step.state, record, sight)
         return Step(asked.state, (*step.effects, *asked.effects))

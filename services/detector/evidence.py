@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from rpds import HashTrieMap
 
 from libs.config.settings import Detection
 from libs.core.decider import Act
@@ -15,8 +18,12 @@ from services.detector.state import Channel, DetectorState, HostRecord, HostView
 from services.detector.verdict import Evidence
 
 Kept = tuple[KeptEvidence, ...]
+Channels: TypeAlias = "HashTrieMap[str, Channel]"
 POWER, LIBVIRT, PEER, SLOT = "power", "libvirt", "peer:", "slot:"
 PEERS_ASKED = 3
+PATIENCE = 2
+"""So many times `ask_timeout_s` a peer's answer is waited for."""
+SIGNS_KEPT = 2
 SLOT_SPACING = 1.2
 """A slot stands still where two readings this many intervals apart show the same: a host that works has written
 between them, unless its datastore stalls."""
@@ -56,10 +63,14 @@ def next_round(
     }
     for peer in chosen:
         ask = AskPeer(
-            key=f"{tag}/{peer}", deadline_s=2 * settings.ask_timeout_s, host=host, number=number, peer=peer
+            key=f"{tag}/{peer}",
+            deadline_s=PATIENCE * settings.ask_timeout_s,
+            host=host,
+            number=number,
+            peer=peer,
         )
         wanted[PEER + peer] = Act(None, ask)
-    channels, acts = suspicion.channels, []
+    channels, acts = _of_use(suspicion.channels, settings, now), []
     for name, act in wanted.items():
         last = channels.get(name)
         waiting = last is not None and (last.at is None or last.at < last.asked_at)
@@ -71,6 +82,19 @@ def next_round(
         suspicion, round=suspicion.round + 1, ask_at=now + settings.ask_every_s, channels=channels
     )
     return later, tuple(acts)
+
+
+def _of_use(channels: Channels, settings: Detection, now: float) -> Channels:
+    """Without peers whose answer counts for nothing any more, or will not come: they take turns, and a suspicion that
+    lasts would end with one entry for each host of the pool. Power and libvirt are asked in every round."""
+    fresh_s, patience_s = _fresh_s(settings), PATIENCE * settings.ask_timeout_s
+    for name, channel in channels.items():
+        until = max(
+            channel.asked_at + patience_s, channel.asked_at if channel.at is None else channel.at + fresh_s
+        )
+        if name.startswith(PEER) and until < now:
+            channels = channels.discard(name)
+    return channels
 
 
 def answered(suspicion: Suspicion, event: Answered, at: Incarnation, now: float) -> Suspicion:
@@ -86,7 +110,7 @@ def answered(suspicion: Suspicion, event: Answered, at: Incarnation, now: float)
     suspicion = replace(suspicion, channels=suspicion.channels.insert(event.channel, channel))
     if event.answer in (Answer.UP, Answer.REFUSED):
         since = now if suspicion.reached_since is None else suspicion.reached_since
-        suspicion = replace(suspicion, alive_at=now, reached_since=since)
+        suspicion = replace(living(suspicion, event.channel, now), reached_since=since)
     elif event.channel == LIBVIRT:
         suspicion = replace(suspicion, reached_since=None)
     if event.answer is Answer.HANGS:
@@ -99,6 +123,13 @@ def answered(suspicion: Suspicion, event: Answered, at: Incarnation, now: float)
             suspicion = replace(suspicion, unread=suspicion.unread.discard(seen.datastore))
             suspicion = _read(suspicion, seen, at, channel.asked_at, now)
     return suspicion
+
+
+def living(suspicion: Suspicion, channel: str, now: float) -> Suspicion:
+    """The suspicion as after a sign of life on that channel. When the latest came on any other than one is asked: for
+    that the latest two will do, whichever that one is."""
+    latest = sorted(suspicion.signs.insert(channel, now).items(), key=lambda sign: sign[1])[-SIGNS_KEPT:]
+    return replace(suspicion, alive_at=now, signs=HashTrieMap(latest))
 
 
 def _read(suspicion: Suspicion, seen: SlotSeen, at: Incarnation, asked_at: float, now: float) -> Suspicion:
@@ -114,7 +145,7 @@ def _read(suspicion: Suspicion, seen: SlotSeen, at: Incarnation, asked_at: float
         view = SlotView(seq, first_at=now - seen.age_s, still_at=asked_at)
     suspicion = replace(suspicion, slots=suspicion.slots.insert(seen.datastore, view))
     if known is not None and seq > known.seq:
-        return replace(suspicion, alive_at=now, moved_at=now)
+        return replace(living(suspicion, SLOT + seen.datastore, now), moved_at=now)
     return suspicion
 
 
@@ -147,13 +178,17 @@ def evidence(
         if name.startswith(PEER) and channel.answer is Answer.SILENT
     ]
     alive_at = max(at for at in (suspicion.since, suspicion.alive_at, suspicion.alone_at) if at is not None)
+    signs = [name for name, channel in fresh.items() if channel.answer in (Answer.UP, Answer.REFUSED)]
+    lone = len(signs) == 1 and signs[0].startswith(PEER)
     return Evidence(
         silent_s=silent_s(state, host, now),
         quiet_s=now - max(alive_at, suspicion.kernel_at or alive_at),
         hung_s=now - alive_at,
         power_off=power is not None and power.power is PowerState.OFF,
         last_word=bool(view.last_word),
-        lives_elsewhere=any(c.answer in (Answer.UP, Answer.REFUSED) for c in fresh.values()),
+        lives_elsewhere=bool(signs),
+        lone=lone,
+        lone_s=_quiet_but_for(suspicion, signs[0], now) if lone else 0.0,
         unreachable=libvirt is not None and libvirt.answer in (Answer.SILENT, Answer.HANGS),
         hangs=any(c.answer is Answer.HANGS for c in fresh.values()),
         votes=len(voters),
@@ -165,6 +200,13 @@ def evidence(
     )
 
 
+def _quiet_but_for(suspicion: Suspicion, channel: str, now: float) -> float:
+    """For how long no other channel than this one has brought a sign of life, a kernel's answer included."""
+    signs = (at for name, at in suspicion.signs.items() if name != channel)
+    others = (suspicion.since, suspicion.alone_at, suspicion.kernel_at, *signs)
+    return now - max(at for at in others if at is not None)
+
+
 def silent_s(state: DetectorState, host: str, now: float) -> float:
     """Since its last heartbeat, or since we began to listen."""
     return now - max(state.listening_since, state.view(host).heard_at or state.listening_since)
@@ -174,15 +216,13 @@ def _fresh_s(settings: Detection) -> float:
     return 3 * settings.ask_every_s + settings.ask_timeout_s
 
 
-def company(state: DetectorState, host: str, settings: Detection, now: float) -> bool:
-    """Some other host spoke, or showed that it lives, just now. Where none does, the one that is cut off may be us
-    (DESIGN §4 rule 6): a server of the bus on our own machine goes on returning our canary."""
-
-    def lives(view: HostView) -> bool:
-        answered_at = None if view.suspicion is None else view.suspicion.alive_at
-        return any(at is not None and now - at <= _fresh_s(settings) for at in (view.heard_at, answered_at))
-
-    return any(lives(view) for other, view in state.views.items() if other != host)
+def lives(view: HostView, settings: Detection, now: float) -> bool:
+    """It spoke, or showed that it lives, just now."""
+    fresh_s = _fresh_s(settings)
+    if view.heard_at is not None and now - view.heard_at <= fresh_s:
+        return True
+    alive_at = None if view.suspicion is None else view.suspicion.alive_at
+    return alive_at is not None and now - alive_at <= fresh_s
 
 
 def _still(suspicion: Suspicion, slot_interval_s: float, fresh_s: float, now: float) -> bool:

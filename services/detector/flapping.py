@@ -16,6 +16,7 @@ from libs.core.decider import Effect, Publish, Records, Step
 from libs.core.evolve import replace
 from libs.events.hosts import HostFailed, HostQuarantined, HostReadmitted
 from libs.events.words import HostReadmitOrdered
+from libs.model import HostState
 from services.detector.state import DetectorState, HostRecord
 
 State = DetectorState
@@ -31,6 +32,10 @@ def counted(step: Step[State], settings: Detection, now: float) -> Step[State]:
         effects.append(effect)
         if not isinstance(effect, Publish) or not isinstance(effect.fact, HostFailed):
             continue
+        if effect.fact.expected:
+            continue  # it was switched off on purpose
+        if effect.fact.proof is not None and effect.fact.proof.guessed:
+            continue  # a host without an agent got another name, perhaps for no more than our own restart
         record = state.record(effect.fact.at.host)
         since = now - settings.failures_window_s
         failures = (*(at for at in record.failures if since < at <= now), now)[-settings.failures_max :]
@@ -69,8 +74,8 @@ def quiet(state: State, hosts: tuple[str, ...], settings: Detection, now: float)
     effects: tuple[Effect, ...] = ()
     for host in hosts:
         record = state.records.get(host)
-        if not isinstance(record, HostRecord) or not record.quarantine:
-            continue
+        if not isinstance(record, HostRecord) or not record.quarantine or record.twins:
+            continue  # one whose identity is in doubt waits for an operator
         if now - max(record.failures, default=now) >= settings.quarantine_s:
             step = _readmitted(state, record, HostReadmitted(
                 host=host, number=record.quarantine, rule="quarantine_s without a failure"
@@ -92,7 +97,11 @@ def ordered(state: State, word: HostReadmitOrdered) -> Step[State]:
 
 def _readmitted(state: State, record: HostRecord, fact: HostReadmitted) -> Step[State]:
     """Its failures are forgotten: the next one is the first."""
-    kept = record.model_copy(update={"quarantine": 0, "failures": ()})
+    kept = record.model_copy(update={"quarantine": 0, "failures": (), "twins": ()})
+    if record.twins and record.state is HostState.FENCED:
+        kept = kept.model_copy(
+            update={"hardware": ""}
+        )  # the machine before is over: another may have its name
     return Step(_kept(state, kept), (Publish(record.host, fact),))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from libs.core.decider import Effect, Publish, Step
 from libs.core.evolve import replace
 from libs.model import Inventory
@@ -18,13 +20,13 @@ def heard(state: State, inventory: Inventory, grey_min: int) -> Step[State]:
     if inventory.at.boot in record.former or record.removes(inventory.agent):
         return Step(state)
     before = view.inventory
-    if inventory.outdated(before):
-        return Step(state)
+    if inventory is before or inventory.outdated(before):
+        return Step(state)  # the same once more tells nothing
     state = replace(state, views=state.views.insert(host, replace(view, inventory=inventory)))
     return Step(state, tuple(Publish(host, fact) for fact in guests.told(inventory, before, grey_min)))
 
 
-def read(state: State, hosts: tuple[str, ...], rows: tuple[object, ...], grey_min: int) -> Step[State]:
+def read(state: State, hosts: Collection[str], rows: tuple[object, ...], grey_min: int) -> Step[State]:
     """Stored inventories tell a late reader what ran where, and what crashed while nobody listened; what was heard
     since is newer."""
     effects: list[Effect] = []

@@ -9,6 +9,7 @@ from libs.events.hosts import HostFailed
 from libs.lifecycle import allowed
 from libs.model import FenceProof, HostState, VmReport
 from services.detector import evidence as gather
+from services.detector.leaving import expected
 from services.detector.state import DetectorState, HostRecord
 
 State = DetectorState
@@ -41,6 +42,7 @@ def failed_fact(
         evidence=kept,
         proof=proof,
         vms=running(state, record),
+        expected=expected(record, rule),
         rule=rule,
         cause=f"host.suspected/{record.at.host}/{record.at.boot}/{record.number}" if proof is None else "",
     )

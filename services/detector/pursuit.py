@@ -13,6 +13,7 @@ from services.detector import evidence as gather
 from services.detector import storms
 from services.detector.asks import Answered
 from services.detector.moves import failed_fact, judged, move, running
+from services.detector.sight import Sight
 from services.detector.state import DetectorState, HostRecord, Suspicion
 from services.detector.verdict import Rule, judge
 
@@ -30,38 +31,30 @@ class Pursuit:
     slot_interval_s: float
     domains: dict[str, str]
 
-    def pursue(self, state: State, record: HostRecord, now: float) -> Step[State]:
+    def sight(self, now: float) -> Sight:
+        """What is to be seen of the others at this moment."""
+        return Sight(self.witnesses, self.settings, self.domains, now)
+
+    def pursue(self, state: State, record: HostRecord, sight: Sight) -> Step[State]:
         """Ask a round where one is due, then judge."""
+        now = sight.now
         view = state.view(record.host)
         suspicion = view.suspicion or Suspicion(since=max(now, state.listening_since), ask_at=now)
         acts: tuple[Act, ...] = ()
         if now >= suspicion.ask_at:
-            peers = gather.order(record.host, self._peers(state, record.host, now), self.domains)
+            peers = sight.order(state, record.host)
             suspicion, acts = gather.next_round(suspicion, record, peers, self.settings, now)
-        company = gather.company(state, record.host, self.settings, now)
-        if company or storms.released(state, record.host):
+        if sight.company(state, record.host) or storms.released(state, record.host):
             suspicion = replace(suspicion, alone_since=None)
         else:
             since = now if suspicion.alone_since is None else suspicion.alone_since
             suspicion = replace(suspicion, alone_at=now, alone_since=since)
         view = replace(view, suspicion=suspicion)
         state = replace(state, views=state.views.insert(record.host, view))
-        step = self._judge(state, record, now)
+        step = self._judge(state, record, sight)
         if not step.effects:
             step = self._undecided(state, record, now)
         return Step(step.state, (*acts, *step.effects))
-
-    def _peers(self, state: State, host: str, now: float) -> tuple[str, ...]:
-        """Who is well and was heard just now: only these are asked and counted."""
-        fresh_s = self.settings.suspect_after_s
-        return tuple(
-            peer
-            for peer in self.witnesses
-            if peer != host
-            and state.record(peer).state is HostState.HEALTHY
-            and (heard := state.view(peer).heard_at) is not None
-            and now - heard < fresh_s
-        )
 
     def answered(self, state: State, event: Answered, now: float) -> Step[State]:
         record, view = state.record(event.host), state.view(event.host)
@@ -71,13 +64,13 @@ class Pursuit:
         suspicion = gather.answered(view.suspicion, event, record.at, now)
         news = event.power is PowerState.OFF or suspicion.alive_at == now
         state = replace(state, views=state.views.insert(event.host, replace(view, suspicion=suspicion)))
-        return self._judge(state, record, now) if news else Step(state)
+        return self._judge(state, record, self.sight(now)) if news else Step(state)
 
-    def _judge(self, state: State, record: HostRecord, now: float) -> Step[State]:
+    def _judge(self, state: State, record: HostRecord, sight: Sight) -> Step[State]:
+        now = sight.now
         if now < state.judge_from or record.at is None:
             return Step(state)
-        peers = self._peers(state, record.host, now)
-        known = len({self.domains.get(peer, peer) for peer in peers})
+        known = sight.apart(state)
         found = gather.evidence(
             state, record.host, self.settings, self.slot_interval_s, self.domains, known, now
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -14,6 +15,17 @@ from libs.events.words import HostRemoved
 from libs.model import Answer, HostState, Incarnation, Inventory, PowerState, Value
 
 FORMER_KEPT = 8
+
+
+class Heard(Value):
+    """When a boot was known to go on, by the monotonic clock of this boot of a management machine."""
+
+    machine: str
+    at: float
+    clocks: dict[str, float] = Field({})
+    """What the clocks of some other hosts showed then, by their boot ids; see clocks.py."""
+    span_s: float = 0.0
+    """For how long that boot had been known by then."""
 
 
 class HostRecord(Value):
@@ -29,10 +41,23 @@ class HostRecord(Value):
     undecided: int = 0
     """The latest suspicion of which it was told that it waits, since nobody else is heard; 0: none yet."""
     incident: str = ""
+    heard: Heard | None = None
+    """When this boot was known to go on: as it joined, now and then since, and when it was last heard before it was
+    suspected."""
+    alerts: int = 0
+    """Grows with every alert that something of it is unknown; see unknowns.py."""
+    unheard: int = 0
+    """Number of the alert that it is not heard at all; 0: none stands."""
+    unread: int = 0
+    """Number of the alert that nobody can read its VMs; 0: none stands."""
     refuted: int = 0
     """The latest verdict whose proof its own heartbeats have refuted: that is told once."""
+    hardware: str = ""
+    """The marks of the machine that this boot runs on; "": not known."""
     former: tuple[str, ...] = ()
     """Boot ids that are over: what they still say is an echo."""
+    leaving: str = ""
+    """The boot that the fencer is about to switch off, since it is a host on standby and idle."""
     removed: str = ""
     """The life of its agent that was taken out of the pool and is not listened to; the next one joins anew."""
 
@@ -40,6 +65,10 @@ class HostRecord(Value):
     """Monotonic times (s) of its latest verdicts; `failures_max` at most. See flapping.py on their clock."""
     quarantine: int = 0
     """Epoch of the verdict that put it into quarantine; 0: it is in none."""
+
+    twins: tuple[str, ...] = ()
+    """Incarnations that claim its name or its boot while it lives, and are not listened to. An operator's readmission
+    forgets them."""
 
     def removes(self, agent: str) -> bool:
         """True where this is the life of its agent that was taken out of the pool."""
@@ -52,6 +81,7 @@ class HostRecord(Value):
             host=self.host,
             epoch=self.epoch + 1,
             number=self.number,
+            alerts=self.alerts,
             former=(*self.former, *over)[-FORMER_KEPT:],
             removed=fact.agent,
         )
@@ -151,6 +181,8 @@ class Suspicion:
     round: int = 0
     alive_at: float | None = None
     """The latest sign of life on any channel but the heartbeat."""
+    signs: HashTrieMap[str, float] = field(default_factory=HashTrieMap)
+    """By channel, when it last brought a sign of life."""
     kernel_at: float | None = None
     """When its kernel last took a connection on which no process answered."""
     alone_at: float | None = None
@@ -176,8 +208,18 @@ class Watching:
     looks: int = 0
     blind: bool = False
     """The latest look failed, and that was noted."""
+    blind_since: float | None = None
+    """When the first failed after which none has brought anything."""
     stored: bool = True
     """What the latest look showed lies in the bucket, or is on its way there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A boot that is over and speaks on beside the one that followed it, and since when."""
+
+    at: Incarnation
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +228,24 @@ class HostView:
 
     heard_at: float | None = None
     seen: Incarnation | None = None
+    clock_s: float | None = None
+    """What its host's own monotonic clock showed at that heartbeat."""
+    hardware: str = ""
+    """And the marks of its machine."""
     inventory: Inventory | None = None
     fenced_at: float | None = None
     """When we heard that this boot is fenced."""
     mute_until: float = 0.0
     """The agent said goodbye: its silence until then means nothing."""
+    told_of: str = ""
+    """What another system has said against it, since it was heard last: a reason to ask, no evidence."""
     last_word: str = ""
     """It said that it goes down for good, or its crash kernel said that it panicked; nothing was heard since."""
     doubted: bool = False
     """Asked after before its silence is long enough: its connection ended, or it said its last word."""
     suspicion: Suspicion | None = None
     watching: Watching = Watching()
+    twin: Twin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +280,20 @@ class CanaryState:
 
 
 @dataclass(frozen=True, slots=True)
+class Scan:
+    """The latest walk over all hosts of the pool: whom there is something to look at, and until when that can be
+    nobody else. With thousands of hosts a walk at each tick would be a third of a processor."""
+
+    unwell: tuple[str, ...] = ()
+    """In the order of the pool."""
+    until: float = -math.inf
+    """Until then nobody else can have been silent for too long."""
+
+
+UNSCANNED = Scan()
+
+
+@dataclass(frozen=True, slots=True)
 class DetectorState:
     records: Records
     views: HashTrieMap[str, HostView]
@@ -241,6 +304,8 @@ class DetectorState:
     """No verdict before: we were deaf a moment ago."""
     tick_at: float
     canary: CanaryState = CanaryState()
+    machine: str = ""
+    """This boot of the machine on which this process runs; "": not known."""
     cut: bool = False
     """The connection to the bus is lost."""
     silent_since: HashTrieMap[str, float] = field(default_factory=HashTrieMap)
@@ -248,9 +313,13 @@ class DetectorState:
     writes: HashTrieMap[str, Writes] = field(default_factory=HashTrieMap)
     """What each host says of its datastores."""
 
+    boots: HashTrieMap[str, str] = field(default_factory=HashTrieMap)
+    """Host by boot id, of the boots that the records know."""
+    scan: Scan = UNSCANNED
+
     def record(self, host: str) -> HostRecord:
         found = self.records.get(host)
-        return found if isinstance(found, HostRecord) else HostRecord(host=host)
+        return found if isinstance(found, HostRecord) else _blank(host)
 
     @property
     def storm(self) -> StormRecord | None:
@@ -259,4 +328,20 @@ class DetectorState:
         return found if isinstance(found, StormRecord) and found.held else None
 
     def view(self, host: str) -> HostView:
-        return self.views.get(host) or HostView()
+        return self.views.get(host) or UNSEEN
+
+
+@functools.lru_cache(maxsize=65_536)
+def _blank(host: str) -> HostRecord:
+    """Of a host that no record is kept of. A tick asks for it many times for each host that has not joined: to make it anew
+    each time took longer than a tick may among 10,000, so that none ever joined."""
+    return HostRecord(host=host)
+
+
+UNSEEN = HostView()
+
+
+def known_boots(records: Records) -> HashTrieMap[str, str]:
+    """Host by boot id."""
+    hosts = [one for one in records.values() if isinstance(one, HostRecord)]
+    return HashTrieMap({one.at.boot: one.host for one in hosts if one.at is not None})

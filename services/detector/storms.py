@@ -13,6 +13,7 @@ from libs.core.evolve import replace
 from libs.events.hosts import StormHeld, StormReleased
 from libs.events.words import StormReleaseOrdered
 from libs.model import HostState
+from services.detector.evidence import living
 from services.detector.state import STORM, DetectorState, StormRecord
 from services.detector.verdict import storm_limit
 
@@ -29,7 +30,19 @@ def suspects(state: State, hosts: Hosts) -> list[str]:
 def stormy(state: State, hosts: Hosts, judged: str | None = None) -> bool:
     """`judged`: a host about to be held failed is silent, too, also where it was held to be agent_down."""
     silent = {*suspects(state, hosts), *([judged] if judged is not None else [])}
-    return bool(silent) and len(silent) > _limit(state, hosts)
+    return raging(state, hosts, len(silent))
+
+
+def raging(state: State, hosts: Hosts, silent: int) -> bool:
+    """So many are silent at once that it is more likely the observer's doing than theirs. Asked at each tick while anybody
+    is silent: counted no further than needed."""
+    known = 0
+    for host in hosts if silent > 0 else ():
+        if state.record(host).at is not None:
+            known += 1
+            if storm_limit(known) >= silent:
+                return False
+    return silent > storm_limit(known) if silent > 0 else False
 
 
 def holds(state: State, hosts: Hosts, judged: str, settle_s: float, now: float) -> bool:
@@ -60,17 +73,18 @@ def ordered(state: State, hosts: Hosts, word: StormReleaseOrdered) -> Step[State
     return Step(_kept(state, storm.model_copy(update=update)))
 
 
-def watch(state: State, hosts: Hosts, now: float) -> Step[State]:
-    """Note who is silent; hold a storm that begins or grows after its release, release one that is over."""
-    silent = suspects(state, hosts)
+def watch(state: State, hosts: Hosts, unwell: Hosts, now: float) -> Step[State]:
+    """Note who is silent; hold a storm that begins or grows after its release, release one that is over. Suspects are
+    among the `unwell`, in the order of `hosts`."""
+    silent = suspects(state, unwell)
     if (silent or state.silent_since) and set(silent) != set(state.silent_since):
         since = {host: state.silent_since.get(host, now) for host in silent}
         state = replace(state, silent_since=HashTrieMap(since))
     storm = state.storm
-    raging = bool(silent) and stormy(state, hosts)
+    rages = raging(state, hosts, len(silent))
     if storm is None:
-        return _hold(state, hosts, silent, None) if raging else Step(state)
-    if not raging:
+        return _hold(state, hosts, silent, None) if rages else Step(state)
+    if not rages:
         over = storm.model_copy(update={"held": False, "suspects": (), "released": (), "by": ""})
         released = StormReleased(number=storm.number, rule="believable again")
         return Step(_doubting(_kept(state, over), now), (Publish(STORM, released),))
@@ -118,9 +132,7 @@ def _doubting(state: State, now: float) -> State:
     """What was seen in the storm may be the storm's doing: whoever is silent after it must be so for a full
     period more. A reading of power stands on its own."""
     views = {
-        host: view
-        if view.suspicion is None
-        else replace(view, suspicion=replace(view.suspicion, alive_at=now))
+        host: view if view.suspicion is None else replace(view, suspicion=living(view.suspicion, STORM, now))
         for host, view in state.views.items()
     }
     return replace(state, views=HashTrieMap(views))

@@ -29,6 +29,10 @@ class Evidence:
     """It said that it is going down, or its crash kernel said that it panicked, and nothing was heard since."""
     lives_elsewhere: bool = False
     """Some channel over a network brought a sign of life in the latest round."""
+    lone: bool = False
+    """All that brought one is a single peer, whom nobody else confirms."""
+    lone_s: float = 0.0
+    """For how long nothing else than this peer's word was heard of it."""
     unreachable: bool = False
     """No process answered our own question to its libvirt in the latest round."""
     hangs: bool = False
@@ -69,6 +73,11 @@ def _witnessed(e: Evidence, s: Detection) -> bool:
     return _gone(e) and e.slot_still and e.votes >= s.votes_min and apart
 
 
+def _outvoted(e: Evidence, s: Detection) -> bool:
+    """One against all: two votes at least, whatever the settings say."""
+    return _witnessed(e, s) and e.votes >= 2 and e.lone and e.lone_s >= s.confirm_silence_s
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "power-off",
@@ -77,6 +86,14 @@ RULES: tuple[Rule, ...] = (
         lambda e, s: e.power_off,
         "its fence device reads off while it is silent: at once",
         lambda _: True,
+    ),
+    Rule(
+        "outvoted",
+        HostState.FAILED,
+        "silence",
+        _outvoted,
+        "one peer alone says that it answers; no answer comes to us, two other peers and votes_min of them (from as many "
+        "failure domains as below) cannot see it, its storage slot stands still, for confirm_silence_s",
     ),
     Rule(
         "answers-elsewhere",

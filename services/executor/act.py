@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from libs import definitions
 from libs.core.decider import Outcome
 from libs.core.ports import (
     Bus,
     Clock,
     ConflictError,
+    GuestProbes,
     Hypervisor,
     Hypervisors,
     Row,
@@ -22,18 +25,44 @@ from libs.core.ports import (
 from libs.events.failovers import PlannedStart
 from libs.events.signals import LeaseWritten
 from libs.events.vms import Stage
-from libs.leases import Grant, Ruling, put_down, rule, stopped_on_purpose, taken, turned
+from libs.leases import (
+    Grant,
+    Ruling,
+    ended_by_hand,
+    migrated,
+    put_down,
+    rule,
+    stopped_on_purpose,
+    taken,
+    turned,
+    ways,
+)
+from libs.leases import over as ran_under
 from libs.model import (
     Incarnation,
     LeaseState,
     ProofMethod,
     RunLease,
-    VmDefinition,
     VmReport,
     VmState,
 )
+from services.executor import arrivals, move
+from services.executor.condemn import judged
 from services.executor.evict import Way, evict
-from services.executor.orders import Attempted, LeaseFound, Result, StartVm, WriteLease
+from services.executor.orders import (
+    Attempted,
+    CondemnRun,
+    LeaseFound,
+    MoveVm,
+    NoteArrival,
+    Order,
+    ProbeGuest,
+    Result,
+    StartVm,
+    StopVm,
+    WriteLease,
+)
+from services.executor.probe import probed
 
 TARGET_S = 5.0
 SUCCESSOR_S = 0.7
@@ -47,9 +76,23 @@ class Hands:
     hypervisors: Hypervisors
     bus: Bus
     clock: Clock
+    lives: Callable[[Incarnation], bool] = lambda at: False
+    """Whether this very boot was heard a moment ago, whoever else speaks in its host's name."""
+    probes: GuestProbes | None = None
+    """None: no guest can be probed from here."""
 
-    async def perform(self, request: StartVm | WriteLease) -> Outcome:
+    async def perform(self, request: Order) -> Outcome:
         """Raises UnavailableError where nothing is known of the outcome."""
+        if isinstance(request, CondemnRun):
+            return await judged(self.hypervisors, self._read, self._write, request)
+        if isinstance(request, MoveVm):
+            return await move.carried_out(self.hypervisors, self._read, self._write, request)
+        if isinstance(request, ProbeGuest):
+            return await probed(self.hypervisors, self.probes, request)
+        if isinstance(request, NoteArrival):
+            return await arrivals.noted(self._read, self._write, request)
+        if isinstance(request, StopVm):
+            return await move.stopped(self.hypervisors, self._read, self._rewrite, request)
         if isinstance(request, WriteLease):
             return LeaseFound(key=request.key, lease=await self._adopt(request.lease))
         return await self._start(request)
@@ -69,6 +112,8 @@ class Hands:
         found, revision = await self._read(lease.vm)
         if (0 if found is None else found.seq) != lease.seq - 1:
             return found  # decided on an old reading: decide again on this one
+        if found is not None and found.holder.host != lease.holder.host:
+            await definitions.taken_along(self.definitions, lease.vm, found.holder.host, lease.holder.host)
         try:
             await self._write(lease, revision)
         except ConflictError:
@@ -90,7 +135,7 @@ class Hands:
                 if evicted.way is Way.AGAIN:
                     continue
                 ruling = Ruling(Grant.TAKE, f"{start.origin} says that it is stopped")
-            if ruling.grant is Grant.TAKE and (still := await self._runs_still(start)):
+            if ruling.grant is Grant.TAKE and (still := await self._runs_still(start, lease)):
                 ruling = Ruling(Grant.REFUSE, still)
             if ruling.grant is Grant.REFUSE:
                 return _ended(request, Result.NOT_STARTED, reason=ruling.reason)
@@ -114,14 +159,29 @@ class Hands:
             return Ruling(Grant.REFUSE, f"{start.origin} does not answer: {error}")
         if report is not None and report.state is not VmState.STOPPED:
             return Ruling(Grant.REFUSE, f"{start.origin} says that it is {report.state.value}")
+        # with a proof: where it went to is over, too
+        if report is not None and migrated(report) and not start.proofs:
+            return Ruling(Grant.REFUSE, f"{start.origin} says that it was migrated away")
         return Ruling(Grant.TAKE, ruling.reason)
 
-    async def _runs_still(self, start: PlannedStart) -> str:
+    async def _runs_still(self, start: PlannedStart, lease: RunLease | None) -> str:
         """A later boot proves the former one over; the VM itself may run in it by autostart, if the gate could not
         stop it. A host that obeyed lives, and a person may have started the VM there since. Where that boot answers,
         its own word is better than what was told of it. "" where it does not."""
+        over = {proof.of for proof in start.proofs}
+        for at, found in () if lease is None else ways(lease):
+            if lease is None or at in over:
+                continue
+            if still := await move.may_run(self.hypervisors, self._rewrite, lease, at, found):
+                return still
         for proof in start.proofs:
-            boot = Incarnation(host=proof.of.host, boot=proof.successor) if proof.successor else start.to
+            if proof.method is ProofMethod.NEW_BOOT and self.lives(proof.of):
+                return f"{proof.of} is heard, although {proof.successor[:8]} speaks in its name"
+            if proof.later is not None and proof.later.outside:
+                if proof.later not in over and (still := await self._outside(start, proof.later, lease)):
+                    return still
+                continue
+            boot = proof.later or start.to
             if proof.method is ProofMethod.OBEYED:
                 boot = proof.of
             if boot.host == start.to.host:
@@ -131,6 +191,25 @@ class Hands:
                 report = await living.report(start.vm)
                 if report is not None and report.state.active:
                     return f"{boot} says that it is {report.state.value} there"
+        return ""
+
+    async def _outside(self, start: PlannedStart, boot: Incarnation, lease: RunLease | None) -> str:
+        """A host without an agent has no gate that stops what autostart began, and may be the very boot that is called
+        over: so it must say that the VM does not run there. It also knows what a person did while nobody watched."""
+        here = boot.host == start.to.host
+        try:
+            living = await self.hypervisors.at(boot, TARGET_S)
+            report = await living.report(start.vm)
+        except UnavailableError as error:
+            return "" if here else f"{boot} does not say whether it runs there: {error}"
+        if report is None:
+            return ""
+        if report.state is not VmState.STOPPED and not here:
+            return f"{boot} says that it is {report.state.value} there"
+        held = lease is not None and lease.state is LeaseState.RUNNING and lease.holder.host == boot.host
+        if lease is not None and held and stopped_on_purpose(report) and ran_under(lease, report):
+            await self._turn(lease, LeaseState.STOPPED)
+            return f"it was stopped on purpose on {boot}"
         return ""
 
     async def _turn(self, lease: RunLease, state: LeaseState) -> None:
@@ -155,44 +234,67 @@ class Hands:
         if isinstance(lease, Attempted):
             return lease
         start = request.start
-        row = await self.definitions.get(start.vm)
-        if row is None:
+        definition = await definitions.read(self.definitions, start.vm, start.origin.host)
+        if definition is None:
             await self._turn(lease, LeaseState.FAILED)
             return _ended(request, Result.NOT_STARTED, reason="no copy of its definition is on the bus")
-        definition = VmDefinition.model_validate_json(row.value)
+        # the target may be lost before its own agent has copied it
+        await definitions.write(self.definitions, definition, start.to.host)
         target = await self.hypervisors.at(start.to, TARGET_S)
         found = await self._seen(target, start)
         if found is not None and (found.state.active or put_down(lease, found)):
             return await self._as_found(request, lease, found)
-        if found is not None and stopped_on_purpose(found) and not lease.stopped_before:
+        if found is None and (where := await self._taken_elsewhere(request)) is not None:
+            await self._turn(lease, LeaseState.RUNNING)
+            reason = f"it ran with our token and was migrated since: {where} runs it"
+            return _ended(request, Result.NOT_STARTED, reason=reason)
+        if found is not None and ended_by_hand(found) and not lease.stopped_before:
             # from now on that is no news, also to whoever goes on with this start after us
             noted = lease.model_copy(update={"stopped_before": True, "seq": lease.seq + 1})
             if not await self._rewrite(lease, noted):
                 return _ended(request, Result.UNCERTAIN, reason="the lease changed")
             lease = noted
         called_at = self.clock.wall().isoformat()
-        refused = ""
+        refused, lock = "", ""
         try:
             await target.start(definition, lease.token)
         except StartRefusedError as error:
-            refused = str(error)
+            refused, lock = str(error), error.lock
         found = await self._seen(target, start)
         if found is not None and (found.state.active or (not refused and put_down(lease, found))):
             return await self._as_found(request, lease, found, called_at if not refused else "")
         await self._turn(lease, LeaseState.FAILED)
+        if lock:
+            return _ended(request, Result.NOT_STARTED, reason=f"{lock}: {refused}", stage=Stage.LOCK)
         reason = refused or "it was started and is not running"
         return _ended(request, Result.NOT_STARTED, reason=reason)
 
     async def _as_found(
         self, request: StartVm, lease: RunLease, found: VmReport, called_at: str = ""
     ) -> Attempted:
-        """It runs with our token, or has done so until somebody stopped it on purpose: then it stays down."""
+        """It runs with our token, or has done so until somebody stopped it on purpose: then it stays down. Or took it to
+        another host: then the lease is left to what both of them say, as after any migration."""
         if found.state.active:
             await self._turn(lease, LeaseState.RUNNING)
-            return _ended(request, Result.STARTED, token=lease.token, called_at=called_at)
+            # an earlier start of ours may have come through instead, which hung there under another token; without a
+            # gate autostart may have begun it with none, and a person may have migrated it there
+            return _ended(request, Result.STARTED, token=found.token, called_at=called_at)
+        if migrated(found):
+            await self._turn(lease, LeaseState.RUNNING)
+            reason = "it ran with our token and was migrated since"
+            return _ended(request, Result.NOT_STARTED, reason=reason)
         await self._turn(lease, LeaseState.STOPPED)
         reason = "it ran with our token and was stopped on purpose"
         return _ended(request, Result.NOT_STARTED, reason=reason)
+
+    async def _taken_elsewhere(self, request: StartVm) -> Incarnation | None:
+        """Who runs it, by its own word. A start that was carried out unseen leaves nothing on its target where a person
+        migrated the VM and had it undefined there (`--undefinesource`, and what virt-manager does)."""
+        for at in request.shown:
+            other = await self._seen(await self.hypervisors.at(at, TARGET_S), request.start)
+            if other is not None and other.state.active:
+                return at
+        return None
 
     async def _seen(self, target: Hypervisor, start: PlannedStart) -> VmReport | None:
         report = await target.report(start.vm)

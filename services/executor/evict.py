@@ -14,7 +14,7 @@ from enum import StrEnum
 from libs.core.ports import Hypervisor, Hypervisors, UnavailableError
 from libs.events.failovers import PlannedStart
 from libs.events.vms import Stage
-from libs.leases import adopted, evicting, turned
+from libs.leases import adopted, evicting, migrated, over, turned
 from libs.model import Isolation, LeaseState, RunLease, VmState
 
 ORIGIN_S = 5.0
@@ -75,6 +75,8 @@ async def _look(
     if report.state is VmState.UNKNOWN:
         return Eviction(Way.STAYS, Stage.ASK, f"{at} cannot tell its state")
     if report.state is VmState.STOPPED:
+        if migrated(report) and over(lease, report):
+            return await _taken_along(rewrite, start, lease)
         if adopted(before, at, report, report, holder_known=True) is not None:
             return await _put_down(rewrite, start, before, lease)
         return Eviction(Way.GONE) if before is lease else Eviction(Way.AGAIN)
@@ -91,6 +93,14 @@ async def _put_down(rewrite: Rewrite, start: PlannedStart, before: RunLease, lea
     if state is not lease.state:
         await rewrite(lease, turned(lease, state))
     return Eviction(Way.STAYS, Stage.ASK if ordered else Stage.START, "it was stopped on purpose")
+
+
+async def _taken_along(rewrite: Rewrite, start: PlannedStart, lease: RunLease) -> Eviction:
+    """A person migrated it away before it could be stopped: that run goes on elsewhere, and what its end here proves is
+    nothing. The lease is as it was, and follows to whoever shows it, or says in time that nobody does."""
+    if lease.state is LeaseState.EVICTING:
+        await rewrite(lease, turned(lease, LeaseState.RUNNING))
+    return Eviction(Way.STAYS, Stage.ASK, f"it was migrated away from {start.origin}")
 
 
 async def _stop(origin: Hypervisor, start: PlannedStart) -> Eviction:

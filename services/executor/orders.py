@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from libs.core.decider import Outcome, Request
-from libs.events.failovers import PlannedStart
+from libs.events.failovers import PlannedMove, PlannedStart, PlannedStop
 from libs.events.vms import Stage
-from libs.model import RunLease, Value
+from libs.model import Arrival, Incarnation, RunLease, Value, VmReport
 
 PLANS_KEPT = 4
 """Incidents of one VM whose orders are remembered: one is told again within minutes, if ever."""
@@ -22,6 +22,8 @@ class StartVm(Request):
     kind: Literal["start_vm"] = "start_vm"
     start: PlannedStart
     incident: str
+    shown: tuple[Incarnation, ...] = ()
+    """Of a start that may have been carried out before: other hosts that do not say that they do not run the VM."""
 
 
 class WriteLease(Request):
@@ -29,6 +31,49 @@ class WriteLease(Request):
 
     kind: Literal["write_lease"] = "write_lease"
     lease: RunLease
+
+
+class CondemnRun(Request):
+    """A VM is said to run on two hosts. Ask both; where it is so, condemn the run that is not the lease's."""
+
+    kind: Literal["condemn_run"] = "condemn_run"
+    lease: RunLease
+    at: Incarnation
+    run: int
+
+
+class MoveVm(Request):
+    """Move a running VM from one host to another, and its lease with it."""
+
+    kind: Literal["move_vm"] = "move_vm"
+    move: PlannedMove
+    timeout_s: float
+
+
+class StopVm(Request):
+    """Stop a VM where it runs, to make room: it is to be started again."""
+
+    kind: Literal["stop_vm"] = "stop_vm"
+    stop: PlannedStop
+
+
+class ProbeGuest(Request):
+    """Ask a guest whether it is ready, by the probe that a policy names. Changes nothing."""
+
+    kind: Literal["probe_guest"] = "probe_guest"
+    vm: str
+    at: Incarnation
+    """Where it runs."""
+    probe: str
+
+
+class NoteArrival(Request):
+    """Put into the lease that a person's migration may bring the VM there, before it is let in."""
+
+    kind: Literal["note_arrival"] = "note_arrival"
+    ask: str
+    arrival: Arrival
+    report: VmReport
 
 
 class Result(StrEnum):
@@ -47,6 +92,10 @@ class Attempted(Outcome):
     reason: str = ""
     stage: Stage = Stage.START
 
+    @property
+    def ended(self) -> str:
+        return self.result.value
+
 
 class LeaseFound(Outcome):
     """How the lease lies now, whether by our write or by another's."""
@@ -54,9 +103,40 @@ class LeaseFound(Outcome):
     lease: RunLease | None
 
 
-REQUESTS: TypeAdapter[StartVm | WriteLease] = TypeAdapter(
-    Annotated[StartVm | WriteLease, Field(discriminator="kind")]
-)
+class ArrivalNoted(LeaseFound):
+    """Whether the lease says so now; why not."""
+
+    at: Incarnation
+    ask: str
+    refused: str = ""
+
+
+class RunCondemned(LeaseFound):
+    """How the lease lies now; and whether it condemns that run, by whose doing ever."""
+
+    at: Incarnation
+    run: int
+    done: bool = False
+
+
+class RoomMade(Outcome):
+    """How an order to make room ended: moved or stopped, known not to be, or nobody can tell."""
+
+    makes: PlannedMove | PlannedStop
+    result: Result
+    token: int = 0
+    reason: str = ""
+
+
+class Probed(Outcome):
+    """Whether it answers, with what came, for people."""
+
+    ready: bool = False
+    reason: str = ""
+
+
+Order = StartVm | WriteLease | CondemnRun | MoveVm | StopVm | ProbeGuest | NoteArrival
+REQUESTS: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])
 
 
 class Phase(StrEnum):
@@ -83,6 +163,18 @@ class TakenUp(Value):
         return TakenUp(plans=dict([*others, (incident, revision)][-PLANS_KEPT:]))
 
 
+class OverRecord(Value):
+    """The boot of one host that was proven over last. Whoever leads next was not told: by what that boot showed last
+    they would ask it for ever. One a host that was ever fenced, under `host.NAME`, which is no VM's name."""
+
+    over: Incarnation
+
+
+def over_key(host: str) -> str:
+    """The name of its record."""
+    return f"host.{host}"
+
+
 class StartRecord(Value):
     """One VM that the executor owes a start."""
 
@@ -100,3 +192,28 @@ class StartRecord(Value):
     def taken_up(self) -> TakenUp:
         """With this one."""
         return self.before.with_plan(self.incident, self.revision)
+
+
+class RoomRecord(Value):
+    """One VM that the executor is to move, or to stop, so that others find room."""
+
+    makes: PlannedMove | PlannedStop
+    incident: str
+    cause: str
+    phase: Phase = Phase.QUEUED
+    tries: int = 0
+    doubted: bool = Field(False, description="it was told that nobody can tell what came of it")
+
+    @property
+    def move(self) -> PlannedMove | None:
+        """The move, where it is one."""
+        return self.makes if isinstance(self.makes, PlannedMove) else None
+
+    @property
+    def ends(self) -> tuple[Incarnation, ...]:
+        """The boots that have to do with it."""
+        return (self.makes.origin, self.makes.to) if isinstance(self.makes, PlannedMove) else (self.makes.at,)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return tuple(at.host for at in self.ends)

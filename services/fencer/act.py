@@ -1,8 +1,5 @@
 """The fencer's hands: fence through the devices, and believe the proof only if the host stays silent; order an
-isolated host through its storage slots.
-
-A device that lies says off whatever is. Three witnesses can tell: the host's heartbeat, its libvirt, and its slots on
-shared datastores, which its peers read.
+isolated host through its storage slots. Who can tell of a device that lies: witness.py.
 """
 
 from __future__ import annotations
@@ -13,10 +10,16 @@ from dataclasses import dataclass
 
 from libs.core.decider import Outcome
 from libs.core.ports import Bus, Clock, FenceError, Hypervisors, Power, UnavailableError
-from libs.events.signals import Heartbeat, Question, Reply, Signal
+from libs.events.signals import Question, Reply
 from libs.model import Answer, Incarnation
 from services.fencer.isolation import ORDER_S
-from services.fencer.state import Fence, Fenced, Ordered, OrderStop
+from services.fencer.paths import Paths
+from services.fencer.reserve import Dismiss, LayDown, LookIdle, Rouse
+from services.fencer.reservehands import ReserveHands
+from services.fencer.state import Asked, Fence, Fenced, Ordered, OrderStop, ProvedLevels, ProveLevels
+from services.fencer.watcher import Watcher
+from services.fencer.watches import AskUnseen, ClaimPromise, ReadPromise
+from services.fencer.witness import Look, Watch
 
 SLACK_S = 0.6
 """For a question and its answer to cross the bus, beside the looks that it asks for."""
@@ -38,45 +41,65 @@ class Hands:
     """For each look that a peer makes: one at slots, and one before it where an order is to be written."""
     slot_spacing_s: float | None
     """How far apart two readings of a slot show whether its host writes; None where there are no slots."""
+    watcher: Watcher | None = None
+    """Of hosts with a watchdog, where there are any."""
+    paths: Paths | None = None
+    reserve: ReserveHands | None = None
+    """Of hosts on standby, where there are any."""
 
-    async def perform(self, request: Fence | OrderStop) -> Outcome:
-        if isinstance(request, OrderStop):
-            return await self._order(request)
-        return await self._fence(request)
+    async def perform(self, request: Asked) -> Outcome:
+        match request:
+            case OrderStop():
+                return await self._order(request)
+            case Fence():
+                return await self._fence(request)
+            case ReadPromise() | AskUnseen() | ClaimPromise():
+                assert self.watcher is not None
+                return await self.watcher.perform(request)
+            case ProveLevels():
+                return await self._test(request)
+            case Rouse() | LookIdle() | LayDown() | Dismiss():
+                assert self.reserve is not None
+                return await self.reserve.perform(request)
+            case _:
+                assert self.paths is not None, "nobody drills without the ways to the devices"
+                return await self.paths.perform(request)
 
     async def _fence(self, request: Fence) -> Fenced:
-        """Fence; a heartbeat of the same incarnation after the proof began voids the proof, and so does an
-        answer of the host's libvirt to a question that was asked since, and a write to one of its slots."""
-        heard: list[Heartbeat] = []
-        asked: list[asyncio.Task[str]] = []
-
-        def off_seen() -> None:
-            heard.clear()
-            while asked:
-                asked.pop().cancel()
-            asked.append(asyncio.ensure_future(self._libvirt(request.at.host)))
-            if self.slot_spacing_s is not None:
-                asked.append(asyncio.ensure_future(self._slots_move(request.at, self.slot_spacing_s)))
-
-        def on(signal: Signal) -> None:
-            if isinstance(signal, Heartbeat) and signal.at == request.at:
-                heard.append(signal)
-
-        listening = await self.bus.listen([f"heartbeat.{request.at.host}"], on)
+        """Fence; a heartbeat of the same incarnation after a level first read off voids that level's proof, and so
+        does an answer of the host's libvirt to a question that was asked since, and a write to one of its slots."""
+        watch = self._watch(request.at)
+        listening = await self.bus.listen([f"heartbeat.{request.at.host}"], watch.hear)
         try:
-            proof = await self.power.fence(request.at, off_seen)
-            said = [one for one in await asyncio.gather(*asked) if one]
+            proof = await self.power.fence(request.at, watch.opened)
+            said = await watch.said()
         except FenceError as error:
             return Fenced(key=request.key, incident=request.incident, missing=error.missing)
         finally:
-            for task in asked:
-                task.cancel()
+            watch.close()
             await listening.stop()
-        if heard:
-            said.insert(0, f"{request.at} sent heartbeats after its power read off")
         if said:
             return Fenced(key=request.key, incident=request.incident, missing=tuple(said))
         return Fenced(key=request.key, incident=request.incident, proof=proof)
+
+    def _watch(self, at: Incarnation) -> Watch:
+        looks: list[Look] = [lambda: self._libvirt(at.host)]
+        spacing_s = self.slot_spacing_s
+        if spacing_s is not None:
+            looks.append(lambda: self._slots_move(at, spacing_s))
+        return Watch(at, looks)
+
+    async def _test(self, request: ProveLevels) -> ProvedLevels:
+        """Each level must prove as it would have to in earnest: silence of the host included."""
+        assert self.paths is not None
+        host, watch = request.at.host, self._watch(request.at)
+        listening = await self.bus.listen([f"heartbeat.{host}"], watch.hear)
+        try:
+            levels = await self.paths.devices.test(host, watch.opened)
+        finally:
+            watch.close()
+            await listening.stop()
+        return ProvedLevels(key=request.key, host=host, levels=tuple(levels))
 
     async def _libvirt(self, host: str) -> str:
         answer, said = await self.hypervisors.probe(host, self.witness_s)

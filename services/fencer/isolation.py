@@ -6,7 +6,8 @@ from libs.config.settings import FencingSettings
 from libs.core.decider import Act, Publish, Step
 from libs.core.evolve import replace
 from libs.events.hosts import HostIsolated, HostObeyed
-from libs.model import FenceProof, Isolation, ProofMethod, Protection, SlotOrder
+from libs.model import FenceProof, Isolation, ProofMethod, Protection
+from libs.promises import SlotOrder
 from services.fencer.state import OPEN, FenceRecord, FencerState, Ordered, OrderStop, Phase, again, kept, over
 
 ORDER_S = 45.0
@@ -15,7 +16,7 @@ ORDER_S = 45.0
 
 def isolated(state: FencerState, fact: HostIsolated) -> Step[FencerState]:
     """Its VMs whose policy says so are to be stopped there; whoever else runs there is left alone."""
-    known = state.records.get(fact.at.host)
+    known = state.fence(fact.at.host)
     vms = tuple(
         vm
         for vm in fact.vms
@@ -39,7 +40,7 @@ def isolated(state: FencerState, fact: HostIsolated) -> Step[FencerState]:
 
 def ordered(settings: FencingSettings, state: FencerState, outcome: Ordered, now: float) -> Step[FencerState]:
     """What its host did with an order: the VMs that its slot says are stopped are proven to be so."""
-    record = next((r for r in state.records.values() if r.incident == outcome.incident), None)
+    record = state.incident(outcome.incident)
     if record is None or record.phase is not Phase.ORDERING:
         return Step(state)
     if not outcome.stopped:

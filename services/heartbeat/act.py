@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import ValidationError
 
+from libs import definitions
 from libs.core.decider import Outcome
 from libs.core.ports import (
     Bus,
-    ConflictError,
+    Clock,
+    Greetings,
     Hypervisor,
     Hypervisors,
     Probes,
@@ -26,18 +28,31 @@ from libs.events.signals import Question, Reply, Signal, SlotSeen
 from libs.leases import may_run
 from libs.model import (
     Answer,
+    DiskLocks,
     Incarnation,
     Inventory,
+    Offers,
     RunLease,
-    SlotOrder,
     VmDefinition,
     VmReport,
     VmState,
 )
+from libs.needs import with_needs
+from libs.promises import SlotOrder
+from libs.strays import condemned
+from services.heartbeat import heldback
+from services.heartbeat.keeper import Keeper
 from services.heartbeat.orders import (
     AllRead,
+    AnswerArrival,
+    ArmWatchdog,
     Condemned,
+    FeedWatchdog,
     GatePassed,
+    GaveBack,
+    GiveBack,
+    Greet,
+    KeepPromise,
     Obey,
     Obeyed,
     Order,
@@ -48,9 +63,12 @@ from services.heartbeat.orders import (
     PutDefinition,
     PutInventory,
     ReadAll,
+    ReadPromise,
     StopAgain,
     Stopped,
+    StopStray,
     StopsTried,
+    StrayTried,
     Tell,
     Told,
     WriteSlot,
@@ -71,6 +89,13 @@ class LocalHypervisor(Hypervisor, Protocol):
 
     async def node(self) -> tuple[int, int]: ...
 
+    async def disk_locks(self) -> DiskLocks | None:
+        """What its configuration says guards the disks; None where it cannot be read."""
+
+    async def offers(self) -> Offers | None:
+        """What the host offers VMs, as it was read last; None where that is not known. It may be half a minute old, and
+        holds up no reading of VMs for longer than a second; never raises for the world's faults."""
+
     async def definitions(self) -> list[VmDefinition]: ...
 
     async def shut_down(self, uuid: str, grace_s: float) -> None:
@@ -82,6 +107,16 @@ class LocalHypervisor(Hypervisor, Protocol):
 
     def remember_runs(self, runs: dict[str, int]) -> None:
         """What an earlier life of this agent saw on this boot: a crash seen late keeps its number."""
+
+
+class Door(Protocol):
+    """Port: where libvirt's hook waits for our word on a VM that a migration is to bring (ADR 11). Raises nothing."""
+
+    def answer(self, ask: str, refused: str) -> None:
+        """No error where nobody waits any more."""
+
+    def asks(self) -> bool | None:
+        """Whether the hook is in its place; None where that cannot be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +135,19 @@ class Hands:
     probes: Probes
     probe_s: float
     """How long a peer's own look may take: whoever asks waits little longer."""
+    clock: Clock
+    greetings: Greetings | None = None
+    """None where no other host can say anything to us."""
+    keeper: Keeper | None = None
+    """Of the host's watchdog, where it has one."""
+    held: heldback.HeldBack | None = None
+    """Where a gate may stand before its libvirt."""
+    latest: Callable[[], bool] = lambda: True
+    """Whether the store is known to be no old copy of itself."""
+    door: Door | None = None
+    """At which libvirt asks before it takes a VM in; None where it does not."""
+    passed: heldback.Passed | None = None
+    """Which boot has passed the gate, as this host itself remembers it; None: only the store does."""
 
     async def perform(self, request: Order) -> Outcome:
         """Raises UnavailableError where libvirt or the bus did not answer."""
@@ -110,20 +158,32 @@ class Hands:
                 reports = [one for one in await self.hypervisor.reports() if one.uuid in request.vms]
                 stopped, condemned = await self._stop(request.at, reports)
                 return StopsTried(key=request.key, stopped=tuple(stopped), condemned=tuple(condemned))
+            case StopStray():
+                return await self._stop_stray(request)
             case Tell():
                 for fact in request.facts:
                     await self.bus.publish(fact)
                 return Told(key=request.key)
+            case GiveBack():
+                if self.held is None:
+                    return GaveBack(key=request.key)
+                return await heldback.give_back(
+                    request.key, self.held, self.hypervisor, self._lease_of, self.latest
+                )
             case ReadAll():
                 memory_mib, cpus = await self.hypervisor.node()
                 found = tuple(await self.hypervisor.reports())
                 definitions = tuple(await self.hypervisor.definitions())
+                offers = await self.hypervisor.offers()
                 return AllRead(
                     key=request.key,
                     memory_mib=memory_mib,
                     cpus=cpus,
-                    reports=found,
+                    reports=with_needs(found, definitions, offers),
                     definitions=definitions,
+                    offers=offers,
+                    asks=None if self.door is None else self.door.asks(),
+                    locks=await self.hypervisor.disk_locks(),
                 )
             case PingGuests():
                 return await self._ping(request)
@@ -136,6 +196,12 @@ class Hands:
                 return await self._write_slot(request)
             case Obey():
                 return await self._obey(request)
+            case AnswerArrival():
+                if self.door is not None:
+                    self.door.answer(request.ask, request.refused)
+            case ReadPromise() | ArmWatchdog() | FeedWatchdog() | KeepPromise() | Greet():
+                assert self.keeper is not None
+                return await self.keeper.perform(request)
         return Put(key=request.key)
 
     async def _gate(self, request: PassGate) -> GatePassed:
@@ -143,10 +209,16 @@ class Hands:
         earlier = None if row is None else _inventory(row)
         reports = await self.hypervisor.reports()
         if earlier is None or earlier.at != at:
+            if self.passed is not None and await self.passed.boot() == at.boot:
+                # the store is an old copy, or has lost it: what it says of leases may be as old
+                return GatePassed(key=request.key, held=await heldback.any_held(self.held))
             stopped, condemned = await self._stop(at, reports)
             if condemned and not request.condemn:
                 raise UnavailableError("; ".join(one.reason for one in condemned))
-            return GatePassed(key=request.key, stopped=tuple(stopped), condemned=tuple(condemned))
+            if self.passed is not None and not condemned:
+                await self.passed.remember(at.boot)
+            held = await heldback.any_held(self.held)
+            return GatePassed(key=request.key, stopped=tuple(stopped), condemned=tuple(condemned), held=held)
         # this boot passed the gate in an earlier life of this agent; what runs since is not for us to stop, but
         # for what it had to let through
         self.hypervisor.remember_runs({report.uuid: report.run for report in earlier.vms})
@@ -159,6 +231,7 @@ class Hands:
             condemned=tuple(condemned),
             earlier=earlier.vms,
             settled=tuple(settled),
+            held=await heldback.any_held(self.held),
         )
 
     async def _ping(self, request: PingGuests) -> Pinged:
@@ -187,10 +260,10 @@ class Hands:
         for report in reports:
             if report.state is VmState.UNKNOWN:  # it may run: the gate stays shut until libvirt can tell
                 raise UnavailableError(f"{at} cannot tell the state of {report.name}")
-            if not report.state.active:
+            if not report.state.active or report.migrated:
+                # who migrates a VM here has it from a living host, whose lease follows: a second copy it is not
                 continue
-            row = await self.leases.get(report.uuid)
-            lease = None if row is None else _lease(row)
+            lease = await self._lease_of(report.uuid)
             if lease is not None and not may_run(lease, at, boots_known=self.boots_known):
                 forbidden.append(Stopped(report=report, lease=lease))
         reasons = await asyncio.gather(*(self._destroy(one) for one in forbidden))
@@ -200,6 +273,24 @@ class Hands:
             if reason
         ]
         return [one for one, reason in zip(forbidden, reasons, strict=True) if not reason], condemned
+
+    async def _stop_stray(self, request: StopStray) -> StrayTried:
+        """On the lease's own word that condemns this very run, which is true however old the reading is."""
+        report = await self.hypervisor.report(request.vm)
+        lease = await self._lease_of(request.vm)
+        active = report is not None and report.state is not VmState.STOPPED
+        if lease is None or report is None or not active or not condemned(lease, request.at, report.run):
+            return StrayTried(key=request.key)
+        one = Stopped(report=report, lease=lease)
+        reason = await self._destroy(one)
+        if reason:
+            left = Condemned(report=report, lease=lease, reason=reason)
+            return StrayTried(key=request.key, condemned=(left,))
+        return StrayTried(key=request.key, stopped=(one,))
+
+    async def _lease_of(self, vm: str) -> RunLease | None:
+        row = await self.leases.get(vm)
+        return None if row is None else _lease(row)
 
     async def _destroy(self, one: Stopped) -> str:
         """Why it could not be stopped; "" where it was."""
@@ -213,17 +304,9 @@ class Hands:
         return ""
 
     async def _copy(self, request: PutDefinition) -> None:
-        """Where it runs, it is the definition. Where it does not, it may be a stale one left behind by a
-        failover: it is copied only if there is none."""
-        definition = request.definition
-        payload = definition.model_dump_json().encode()
-        if request.active:
-            await self.definitions.put(definition.uuid, payload, None)
-            return
-        try:
-            await self.definitions.put(definition.uuid, payload, 0)
-        except ConflictError:
-            return
+        """As this host has it. Where it does not run that may be a stale one, left behind by a failover: nobody reads it
+        while another host is known to have the VM."""
+        await definitions.write(self.definitions, request.definition, self.at.host)
 
     # -- the host's own slots
 
@@ -255,6 +338,8 @@ class Hands:
 
     async def answer(self, question: Signal) -> Signal:
         """ "Can you see host X?": an own look, now, at all that may show it; and what is written to it."""
+        if isinstance(question, Question) and question.clock:
+            return Reply(about="", peer=self.at, answer=Answer.UNKNOWN, wall_s=self.clock.wall().timestamp())
         if not isinstance(question, Question) or not question.about:
             return Reply(about="", peer=self.at, answer=Answer.UNKNOWN, detail="not a question")
         about = question.about
@@ -263,7 +348,12 @@ class Hands:
         if question.slots_only:
             slots = _aged(await looks)
             return Reply(
-                about=about, peer=self.at, answer=Answer.UNKNOWN, slots=slots, ordered=tuple(ordered)
+                about=about,
+                peer=self.at,
+                answer=Answer.UNKNOWN,
+                slots=slots,
+                ordered=tuple(ordered),
+                unheard_s=self._unheard_s(about),
             )
         (libvirt, heard), (agent, said), seen = await asyncio.gather(
             self.neighbours.probe(about, self.probe_s), self.probes.ask(about, self.probe_s), looks
@@ -275,7 +365,11 @@ class Hands:
             detail=f"libvirt {libvirt.value}: {heard[:90]}; agent {agent.value}: {said[:90]}",
             slots=_aged(seen),
             ordered=tuple(ordered),
+            unheard_s=self._unheard_s(about),
         )
+
+    def _unheard_s(self, host: str) -> float | None:
+        return None if self.greetings is None else self.greetings.unheard_s(host)
 
     async def _look(self, datastore: str, host: str) -> tuple[SlotSeen, float]:
         """What its slot shows, and when that was read."""

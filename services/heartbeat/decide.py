@@ -8,34 +8,37 @@ from pydantic import BaseModel
 from rpds import HashTrieMap
 
 from libs.config.settings import Guests, Heartbeats
-from libs.core.decider import Act, Effect, Expired, Input, Publish, Records, Send, Step
+from libs.core.decider import Act, BusChanged, Effect, Expired, Input, Publish, Records, Send, Step
 from libs.core.evolve import replace
-from libs.events.signals import Heartbeat, InventorySeen
+from libs.events.signals import Heartbeat, InventorySeen, LeaseWritten, LetIn
 from libs.events.vms import VmStopFailed, VmStoppedByGate, VmStopSettled
-from libs.model import Health, Incarnation, Inventory, StopReason, VmReport, VmState
-from services.heartbeat import guests, slots
+from libs.model import Incarnation, Inventory, VmReport
+from services.heartbeat import arrivals, copies, guests, slots, strays, vms_told, watchdog
 from services.heartbeat.orders import (
     AllRead,
+    ArrivalAsked,
+    Departed,
     Fired,
     GatePassed,
+    GaveBack,
+    GiveBack,
     Obeyed,
     PassGate,
     Pinged,
-    Put,
-    PutDefinition,
-    PutInventory,
     ReadAll,
+    Renewed,
     Stirred,
     StopAgain,
     Stopped,
     StopsTried,
+    StrayTried,
     Tell,
     Told,
     WroteSlot,
 )
+from services.heartbeat.state import AgentState as State
 
 READ_DEADLINE_S = 12.0
-PUT_DEADLINE_S = 10.0
 GATE_DEADLINE_S = 60.0
 RETRY_S = 0.5
 CONDEMN_S = 5.0
@@ -43,39 +46,6 @@ CONDEMN_S = 5.0
 STOP_AGAIN_S = 5.0
 STOP_DEADLINE_S = 60.0
 SETTLE_S = 0.02
-TOMBSTONE_READS = 120  # a transient VM that is gone is still told of for so many readings
-
-
-@dataclass(frozen=True, slots=True)
-class AgentState:
-    gated: bool
-    """True once the gate is passed: from then on the host is announced."""
-    beat_at: float
-    read_at: float
-    say_at: float
-    slot_state: slots.SlotState
-    seq: int = 0
-    reading: bool = False
-    again: bool = False
-    """Something stirred while we were reading."""
-    reads: int = 0
-    tries: int = 0
-    gate_since: float | None = None
-    condemned: HashTrieMap[str, Stopped] = field(default_factory=HashTrieMap)
-    """VMs that may not run here and could not be stopped: tried for ever."""
-    stop_at: float | None = None
-    """When to try these once more."""
-    inventory: Inventory | None = None
-    stored: Inventory | None = None
-    """The inventory as last stored, or as its storing is under way."""
-    copied: HashTrieMap[str, str] = field(default_factory=HashTrieMap)
-    """Definitions that are on the bus: VM to hash and whether it was active."""
-    buried: HashTrieMap[str, int] = field(default_factory=HashTrieMap)
-    """VMs that vanished, and at which reading."""
-    guests: guests.GuestsState = field(default_factory=guests.GuestsState)
-
-
-State = AgentState
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +61,12 @@ class Agent:
     datastores: tuple[str, ...] = ()
     """On which of the pool's datastores this host has a slot."""
     guests: Guests = field(default_factory=Guests)
+    dog: watchdog.Dog | None = None
+    """Its watchdog, where it has one."""
+    former: tuple[str, ...] = ()
+    """What a host without an agent was called before."""
+    hardware: str = ""
+    """By what its machine is told from others; see libs/hardware.py."""
 
     @property
     def record_type(self) -> type[BaseModel]:
@@ -98,25 +74,47 @@ class Agent:
 
     def initial(self, now: float) -> State:
         mine = slots.initial(self.datastores, now)
-        return State(gated=False, beat_at=now, read_at=now, say_at=now, slot_state=mine)
+        begun = State(gated=False, beat_at=now, read_at=now, say_at=now, read_ok_at=now, slot_state=mine)
+        return begun if self.dog is None else replace(begun, dog=watchdog.initial(self.dog))
 
     def resume(self, state: State, records: Records, now: float) -> Step[State]:
         return Step(state)
 
     def records(self, state: State) -> Records:
-        return HashTrieMap()
+        return Records()
 
     def wake_at(self, state: State) -> float | None:
+        fed_at = None if self.dog is None else watchdog.wake_at(state.dog, self.dog)
         if not state.gated:
-            return state.beat_at
-        due = (state.beat_at, state.read_at, state.say_at, state.stop_at, slots.due(state.slot_state))
+            writes_at = slots.due(state.slot_state) if self._armed_before else None
+            return min(at for at in (state.beat_at, fed_at, writes_at) if at is not None)
+        due = (
+            state.beat_at,
+            state.read_at,
+            state.say_at,
+            state.stop_at,
+            state.give_at,
+            slots.due(state.slot_state),
+        )
         ask_at = state.guests.ask_at if state.guests.able else None
-        return min(at for at in (*due, ask_at) if at is not None)
+        more = (ask_at, fed_at, arrivals.wake_at(state.comings))
+        return min(at for at in (*due, *more) if at is not None)
 
     def step(self, state: State, event: Input | None, now: float) -> Step[State]:
+        step = self._step(state, event, now)
+        if self.dog is None:
+            return step
+        # also before the gate is passed: what an earlier life of this agent armed must not go off while a VM takes its
+        # time to be stopped (rule 11). Peers can vouch for a host that is not announced yet
+        dog, effects = watchdog.due(step.state.dog, self.dog, now)
+        return step if not effects else Step(replace(step.state, dog=dog), (*step.effects, *effects))
+
+    def _step(self, state: State, event: Input | None, now: float) -> Step[State]:
+        if self.dog is not None and (told := watchdog.told(state.dog, event, self.dog, now)) is not None:
+            return Step(replace(state, dog=told[0]), told[1])
         match event:
             case None if not state.gated:
-                return self._gate(state, now)
+                return self._before_gate(state, now)
             case None:
                 return self._tick(state, now)
             case GatePassed():
@@ -125,41 +123,100 @@ class Agent:
                 return self._announce(state, now)
             case StopsTried():
                 return self._stops_tried(state, event, now)
-            case Expired(request="stop_again"):
-                return Step(replace(state, stop_at=now + STOP_AGAIN_S))
+            case LeaseWritten(lease=lease) if state.gated:
+                return Step(state, strays.told(self.at, lease, tuple(state.condemned)))
+            case StrayTried():
+                step = strays.tried(state.condemned, event, self.at)
+                stop_at = min(state.stop_at or now + STOP_AGAIN_S, now + STOP_AGAIN_S) if step.state else None
+                return Step(
+                    replace(state, condemned=step.state, stop_at=stop_at, read_at=min(state.read_at, now)),
+                    step.effects,
+                )
+            case GaveBack():
+                return Step(replace(state, give_at=None))
             case AllRead():
                 return self._read(state, event, now)
             case Stirred():
                 return self._stirred(state, now)
+            case Departed(vm=vm):
+                return self._stirred(replace(state, departed=state.departed.insert(vm, state.reads)), now)
+            case ArrivalAsked():
+                return self._asked(state, event, now)
+            case LetIn(at=at) if at == self.at:
+                comings, answers = arrivals.told(state.comings, event, now)
+                # one that may not come is not to be told any more
+                begun = self._stirred(replace(state, comings=comings), now)
+                return Step(begun.state, (*answers, *begun.effects))
             case Pinged():
                 return self._of_guests(replace(state, guests=guests.pinged(state.guests, event, now)), now)
             case Fired():
                 return self._of_guests(replace(state, guests=guests.fired(state.guests, event)), now)
-            case Expired(request="ping_guests"):
-                return Step(replace(state, guests=replace(state.guests, asking=False)))
-            case Expired(request="pass_gate" | "tell"):
-                return Step(replace(state, beat_at=now + RETRY_S))
-            case Expired(request="read_all"):
-                # nothing is known: the last inventory stands, and is told as old as it is by its rev
-                return Step(replace(state, reading=False, read_at=now + RETRY_S))
-            case Expired(request="put_inventory"):
-                return Step(replace(state, stored=None))
-            case Expired(request="put_definition", key=key):
-                return Step(replace(state, copied=state.copied.discard(key.split("/")[1])))
             case WroteSlot():
                 return self._wrote(state, event, now)
             case Obeyed():
                 # what is stopped is told with its reason once it is read anew
                 mine = slots.obeyed(state.slot_state, event, state.reads, now)
                 return self._stirred(replace(state, slot_state=mine), now)
-            case Expired(request="write_slot", key=key):
-                return Step(replace(state, slot_state=slots.failed(state.slot_state, key)))
-            case Expired(request="obey"):
-                return Step(replace(state, slot_state=replace(state.slot_state, obeying=0)))
-            case Put():
-                return Step(state)
+            case Renewed():
+                return self._stirred(replace(state, stored=None, copied=HashTrieMap()), now)
+            case BusChanged(connected=True) if state.gated and state.inventory is not None:
+                # nobody heard what was said of changes meanwhile: a beat says only that there are some
+                return Step(replace(state, say_at=min(state.say_at, now)))
+            case Expired():
+                return Step(self._expired(state, event, now))
             case _:
                 return Step(state)
+
+    @staticmethod
+    def _expired(state: State, event: Expired, now: float) -> State:
+        """What our hands did not end in its time is tried again."""
+        match event.request:
+            case "give_back":
+                return replace(state, give_at=now + STOP_AGAIN_S)
+            case "stop_again":
+                return replace(state, stop_at=now + STOP_AGAIN_S)
+            case "ping_guests":
+                return replace(state, guests=replace(state.guests, asking=False))
+            case "pass_gate" | "tell":
+                return replace(state, beat_at=now + RETRY_S)
+            case "read_all":
+                # nothing is known: the last inventory stands, and is told as old as it is by its rev
+                return replace(state, reading=False, read_at=now + RETRY_S)
+            case "put_inventory":
+                return replace(state, stored=None)
+            case "put_definition":
+                return replace(state, copied=state.copied.discard(event.key.split("/")[1]))
+            case "write_slot":
+                return replace(state, slot_state=slots.failed(state.slot_state, event.key))
+            case "obey":
+                return replace(state, slot_state=replace(state.slot_state, obeying=0))
+            case _:
+                return state
+
+    @property
+    def _armed_before(self) -> bool:
+        """An earlier life of this agent has armed the watchdog of this very boot, which has passed its gate."""
+        return self.dog is not None and bool(self.dog.recalled)
+
+    def _before_gate(self, state: State, now: float) -> Step[State]:
+        """The gate waits for the bus and for libvirt, and what an earlier life armed waits for neither: its slots go on to
+        say that the host lives, and feed it."""
+        step = self._gate(state, now) if now >= state.beat_at else Step(state)
+        if not self._armed_before:
+            return step
+        mine, writes = self._writes(step.state, now)
+        return Step(replace(step.state, slot_state=mine), (*step.effects, *writes))
+
+    def _writes(self, state: State, now: float) -> tuple[slots.SlotState, tuple[Act, ...]]:
+        return slots.write(
+            state.slot_state,
+            self.at,
+            self.settings.slot_interval_s,
+            self.settings.slot_timeout_s + 1.0,
+            now,
+            watchdog_s=watchdog.advertised_s(state.dog),
+            life="" if self.dog is None else self.life,
+        )
 
     def _gate(self, state: State, now: float) -> Step[State]:
         since = now if state.gate_since is None else state.gate_since
@@ -175,7 +232,9 @@ class Agent:
 
     def _passed(self, state: State, outcome: GatePassed, now: float) -> Step[State]:
         """Announce this boot; where a stop failed, only once that is told: nobody may take the VM for stopped."""
-        state = replace(state, guests=guests.remembered(state.guests, outcome.earlier, now))
+        remembered = guests.remembered(state.guests, outcome.earlier, now)
+        comings = arrivals.recalled(outcome.earlier, now)
+        state = replace(state, guests=remembered, comings=comings, give_at=now if outcome.held else None)
         said = (*self._stopped(outcome.stopped), *(self._settled(report) for report in outcome.settled))
         if not outcome.condemned:
             step = self._announce(state, now)
@@ -197,7 +256,8 @@ class Agent:
         return Step(state, (*said, Act(None, tell)))
 
     def _announce(self, state: State, now: float) -> Step[State]:
-        return self._tick(replace(state, gated=True, beat_at=now, read_at=now, say_at=now + 1e6), now)
+        begun = replace(state, gated=True, beat_at=now, read_at=now, read_ok_at=now, say_at=now + 1e6)
+        return self._tick(begun, now)
 
     def _stopped(self, stopped: tuple[Stopped, ...]) -> list[Effect]:
         return [
@@ -232,7 +292,10 @@ class Agent:
 
     def _tick(self, state: State, now: float) -> Step[State]:
         effects: list[Effect] = []
-        if now >= state.beat_at:
+        advertised_s = watchdog.advertised_s(state.dog)
+        mine, writes = self._writes(state, now)
+        # where a slot that stands still is to tell something, no write may begin that no heartbeat has announced
+        if now >= state.beat_at or (self.dog is not None and writes):
             rev = 0 if state.inventory is None else state.inventory.rev
             beat = Heartbeat(
                 at=self.at,
@@ -240,23 +303,34 @@ class Agent:
                 seq=state.seq + 1,
                 inventory_rev=rev,
                 stores=slots.ages(state.slot_state, now),
+                unread_s=round(max(0.0, now - state.read_ok_at), 3),
                 untried=slots.untried(state.slot_state),
+                watchdog_s=advertised_s,
+                slot_seq=0 if self.dog is None else mine.seq,
+                sent_at=None if self.dog is None else now,
+                clock_s=round(now, 3),
+                hardware=self.hardware,
             )
             effects.append(Send(f"heartbeat.{self.at.host}", beat))
-            # late beats are not made up for: the next is due one interval from now
-            due = max(state.beat_at + self.settings.interval_s, now + self.settings.interval_s / 2)
+            # late beats are not made up for, and after an early one none is later than an interval
+            interval_s = self.settings.interval_s
+            due = max(min(state.beat_at, now) + interval_s, now + interval_s / 2)
             state = replace(state, seq=state.seq + 1, beat_at=due)
+        if state.give_at is not None and now >= state.give_at:
+            effects.append(Act(None, GiveBack(key=f"give/{state.seq}", deadline_s=GATE_DEADLINE_S)))
+            # its outcome sets it anew
+            state = replace(state, give_at=now + GATE_DEADLINE_S + STOP_AGAIN_S)
         if now >= state.read_at:
             state, acts = self._begin_read(state, now)
             effects += acts
         if now >= state.say_at:
             state, sends = self._say(state, now)
             effects += sends
-        mine, writes = slots.write(
-            state.slot_state, self.at, self.settings.slot_interval_s, self.settings.slot_timeout_s + 1.0, now
-        )
         state = replace(state, slot_state=mine)
         effects += writes
+        if state.inventory is not None and state.comings:
+            comings, asks = arrivals.due(state.comings, state.inventory, now)
+            state, effects = replace(state, comings=comings), [*effects, *asks]
         if state.guests.able and now >= state.guests.ask_at:
             reports = state.inventory.vms if state.inventory else ()
             asked, pings = guests.asked(state.guests, reports, self.guests, now)
@@ -280,8 +354,12 @@ class Agent:
         moment, and whoever hears of these must not hold it lost by what we said before."""
         stalled = state.slot_state.slots[outcome.datastore].missed
         mine, acts = slots.wrote(state.slot_state, outcome, self.at, now)
-        beat_at = min(state.beat_at, now) if stalled else state.beat_at
-        return Step(replace(state, slot_state=mine, beat_at=beat_at), acts)
+        beat_at = min(state.beat_at, now) if stalled and state.gated else state.beat_at
+        dog = state.dog
+        if self.dog is not None:
+            began = mine.slots[outcome.datastore].began
+            dog = watchdog.wrote(dog, outcome.datastore, began, outcome.order, self.dog, now)
+        return Step(replace(state, slot_state=mine, beat_at=beat_at, dog=dog), acts)
 
     def _begin_read(self, state: State, now: float) -> tuple[State, list[Effect]]:
         if state.reading:
@@ -303,6 +381,7 @@ class Agent:
         return self._stirred(state, now) if news else Step(state)
 
     def _read(self, state: State, outcome: AllRead, now: float) -> Step[State]:
+        state = replace(state, read_ok_at=now)
         state = (
             replace(state, reading=False, again=False, read_at=now + SETTLE_S)
             if state.again
@@ -314,14 +393,23 @@ class Agent:
         )
         state = replace(state, guests=guests.read(state.guests, outcome.reports))
         reports = guests.judged(state.guests, outcome.reports, self.guests, now)
-        state, vms = self._with_vanished(state, self._with_ordered(state, reports))
+        reports = vms_told.with_ordered(state.slot_state.ordered, reports)
+        known = arrivals.by_libvirt(state.inventory)
+        departed = vms_told.still_departed(state.departed, reports, state.reads)
+        buried, vms = vms_told.with_vanished(state.buried, departed, known, reports, state.reads)
+        comings = arrivals.awaited(state.comings, outcome.reports, now)
+        state = replace(state, buried=buried, departed=departed, comings=comings)
         before = state.inventory
         body = {
             "memory_mib": self.memory_mib or outcome.memory_mib,
             "memory_reserved_mib": self.memory_reserved_mib,
             "cpus": self.cpus or outcome.cpus,
-            "vms": vms,
+            "vms": arrivals.shown(comings, vms),
             "condemned": tuple(sorted(state.condemned)),
+            "locks": outcome.locks,
+            "offers": outcome.offers,
+            "asks": outcome.asks,
+            "former": self.former,
         }
         effects: list[Effect] = []
         changed = before is None or any(getattr(before, name) != value for name, value in body.items())
@@ -329,74 +417,26 @@ class Agent:
             rev = 1 if before is None else before.rev + 1
             inventory = Inventory.model_validate({"at": self.at, "agent": self.life, "rev": rev, **body})
             state, effects = self._say(replace(state, inventory=inventory), now)
-        state, puts = self._store(state, outcome)
+        state, puts = copies.due(state, outcome)
         return Step(state, (*effects, *puts))
 
-    def _with_ordered(self, state: State, reports: tuple[VmReport, ...]) -> tuple[VmReport, ...]:
-        """libvirt shows what was stopped by order as stopped on purpose: nobody wants it to stay down."""
-        ordered = state.slot_state.ordered
-        if not ordered:
-            return reports
-        return tuple(
-            report.model_copy(update={"stop_reason": StopReason.ORDERED})
-            if report.uuid in ordered and report.stop_reason is StopReason.ON_PURPOSE
-            else report
-            for report in reports
-        )
-
-    def _with_vanished(
-        self, state: State, reports: tuple[VmReport, ...]
-    ) -> tuple[State, tuple[VmReport, ...]]:
-        """A VM that was active and is no longer known was transient and ended: say so for a while. Nobody
-        can say why it ended, so its reason is unknown."""
-        present = {report.uuid for report in reports}
-        buried = HashTrieMap(
-            {
-                vm: at
-                for vm, at in state.buried.items()
-                if vm not in present and state.reads - at < TOMBSTONE_READS
-            }
-        )
-        vanished = []
-        for report in state.inventory.vms if state.inventory else ():
-            if report.uuid in present:
-                continue
-            if report.state.active:
-                buried = buried.insert(report.uuid, state.reads)
-            if report.uuid in buried:
-                update = {
-                    "state": VmState.STOPPED,
-                    "stop_reason": StopReason.UNKNOWN,
-                    "health": Health.UNKNOWN,
-                    "agent": False,
-                }
-                vanished.append(report.model_copy(update=update))
-        both = sorted((*reports, *vanished), key=lambda report: report.uuid)
-        return replace(state, buried=buried), tuple(both)
+    def _asked(self, state: State, asked: ArrivalAsked, now: float) -> Step[State]:
+        """Show it in our inventory, before anybody is asked about it."""
+        before = state.inventory if state.gated else None
+        comings, answers = arrivals.begun(state.comings, asked, before, now)
+        if before is None or comings is state.comings:
+            return Step(state, tuple(answers))
+        update = {"vms": arrivals.shown(comings, before.vms), "rev": before.rev + 1}
+        inventory = before.model_copy(update=update)
+        state, said = self._say(replace(state, inventory=inventory, comings=comings), now)
+        state, puts = copies.stored(state)
+        comings, asks = arrivals.due(comings, inventory, now)
+        return Step(replace(state, comings=comings), (*answers, *said, *puts, *asks))
 
     def _say(self, state: State, now: float) -> tuple[State, list[Effect]]:
         if state.inventory is None:
             return replace(state, say_at=now + self.settings.inventory_every_s), []
         state = replace(state, say_at=now + self.settings.inventory_every_s)
         assert state.inventory is not None
-        return state, [Send(f"inventory.{self.at.host}", InventorySeen(inventory=state.inventory))]
-
-    def _store(self, state: State, outcome: AllRead) -> tuple[State, list[Effect]]:
-        """Store what is not stored yet: the inventory, and definitions that changed."""
-        effects: list[Effect] = []
-        inventory = state.inventory
-        if inventory is not None and inventory != state.stored:
-            key = f"inventory/{inventory.rev}/{state.reads}"
-            effects.append(Act(None, PutInventory(key=key, deadline_s=PUT_DEADLINE_S, inventory=inventory)))
-            state = replace(state, stored=inventory)
-        active = {report.uuid for report in outcome.reports if report.state.active}
-        copied = state.copied
-        for definition in outcome.definitions:
-            runs = definition.uuid in active
-            mark = f"{definition.sha256}/{runs}"
-            if copied.get(definition.uuid) != mark:
-                key = f"definition/{definition.uuid}/{state.reads}"
-                put = PutDefinition(key=key, deadline_s=PUT_DEADLINE_S, definition=definition, active=runs)
-                effects.append(Act(None, put))
-                copied = copied.insert(definition.uuid, mark)
-        return replace(state, copied=copied), effects
+        told = state.inventory.model_copy(update={"offers": None})  # see Inventory.offers
+        return state, [Send(f"inventory.{self.at.host}", InventorySeen(inventory=told))]

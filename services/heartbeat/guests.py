@@ -75,7 +75,9 @@ def remembered(state: GuestsState, reports: Iterable[VmReport], now: float) -> G
     for report in reports:
         if not report.state.active:
             continue
-        answered_at = now if report.health in (Health.OK, Health.SILENT) else None
+        # also in doubt: what was asked and did not answer twice is neither well nor silent yet
+        told = report.answered or report.health in (Health.OK, Health.SILENT)
+        answered_at = now if told else None
         fired = report.health is Health.WATCHDOG and report.state is VmState.RUNNING
         if answered_at is not None or fired:
             known = known.insert(report.uuid, Guest(report.run, answered_at=answered_at, fired=fired))
@@ -145,9 +147,8 @@ def changed(state: GuestsState, told: Iterable[VmReport], settings: GuestSetting
     """True where what was told of the guests' health is not what is known by now."""
     told = tuple(told)
     running = VmState.RUNNING  # of these libvirt itself says nothing
-    bare = [
-        one.model_copy(update={"health": Health.UNKNOWN}) if one.state is running else one for one in told
-    ]
+    unjudged = {"health": Health.UNKNOWN, "answered": False}
+    bare = [one.model_copy(update=unjudged) if one.state is running else one for one in told]
     return judged(state, bare, settings, now) != told
 
 
@@ -179,7 +180,10 @@ def _judged(
         return report
     if guest.fired:
         return report.model_copy(update={"health": Health.WATCHDOG})
-    if guest.answered_at is None or report.state is VmState.PAUSED:
+    if guest.answered_at is None:
+        return report
+    report = report.model_copy(update={"answered": True})
+    if report.state is VmState.PAUSED:
         return report
     long = _age_s(state, report, now) >= 2 * settings.silent_after_s
     if _silent(state, report, settings, now) and (long or not waits):

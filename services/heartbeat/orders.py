@@ -8,16 +8,8 @@ from pydantic import Field, TypeAdapter
 
 from libs.core.decider import Outcome, Request
 from libs.events.vms import VmStopFailed
-from libs.model import (
-    Incarnation,
-    Inventory,
-    RunLease,
-    SlotBeat,
-    SlotOrder,
-    Value,
-    VmDefinition,
-    VmReport,
-)
+from libs.model import DiskLocks, Incarnation, Inventory, Offers, RunLease, Value, VmDefinition, VmReport
+from libs.promises import Promise, SlotBeat, SlotOrder
 
 
 class PassGate(Request):
@@ -37,11 +29,25 @@ class StopAgain(Request):
     vms: tuple[str, ...]
 
 
+class StopStray(Request):
+    """Stop a second copy of this VM, if its lease condemns the run that is here."""
+
+    kind: Literal["stop_stray"] = "stop_stray"
+    at: Incarnation
+    vm: str
+
+
 class Tell(Request):
     """Publish these facts, and come back when they are in the stream."""
 
     kind: Literal["tell"] = "tell"
     facts: tuple[VmStopFailed, ...]
+
+
+class GiveBack(Request):
+    """Give libvirt back what was held back from it as this boot began; start what nobody has a lease of."""
+
+    kind: Literal["give_back"] = "give_back"
 
 
 class ReadAll(Request):
@@ -92,6 +98,52 @@ class Obey(Request):
     vms: tuple[str, ...]
 
 
+class ReadPromise(Request):
+    """What this boot has promised by its watchdog, in an earlier life of its agent."""
+
+    kind: Literal["read_promise"] = "read_promise"
+
+
+class ArmWatchdog(Request):
+    """Arm the host's watchdog, which feeds it: not after `until` on our monotonic clock."""
+
+    kind: Literal["arm_watchdog"] = "arm_watchdog"
+    timeout_s: float
+    until: float
+
+
+class FeedWatchdog(Request):
+    """Feed it, not after `until` on our monotonic clock: what vouches for us is too old by then."""
+
+    kind: Literal["feed_watchdog"] = "feed_watchdog"
+    until: float
+
+
+class KeepPromise(Request):
+    """Store what this boot promises from now on, instead of `instead`."""
+
+    kind: Literal["keep_promise"] = "keep_promise"
+    promise: Promise
+    instead: Promise | None = None
+
+
+class Greet(Request):
+    """Tell these peers directly that we live, until so many of them have noted it."""
+
+    kind: Literal["greet"] = "greet"
+    peers: tuple[str, ...]
+    enough: int
+    within_s: float
+
+
+class AnswerArrival(Request):
+    """Tell libvirt's hook whether the VM may come in; why not."""
+
+    kind: Literal["answer_arrival"] = "answer_arrival"
+    ask: str
+    refused: str = ""
+
+
 class Stopped(Value):
     """A VM that the gate stopped, and the lease that spoke against it."""
 
@@ -112,6 +164,8 @@ class GatePassed(Outcome):
     """What an earlier life of this agent told of this boot."""
     settled: tuple[VmReport, ...] = ()
     """What an earlier life of this agent, on this boot, could not stop, and now is stopped or may run."""
+    held: bool = False
+    """The gate before libvirt holds something back, or may: it could not be read."""
 
 
 class StopsTried(Outcome):
@@ -121,8 +175,21 @@ class StopsTried(Outcome):
     condemned: tuple[Condemned, ...] = ()
 
 
+class StrayTried(Outcome):
+    """Of one VM: empty where the lease does not condemn what runs here, or nothing runs here any more."""
+
+    stopped: tuple[Stopped, ...] = ()
+    condemned: tuple[Condemned, ...] = ()
+
+
 class Told(Outcome):
     """It is in the stream."""
+
+
+class GaveBack(Outcome):
+    """Nothing is held back any more; and what was."""
+
+    vms: tuple[str, ...] = ()
 
 
 class AllRead(Outcome):
@@ -130,6 +197,9 @@ class AllRead(Outcome):
     cpus: int
     reports: tuple[VmReport, ...]
     definitions: tuple[VmDefinition, ...]
+    locks: DiskLocks | None = None
+    offers: Offers | None = None
+    asks: bool | None = None
 
 
 class Pinged(Outcome):
@@ -145,6 +215,10 @@ class Put(Outcome):
 
 class Stirred(Outcome):
     """libvirt said that something changed: read again."""
+
+
+class Renewed(Outcome):
+    """What was stored by us may be lost: the plane has recovered from an old copy of its data."""
 
 
 class WroteSlot(Outcome):
@@ -171,5 +245,72 @@ class Fired(Outcome):
     action: str
 
 
-Order = PassGate | StopAgain | Tell | ReadAll | PingGuests | PutInventory | PutDefinition | WriteSlot | Obey
+class Departed(Outcome):
+    """libvirt said that a VM was migrated away. Where its definition went along nothing shows that any more."""
+
+    vm: str
+
+
+class ArrivalAsked(Outcome):
+    """libvirt's hook waits: a migration is to bring this VM here. Its key names the request."""
+
+    report: VmReport
+
+
+class PromiseRead(Outcome):
+    """The promise that stands for this boot; None: there is none."""
+
+    promise: Promise | None = None
+
+
+class WatchdogArmed(Outcome):
+    """It runs from now on, with this time-out. `too_late`: it was left as it was."""
+
+    timeout_s: float = 0.0
+    too_late: bool = False
+
+
+class WatchdogUnarmed(Outcome):
+    """It cannot be armed, or fed, and why."""
+
+    reason: str
+
+
+class WatchdogFed(Outcome):
+    """It was fed, or what vouched for us was too old by then."""
+
+    fed: bool = True
+
+
+class PromiseKept(Outcome):
+    """What stands in the bucket for this boot now: ours, or the word of who has presumed by it."""
+
+    promise: Promise
+
+
+class Greeted(Outcome):
+    """Who has noted it."""
+
+    peers: tuple[str, ...] = ()
+
+
+Order = (
+    PassGate
+    | StopAgain
+    | StopStray
+    | Tell
+    | GiveBack
+    | ReadAll
+    | PingGuests
+    | PutInventory
+    | PutDefinition
+    | WriteSlot
+    | Obey
+    | ReadPromise
+    | ArmWatchdog
+    | FeedWatchdog
+    | KeepPromise
+    | Greet
+    | AnswerArrival
+)
 REQUESTS: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])

@@ -11,7 +11,8 @@ from rpds import HashTrieMap
 
 from libs.core.decider import Act
 from libs.core.evolve import replace
-from libs.model import Incarnation, SlotBeat, SlotOrder
+from libs.model import Incarnation
+from libs.promises import SlotBeat, SlotOrder
 from services.heartbeat.orders import Obey, Obeyed, WriteSlot, WroteSlot
 
 OBEY_DEADLINE_S = 60.0
@@ -25,6 +26,8 @@ class Slot:
     taken_at: float
     """When it took a write last; at first, when we began."""
     writing: bool = False
+    began: float = 0.0
+    """When the latest write was begun."""
     known: bool = False
     """What an earlier life of this agent wrote there is known."""
     missed: bool = False
@@ -56,7 +59,14 @@ def due(state: SlotState) -> float | None:
 
 
 def write(
-    state: SlotState, at: Incarnation, interval_s: float, deadline_s: float, now: float
+    state: SlotState,
+    at: Incarnation,
+    interval_s: float,
+    deadline_s: float,
+    now: float,
+    *,
+    watchdog_s: float | None = None,
+    life: str = "",
 ) -> tuple[SlotState, tuple[Act, ...]]:
     """The writes that are due."""
     acts: list[Act] = []
@@ -64,13 +74,21 @@ def write(
         if slot.writing or now < slot.due:
             continue
         seq = state.seq + 1
-        beat = SlotBeat(host=at.host, boot=at.boot, seq=seq, obeyed=state.obeyed, stopped=state.stopped)
+        beat = SlotBeat(
+            host=at.host,
+            boot=at.boot,
+            seq=seq,
+            obeyed=state.obeyed,
+            stopped=state.stopped,
+            watchdog_s=watchdog_s,
+            life=life,
+        )
         request = WriteSlot(
             key=f"slot/{name}/{seq}", deadline_s=deadline_s, datastore=name, beat=beat, first=not slot.known
         )
         acts.append(Act(None, request))
         due = max(slot.due + interval_s, now + interval_s / 2)
-        slots = state.slots.insert(name, replace(slot, writing=True, due=due))
+        slots = state.slots.insert(name, replace(slot, writing=True, due=due, began=now))
         state = replace(state, seq=seq, slots=slots)
     return state, tuple(acts)
 
@@ -96,6 +114,7 @@ def _obey(state: SlotState, order: SlotOrder | None, at: Incarnation) -> tuple[S
     known = all(slot.known or slot.missed for slot in state.slots.values() if not slot.writing)
     if (
         order is None
+        or order.die  # which is the watchdog's
         or order.boot != at.boot
         or order.number <= max(state.obeyed, state.obeying)
         or not known

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rpds import HashTrieMap
@@ -28,16 +27,42 @@ from libs.events.hosts import (
     HostSuspected,
 )
 from libs.events.signals import Heartbeat, InventorySeen, LeaseWritten
-from libs.events.vms import Stage, VmFailed, VmRestarted, VmRestartFailed, VmStopFailed
+from libs.events.vms import (
+    Stage,
+    VmFailed,
+    VmMoved,
+    VmMoveFailed,
+    VmPreempted,
+    VmPreemptFailed,
+    VmRestarted,
+    VmRestartFailed,
+    VmStopFailed,
+)
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
-from libs.model import Incarnation, Inventory, Protection, RunLease
-from libs.planning.plan import Plan, plan
+from libs.model import Inventory, RunLease
+from libs.planning.plan import Plan, plan_from
 from libs.planning.snapshot import PoolPolicy
-from services.placement import failing, incidents, ordered, pool, standing, stores
+from services.placement import (
+    draining,
+    failing,
+    incidents,
+    leaving,
+    making,
+    ordered,
+    orphans,
+    pool,
+    proving,
+    reach,
+    ready,
+    rules,
+    standing,
+    stores,
+)
 from services.placement.keeping import keep, settle
 from services.placement.state import Beat, Incident, Item, Phase, PlacementRecord, PlacementState
 
 DEBOUNCE_S = 0.2
+UNWATCHED = PoolPolicy(failures_to_tolerate=0, migrations=False)
 State = PlacementState
 
 
@@ -46,7 +71,7 @@ class Placement:
     """Decider of placement."""
 
     settings: Restart
-    policy: PoolPolicy = field(default_factory=PoolPolicy)
+    policy: PoolPolicy = UNWATCHED
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
     guests: Guests = field(default_factory=Guests)
     datastores: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -60,7 +85,7 @@ class Placement:
 
     def initial(self, now: float) -> State:
         return State(
-            records=HashTrieMap(),
+            records=Records(),
             heard=HashTrieMap(),
             beats=HashTrieMap(),
             down=HashTrieMap(),
@@ -83,10 +108,12 @@ class Placement:
         match event:
             case None:
                 return self._plan(replace(state, plan_at=None), now)
-            case Heartbeat(at=at, agent=agent):
-                return Step(self._beat(state, at, agent, now))
+            case Heartbeat():
+                return Step(self._beat(state, event, now))
             case InventorySeen(inventory=inventory):
-                return Step(self._inventory(state, inventory, now))
+                shown = self._inventory(state, inventory, now)
+                emptied = shown is not state and state.drain_of(inventory.at.host) is not None
+                return self._drained(Step(shown), now) if emptied else Step(shown)
             case TableRead(table="inventory", rows=rows):
                 for row in rows:
                     if isinstance(row, Inventory):
@@ -101,11 +128,11 @@ class Placement:
             case HostRefuted() | HostRecovered() | HostJoined():
                 return Step(self._due(pool.cleared(state, event), now))
             case HostMaintenanceEntered() | HostMaintenanceExited():
-                return Step(self._due(pool.maintained(state, event), now))
+                return self._drained(Step(self._due(pool.maintained(state, event), now)), now)
             case HostQuarantined() | HostReadmitted():
                 return Step(self._due(pool.quarantined(state, event), now))
-            case HostRemoved():
-                return Step(pool.removed(state, event))
+            case HostRemoved(at=at):
+                return Step(pool.removed(making.over(state, at), event))
             case DatastoreLost():
                 return self._lost(state, event, now)
             case DatastoreFailed() | DatastoreRecovered():
@@ -120,6 +147,8 @@ class Placement:
                 return self._crashed(state, event, now)
             case HostGrey():
                 return self._grey(state, event, now)
+            case VmMoved() | VmMoveFailed() | VmPreempted() | VmPreemptFailed():
+                return self._room_made(state, event, now)
             case VmRestarted():
                 return self._restarted(state, event)
             case VmRestartFailed():
@@ -129,11 +158,13 @@ class Placement:
 
     # -- what is heard
 
-    def _beat(self, state: State, at: Incarnation, agent: str, now: float) -> State:
-        if state.words_on(at.host).removes(agent):
+    def _beat(self, state: State, heard: Heartbeat, now: float) -> State:
+        at = heard.at
+        if state.words_on(at.host).removes(heard.agent):
             return state
         before = state.beats.get(at.host)
-        state = replace(state, beats=state.beats.insert(at.host, Beat(at, now)))
+        beat = Beat(at, now, heard.agent, heard.inventory_rev)
+        state = replace(state, beats=state.beats.insert(at.host, beat))
         came = before is None or before.of != at or now - before.at > pool.FRESH_S
         return self._due(state, now) if came else state
 
@@ -147,13 +178,20 @@ class Placement:
         state = replace(state, heard=state.heard.insert(host, inventory))
         for vm in inventory.condemned:
             state = pool.held(state, vm, inventory.at)
+        records = state.records
         state = pool.released(state, inventory.at, inventory.condemned)
+        # also by what was heard before: whoever leads anew reads from the store what was held when it followed
+        freed = state.records is not records
         said = (inventory.at, inventory.vms, inventory.condemned, inventory.look > 0)
         news = before is None or (before.at, before.vms, before.condemned, before.look > 0) != said
-        return self._due(state, now) if news else state
+        news = news or (before is not None and pool.outdated(state, before))
+        return self._due(state, now) if news or freed else state
 
     def _stored(self, state: State, row: Inventory, now: float) -> State:
         """A stored inventory helps where none was heard, or only that of a boot that beats no more."""
+        if not state.words_on(row.at.host).removes(row.agent):
+            before, state = state.offers, reach.told(state, row)
+            state = state if state.offers is before else self._due(state, now)
         known, beat = state.heard.get(row.at.host), state.beats.get(row.at.host)
         outdated = known is not None and beat is not None and known.at != beat.of and row.at == beat.of
         return self._inventory(state, row, now) if known is None or outdated else state
@@ -164,7 +202,8 @@ class Placement:
         if known is not None and known.seq >= lease.seq:
             return state
         state = replace(state, leases=state.leases.insert(lease.vm, lease))
-        left = known is not None and (known.holder, known.wanted) != (lease.holder, lease.wanted)
+        was = None if known is None else (known.holder, known.wanted, known.arriving)
+        left = known is not None and was != (lease.holder, lease.wanted, lease.arriving)
         return self._due(state, now) if left else state
 
     def _due(self, state: State, now: float) -> State:
@@ -187,20 +226,29 @@ class Placement:
                 continue
             item = incidents.item_of(pool.size_of(state, lease), lease.holder)
             incident = Incident(id=f"left-{lease.vm}-{lease.token}", cause="a lease held by a fenced host")
-            if self._to_be_started(state, item, now):
+            if orphans.to_be_started(state, item, now):
                 step = self._open(state, incident, [item.model_copy(update={"proofs": (proof,)})], now)
                 state = step.state
                 effects += step.effects
         state, stranded = stores.left(state, self.lost_s, now)
-        obeyed = [one for one in ordered.left(state) if self._to_be_started(state, one[1], now)]
-        for incident, item in (*stranded, *obeyed):
+        obeyed = [one for one in ordered.left(state) if orphans.to_be_started(state, one[1], now)]
+        for incident, item in (*stranded, *obeyed, *making.left(state)):
             step = self._open(state, incident, [item], now)
             state = step.state
             effects += step.effects
         step = self._missed_crashes(state, now)
         well = failing.reopened(step.state)
         state = self._due(well.state, now) if well.effects else well.state
-        return Step(state, (*effects, *step.effects, *well.effects))
+        effects += [*step.effects, *well.effects]
+        step = self._drained(Step(state, tuple(effects)), now)
+        looked = proving.looked(step.state, self.policy, self.labels, self.datastores, now)
+        return Step(looked.state, (*step.effects, *looked.effects))
+
+    def _drained(self, step: Step[State], now: float) -> Step[State]:
+        """And what moves next of hosts that are drained, after whatever happened."""
+        means = leaving.Means(self.policy, self.labels, self.datastores, self.settings)
+        more = draining.looked(step.state, means, now)
+        return Step(more.state, (*step.effects, *more.effects))
 
     # -- what happened
 
@@ -208,17 +256,15 @@ class Placement:
         at = fact.at
         if state.proof_of(at) is not None:
             return Step(state)  # told again
-        state = pool.released(state, at)
+        state = pool.released(making.over(state, at), at)
         late = state.epoch_of(at.host) > fact.epoch
-        if not late:
-            record = PlacementRecord(proof=fact.proof, epoch=fact.epoch)
-            state = replace(state, records=state.records.insert(f"fenced.{at.host}", record))
+        state = pool.proven(state, fact)
         for incident in state.incidents():
             state = keep(state, incidents.reclaimed(incident, fact.proof, state.open_vms()))
         items = [
             item.model_copy(update={"proofs": (fact.proof,)})
-            for item in self._orphans(state, fact)
-            if self._to_be_started(state, item, now)
+            for item in orphans.orphans_of(state, fact)
+            if orphans.to_be_started(state, item, now)
         ]
         # its incident is there and it was not marked as fenced: we died between both. What it holds is planned
         begun = f"incident.{fact.incident}" in state.records
@@ -235,18 +281,20 @@ class Placement:
             return Step(state)
         kept = PlacementRecord(told=(*told, fact.incident)[-failing.TOLD_KEPT :])
         state = replace(state, records=state.records.insert(key, kept))
-        for incident in state.incidents():
-            state = keep(state, incidents.released(incident, fact.proof))
+        meant = ordered.meant(state, fact)
+        proof = fact.proof.model_copy(update={"vms": meant})
+        for incident in state.incidents() if meant else ():
+            state = keep(state, incidents.released(incident, proof))
         if f"incident.{fact.incident}" in state.records:
             return self._plan(state, now)  # we died between both records
         # what was heard of the host before it was cut off shows these runs; once it is back, others would be news
         runs = {report.uuid: max(1, report.run) for report in fact.vms}
         items = [
-            item.model_copy(update={"proofs": (fact.proof,), "avoid": (fact.at.host,), "run": runs[item.vm]})
-            for item in self._orphans(state, fact)
-            if fact.proof.covers(item.vm) and item.vm in runs
+            item.model_copy(update={"proofs": (proof,), "avoid": (fact.at.host,), "run": runs[item.vm]})
+            for item in orphans.orphans_of(state, fact)
+            if item.vm in meant and item.vm in runs
         ]
-        items = [item for item in items if self._to_be_started(state, item, now)]
+        items = [item for item in items if orphans.to_be_started(state, item, now)]
         return self._open(state, Incident(id=fact.incident, cause=fact.key), items, now)
 
     def _lost(self, state: State, fact: DatastoreLost, now: float) -> Step[State]:
@@ -256,24 +304,6 @@ class Placement:
         if opened is None:
             return self._plan(state, now)  # of other incidents, what was to restart there in place
         return self._open(state, *opened, now)
-
-    def _to_be_started(self, state: State, item: Item, now: float) -> bool:
-        """False for what is not protected, and for what runs already by a person's hand."""
-        return item.policy.protection is not Protection.NONE and pool.runs_at(state, item, now) is None
-
-    def _orphans(self, state: State, fact: HostFenced | HostObeyed) -> Iterable[Item]:
-        """By lease, and by what the host itself last reported where no lease says otherwise."""
-        open_ = state.open_vms()
-        orphans: dict[str, Item] = {}
-        for lease in state.leases.values():
-            if lease.holder == fact.at and lease.wanted and lease.vm not in open_:
-                orphans[lease.vm] = incidents.item_of(pool.size_of(state, lease), fact.at)
-        for report in fact.vms:
-            known = state.leases.get(report.uuid)
-            otherwise = known is not None and (known.holder != fact.at or not known.wanted)
-            if report.uuid not in open_ and report.uuid not in orphans and not otherwise:
-                orphans[report.uuid] = incidents.item_of(report, fact.at)
-        return [orphans[vm] for vm in sorted(orphans)]
 
     def _crashed(self, state: State, fact: VmFailed, now: float) -> Step[State]:
         dealt = failing.dealt_with(state, fact, self.settings, now)
@@ -286,19 +316,38 @@ class Placement:
         if drained.state is state:
             return drained
         step = self._plan(drained.state, now)
-        return Step(step.state, (*drained.effects, *step.effects))
+        return self._drained(Step(step.state, (*drained.effects, *step.effects)), now)
 
     def _missed_crashes(self, state: State, now: float) -> Step[State]:
         """The net under `vm.failed`: told while the VM's last restart was not yet known to have succeeded, it
-        was of no use then, and nobody tells it again."""
+        was of no use then, and nobody tells it again. Or nobody has told it, since the detector was deaf: then its
+        failover would have an end and no beginning. Told twice it is one fact, by its key."""
         effects: list[Effect] = []
         for _, inventory in sorted(state.heard.items()):
             for fact in crashes(inventory, None):
-                if fact.vm in state.leases:
-                    step = self._crashed(state, fact, now)
-                    state = step.state
-                    effects += step.effects
+                if fact.vm not in state.leases:
+                    continue
+                step = self._crashed(state, fact, now)
+                if step.state is not state:
+                    opened = f"incident.{fact.incident}"
+                    record = opened if opened in step.state.records else f"crashes.{fact.vm}"
+                    effects.append(Publish(record, fact))
+                state = step.state
+                effects += step.effects
         return Step(state, tuple(effects))
+
+    def _room_made(
+        self, state: State, fact: VmMoved | VmMoveFailed | VmPreempted | VmPreemptFailed, now: float
+    ) -> Step[State]:
+        state, order = making.ended(state, fact)
+        if order is None:
+            return Step(state)
+        if isinstance(fact, VmPreempted):
+            incident, item = making.stopped(order, fact.key)
+            return self._open(state, incident, [item], now)
+        if isinstance(fact, VmMoveFailed):
+            state = draining.failed(state, order, fact, now)
+        return self._drained(self._plan(state, now), now)
 
     def _restarted(self, state: State, fact: VmRestarted) -> Step[State]:
         incident, item = state.find(fact.incident, fact.vm)
@@ -316,7 +365,7 @@ class Placement:
         if incidents.start_key(incident, item) != fact.start_key:
             return Step(state)  # about an attempt that was given up since
         if fact.stage is not Stage.START:
-            return failing.not_evicted(state, incident, item, fact, self._backoff_s(item), now)
+            return failing.not_startable(state, incident, item, fact, self._backoff_s(item), now)
         avoid = (*item.avoid, fact.at.host)[-32:]
         wait_s = DEBOUNCE_S / 4  # another host may do at once; only going round again has to wait
         if not set(pool.taking(state, now)) - set(avoid):
@@ -337,12 +386,12 @@ class Placement:
             )
             step = self._plan(state, now)  # of other incidents, what was taken back
             return Step(step.state, (Publish(f"incident.{incident.id}", done), *step.effects))
-        state = keep(state, incident.model_copy(update={"items": tuple(items)}))
-        return self._plan(state, now)
+        noted = tuple(reach.noted(state, item) for item in items)
+        return self._plan(keep(state, incident.model_copy(update={"items": noted})), now)
 
     def _plan(self, state: State, now: float) -> Step[State]:
         """One plan over all that waits, of all incidents; one revision for each that changes by it."""
-        ended = standing.looked_at(state, self.guests, now)
+        ended = standing.looked_at(making.settled(state), self.guests, now)
         state = ended.state
         due = [
             item
@@ -350,24 +399,33 @@ class Placement:
             for item in incident.items
             if item.phase is Phase.WAITING and state.retry_at.get(item.vm, now) <= now
             if state.held_at(item.vm) is None and not standing.on_grey(state, item, self.guests)
-            if not standing.unread(state, item)
-            if not (item.in_place and stores.failed(state, item))
+            if not item.taken and pool.brought_to(state, item, now) is None
+            if not standing.unread(state, item) and not standing.copied(state, item, now)
+            if not (item.in_place and stores.failed(state, item)) and state.room_of(item.vm) is None
         ]
         hosts = set(pool.usable(state, now))
         # a VM that is to restart in place waits while its host is in doubt: either that passes or a proof comes
         present = {state.heard[host].at for host in hosts}
         in_place = {item.vm for item in due if item.in_place and item.origin in present}
         wanted = [item for item in due if not item.in_place]
-        found = Plan((), ())
+        found, from_ready = Plan((), ()), False
+        made = making.Made(found)
         if wanted:
             shot = pool.snapshot(state, self.policy, self.labels, wanted, now)
-            shot = stores.with_reach(state, shot, self.datastores, wanted)
-            found = plan(shot, frozenset({pool.NOWHERE}), {item.vm: frozenset(item.avoid) for item in wanted})
+            shot, _ = rules.with_rules(state, stores.with_reach(state, shot, self.datastores, wanted), wanted)
+            avoid = {item.vm: frozenset(item.avoid) for item in wanted}
+            begun = ready.start_from(state, wanted)
+            found, from_ready = plan_from(begun, shot, frozenset({pool.NOWHERE}), avoid)
+            made = making.with_room(state, shot, wanted, found, avoid)
+        found = made.plan
         targets = {host: state.heard[host].at for host in hosts}
+        after = rules.awaited(state, in_place | {start.vm for start in found.starts})
         effects: list[Effect] = list(ended.effects)
         for incident in state.incidents():
-            changed, facts = incidents.revised(incident, found, targets, in_place)
+            orders = made.orders.get(incident.id, ())
+            changed, facts = incidents.revised(incident, found, targets, in_place, after, from_ready, orders)
             if facts:
+                state, changed = making.noted(state, changed, orders)
                 step = settle(state, changed, facts)
                 state = step.state
                 effects += step.effects

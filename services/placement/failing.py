@@ -9,8 +9,8 @@ from libs.core.decider import Effect, Publish, Step
 from libs.core.evolve import replace
 from libs.crashes import well
 from libs.events.guests import HostDrainEnded, HostDraining, HostGrey, VmEvictFailed
-from libs.events.vms import Stage, VmFailed, VmGivenUp, VmRestartFailed
-from libs.model import LeaseState
+from libs.events.vms import Stage, VmFailed, VmGivenUp, VmRestartFailed, VmStillHeld
+from libs.model import LeaseState, RunLease
 from services.placement import incidents, pool
 from services.placement.keeping import keep
 from services.placement.state import Incident, Item, Phase, PlacementRecord, PlacementState
@@ -51,6 +51,8 @@ def dealt_with(state: State, fact: VmFailed, settings: Restart, now: float) -> D
         state = pool.crash_shown(state, fact)
     if begun:
         return Dealt(state, begun=True)
+    if not alive and _runs_anew(state, fact):
+        return Dealt(state)  # it counts, and was dealt with: we died between both, and its incident is over
     update: dict[str, object] = {"run": max(1, fact.run)}
     if alive:
         update |= {"evict": True, "ill": fact.why, "shown": (fact.agent, fact.rev, fact.look)}
@@ -77,7 +79,7 @@ def dealt_with(state: State, fact: VmFailed, settings: Restart, now: float) -> D
 def _history(state: State, fact: VmFailed) -> bool:
     """It has moved on since, or what is shown by now is another run."""
     lease = state.leases.get(fact.vm)
-    if lease is not None and (lease.holder != fact.at or lease.state is not LeaseState.RUNNING):
+    if lease is not None and (lease.holder != fact.at or not _runs_on(state, lease)):
         return True
     if not fact.report.state.active:
         return False
@@ -90,11 +92,24 @@ def _history(state: State, fact: VmFailed) -> bool:
     return report.run > fact.run or not report.state.active
 
 
-def not_evicted(
+def _runs_on(state: State, lease: RunLease) -> bool:
+    """Its holder runs it for all that is known: also where we were about to stop it, could not, and have given that up."""
+    given_up = lease.state is LeaseState.EVICTING and state.room_of(lease.vm) is None
+    return lease.state is LeaseState.RUNNING or given_up
+
+
+def _runs_anew(state: State, fact: VmFailed) -> bool:
+    """The same boot shows a later run of it already."""
+    heard = state.heard.get(fact.at.host)
+    report = heard.vm(fact.vm) if heard is not None and heard.at == fact.at else None
+    return report is not None and report.state.active and report.run > fact.run > 0
+
+
+def not_startable(
     state: State, incident: Incident, item: Item, fact: VmRestartFailed, wait_s: float, now: float
 ) -> Step[State]:
-    """It could not be stopped where it is: no fault of the host that it was to start on. The same once more, later,
-    for ever; told once."""
+    """It could not be stopped where it is, or the lock of its disks is held: no fault of the host that it was to start on,
+    and no other would do. The same once more, later, for ever; told once."""
     said: tuple[Effect, ...] = ()
     update: dict[str, object] = {"phase": Phase.WAITING, "reason": fact.reason[:300]}
     if fact.stage is Stage.EVICT and not item.stuck:
@@ -109,6 +124,18 @@ def not_evicted(
         )
         said = (Publish(f"incident.{incident.id}", stuck),)
         update["stuck"] = True
+    if fact.stage is Stage.LOCK and not item.held:
+        held = VmStillHeld(
+            vm=item.vm,
+            name=item.name,
+            at=fact.at,
+            incident=incident.id,
+            reason=fact.reason[:300],
+            cause=fact.key,
+            rule="what a lock of the disks refuses is no other host's to start",
+        )
+        said = (Publish(f"incident.{incident.id}", held),)
+        update["held"] = True
     state = keep(state, incidents.replaced(incident, item.model_copy(update=update)))
     due = now + wait_s
     plan_at = due if state.plan_at is None else min(due, state.plan_at)

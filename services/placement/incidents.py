@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from libs.events.facts import AnyFact
 from libs.events.failovers import (
+    AwaitedVm,
     CapacityExhausted,
     CapacityRelieved,
     FailoverCompleted,
     FailoverPlanned,
+    PlannedMove,
     PlannedStart,
+    PlannedStop,
     WaitingVm,
 )
 from libs.model import FenceProof, Incarnation, RunLease, VmReport
-from libs.planning.plan import Plan, Unplaced
-from services.placement.state import Incident, Item, Phase
+from libs.planning.plan import Plan
+from libs.planning.why import Unplaced
+from services.placement.state import Incident, Item, Phase, RoomOrder
 
-NO_ROOM = frozenset({"no_room", "no_host", "no_host_suits"})
+NO_ROOM = frozenset({"no_room", "no_host", "no_host_suits", "strict_rule"})
 PROOFS_KEPT = 8
+MAKING = "making_room"
+"""Why a VM waits for which others are moved or stopped."""
 
 
 def item_of(size: RunLease | VmReport, origin: Incarnation) -> Item:
@@ -29,6 +37,7 @@ def item_of(size: RunLease | VmReport, origin: Incarnation) -> Item:
         policy=size.policy,
         origin=origin,
         datastores=size.datastores if isinstance(size, VmReport) else (),
+        needs=size.needs if isinstance(size, VmReport) else None,
     )
 
 
@@ -57,7 +66,8 @@ def reclaimed(incident: Incident, proof: FenceProof, open_: set[str]) -> Inciden
     start: one that ran there and has crashed since is that incident's, not this one's, too."""
     items = []
     for item in incident.items:
-        if proof.of in (item.to, item.origin) and proof not in item.proofs:
+        renamed = [one.later for one in item.proofs if one.later is not None]
+        if proof.of in (item.to, item.origin, *renamed) and proof not in item.proofs:
             update: dict[str, object] = {"proofs": (*item.proofs, proof)[-PROOFS_KEPT:], "in_place": False}
             ran = item.phase is Phase.RUNNING and item.vm not in open_
             if item.to == proof.of and (ran or item.phase is Phase.PLANNED):
@@ -78,15 +88,22 @@ def released(incident: Incident, proof: FenceProof) -> Incident:
 
 
 def revised(
-    incident: Incident, found: Plan, targets: dict[str, Incarnation], in_place: set[str]
+    incident: Incident,
+    found: Plan,
+    targets: dict[str, Incarnation],
+    in_place: set[str],
+    after: Mapping[str, tuple[AwaitedVm, ...]],
+    ready: bool = False,
+    orders: Sequence[RoomOrder] = (),
 ) -> tuple[Incident, list[AnyFact]]:
     """The incident after a plan over all incidents, and what is to be said of it; nothing where the plan
-    changes nothing here. `targets` are the hosts' present incarnations."""
+    changes nothing here. `targets` are the hosts' present incarnations; `after` is whom each start comes after; `ready`
+    where the plan is one that was kept for this."""
     to = {start.vm: start for start in found.starts}
     missing = {one.vm: one for one in found.unplaced}
     mine = [i for i in incident.items if i.phase is Phase.WAITING and (i.vm in to or i.vm in in_place)]
     without = [i for i in incident.items if i.phase is Phase.WAITING and i.vm in missing]
-    if not mine and all(item.reason == _reason(missing[item.vm]) for item in without):
+    if not mine and not orders and all(item.reason == _reason(missing[item.vm]) for item in without):
         return incident, []
     incident = incident.model_copy(update={"revision": incident.revision + 1})
     starts = []
@@ -95,7 +112,8 @@ def revised(
         update = {"phase": Phase.PLANNED, "to": target, "attempt": item.attempt + 1, "reason": ""}
         item = item.model_copy(update=update)
         incident = replaced(incident, item)
-        starts.append(_start(incident, item, 0 if item.vm in in_place else to[item.vm].wave))
+        wave, urgency = (0, ()) if item.vm in in_place else (to[item.vm].wave, to[item.vm].urgency)
+        starts.append(_start(incident, item, wave, urgency, after.get(item.vm, ())))
     starts.sort(key=lambda start: (start.wave, start.priority_rank, start.name))
     waiting = []
     for item in without:
@@ -108,7 +126,10 @@ def revised(
         starts=tuple(starts),
         waiting=tuple(waiting),
         cause=incident.cause,
-        rule="most room first, by priority",
+        moves=as_moves(orders),
+        stops=as_stops(orders),
+        ready=ready,
+        rule="as was kept ready for this loss" if ready else "most room first, by priority",
     )
     facts: list[AnyFact] = [planned]
     short = tuple(sorted(one.vm for one in waiting if missing[one.vm].reason in NO_ROOM))
@@ -137,7 +158,7 @@ def settled(incident: Incident) -> tuple[Incident | None, list[AnyFact]]:
         facts.append(relieved)
         incident = incident.model_copy(update={"exhausted": 0, "short": ()})
     open_ = any(item.phase is Phase.PLANNED for item in incident.items)
-    if open_ or any(not item.reason for item in waiting):
+    if open_ or any(not item.reason or item.reason.startswith(MAKING) for item in waiting):
         return incident, facts
     done = FailoverCompleted(
         incident=incident.id,
@@ -151,11 +172,49 @@ def settled(incident: Incident) -> tuple[Incident | None, list[AnyFact]]:
     return (incident if waiting else None), [*facts, done]
 
 
+def as_moves(orders: Sequence[RoomOrder]) -> tuple[PlannedMove, ...]:
+    """Those that are moves, as the executor is told of them."""
+    return tuple(
+        PlannedMove(
+            key=one.key,
+            vm=one.vm,
+            name=one.name,
+            origin=one.at,
+            to=one.to,
+            run=one.report.run,
+            memory_mib=one.report.memory_mib,
+            vcpus=one.report.vcpus,
+            makes_room_for=one.names,
+        )
+        for one in orders
+        if one.to is not None
+    )
+
+
+def as_stops(orders: Sequence[RoomOrder]) -> tuple[PlannedStop, ...]:
+    """Those that are stops."""
+    return tuple(
+        PlannedStop(
+            key=one.key,
+            vm=one.vm,
+            name=one.name,
+            at=one.at,
+            run=one.report.run,
+            report=one.report,
+            makes_room_for=one.names,
+        )
+        for one in orders
+        if one.to is None
+    )
+
+
 def _reason(one: Unplaced) -> str:
     return f"{one.reason}: {one.detail}"
 
 
-def _start(incident: Incident, item: Item, wave: int) -> PlannedStart:
+def _start(
+    incident: Incident, item: Item, wave: int, urgency: tuple[int, ...], after: tuple[AwaitedVm, ...]
+) -> PlannedStart:
     assert item.to is not None
     return PlannedStart(
         key=start_key(incident, item),
@@ -164,10 +223,13 @@ def _start(incident: Incident, item: Item, wave: int) -> PlannedStart:
         origin=item.origin,
         to=item.to,
         wave=wave,
+        after=after,
         priority_rank=item.policy.priority.rank,
+        urgency=urgency,
         memory_mib=item.memory_mib,
         vcpus=item.vcpus,
         policy=item.policy,
+        datastores=item.datastores,
         proofs=item.proofs,
         run=item.run,
         evict=item.evict,
@@ -184,4 +246,8 @@ def _waiting(item: Item, one: Unplaced) -> WaitingVm:
         vcpus=item.vcpus,
         short_memory_mib=one.short_memory_mib,
         short_vcpus=one.short_vcpus,
+        storage=item.datastores,
+        networks=() if item.needs is None else item.needs.networks,
+        devices=one.short_devices if item.needs is None else item.needs.devices,
+        requires_labels=item.policy.requires_labels,
     )

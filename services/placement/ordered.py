@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from libs.events.hosts import HostObeyed
 from libs.leases import over
-from libs.model import StopReason
+from libs.model import StopReason, VmReport
 from services.placement import incidents
 from services.placement.state import Incident, Item, PlacementState
+
+
+def meant(state: PlacementState, fact: HostObeyed) -> tuple[str, ...]:
+    """Of the VMs that were stopped by order those of which that still says where they do not run.
+
+    What a slot says of an order stays true of the runs that were stopped, however late it is told. One that was started
+    since, there or elsewhere, is another run, and that its forerunner was stopped proves nothing of it."""
+    told = {report.uuid: report for report in fact.vms}
+    return tuple(vm for vm in fact.proof.vms if vm not in told or not _begun_since(state, fact, told[vm]))
+
+
+def _begun_since(state: PlacementState, fact: HostObeyed, report: VmReport) -> bool:
+    lease, heard = state.leases.get(report.uuid), state.heard.get(fact.at.host)
+    if lease is not None and lease.start_key and lease.token > report.token:
+        return True
+    now = heard.vm(report.uuid) if heard is not None and heard.at == fact.at else None
+    return now is not None and now.state.active and now.run > report.run > 0
 
 
 def left(state: PlacementState) -> list[tuple[Incident, Item]]:

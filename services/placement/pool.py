@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from libs.core.evolve import replace
 from libs.crashes import crashes
 from libs.events.hosts import (
     HostAgentDown,
     HostFailed,
+    HostFenced,
     HostIsolated,
     HostJoined,
     HostQuarantined,
@@ -17,13 +20,15 @@ from libs.events.hosts import (
 )
 from libs.events.vms import VmFailed
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
-from libs.leases import over
-from libs.model import Incarnation, Protection, RunLease
+from libs.leases import arrives, migrated, over
+from libs.model import Incarnation, Inventory, Protection, RunLease, VmNeeds, VmReport
 from libs.planning.snapshot import PoolPolicy, Snapshot, SnapshotHost, SnapshotHostState, SnapshotVm
+from services.placement import reach
 from services.placement.state import Doubt, HostWords, Item, Phase, PlacementRecord, PlacementState
 
 NOWHERE = "-orphans-"
 FINAL = ("host.failed", "host.isolated", "host.fenced")
+PROOFS_KEPT = 4
 FRESH_S = 2.5  # five heartbeats missed
 
 
@@ -69,7 +74,9 @@ def maintained(state: PlacementState, fact: HostMaintenanceEntered | HostMainten
     if fact.number <= words.number:
         return state
     entered = isinstance(fact, HostMaintenanceEntered)
-    update: dict[str, object] = {"number": fact.number, "maintenance": entered}
+    by = fact.by if entered else ""
+    update: dict[str, object] = {"number": fact.number, "maintenance": entered, "maintained_by": by}
+    update["emptied"] = isinstance(fact, HostMaintenanceEntered) and fact.drain
     if not entered:
         update["drain"] = ""
     return said(state, fact.host, words.model_copy(update=update))
@@ -101,6 +108,8 @@ def removed(state: PlacementState, fact: HostRemoved) -> PlacementState:
         heard=state.heard.discard(host),
         beats=state.beats.discard(host),
         down=state.down.discard(host),
+        ready=state.ready.discard(host),
+        offers=state.offers.discard(host),
     )
     return said(state, host, words.without(fact.agent))
 
@@ -117,6 +126,20 @@ def held(state: PlacementState, vm: str, at: Incarnation) -> PlacementState:
     if settled or state.proof_of(at) is not None:
         return state
     return replace(state, records=state.records.insert(f"held.{vm}", PlacementRecord(held=at)))
+
+
+def proven(state: PlacementState, fact: HostFenced) -> PlacementState:
+    """Keep the proof. Those of earlier boots stay beside it: a lease that one of them held may have followed no VM to
+    the next boot, which ran it by autostart and is over as well."""
+    key = f"fenced.{fact.at.host}"
+    known = state.records.get(key)
+    before = known if isinstance(known, PlacementRecord) else PlacementRecord()
+    former = before.former if before.proof is None else (*before.former, before.proof)
+    if before.proof is not None and before.epoch > fact.epoch:  # told late
+        record = before.model_copy(update={"former": (*before.former, fact.proof)[-PROOFS_KEPT:]})
+    else:
+        record = PlacementRecord(proof=fact.proof, epoch=fact.epoch, former=former[-PROOFS_KEPT:])
+    return replace(state, records=state.records.insert(key, record))
 
 
 def released(state: PlacementState, at: Incarnation, still: tuple[str, ...] = ()) -> PlacementState:
@@ -170,9 +193,20 @@ def watched(state: PlacementState, at: Incarnation, now: float) -> bool:
     return beat is None or now - beat.at >= FRESH_S  # whoever began to listen late knows no doubt
 
 
+def outdated(state: PlacementState, inventory: Inventory) -> bool:
+    """Its host has said that it has changed since."""
+    beat = state.beats.get(inventory.at.host)
+    return beat is not None and beat.of == inventory.at and beat.outdates(inventory)
+
+
 def usable(state: PlacementState, now: float) -> list[str]:
-    """Of the hosts that speak those whose boot has joined: what is started there ends with a word, if it ends."""
-    return [host for host in _speaking(state, now) if state.has_joined(state.heard[host].at)]
+    """Of the hosts that speak those whose boot has joined: what is started there ends with a word, if it ends. And of
+    which we know what runs there by now, not what ran there before they were cut off."""
+    return [
+        host
+        for host in _speaking(state, now)
+        if state.has_joined(state.heard[host].at) and not outdated(state, state.heard[host])
+    ]
 
 
 def taking(state: PlacementState, now: float) -> list[str]:
@@ -191,7 +225,8 @@ def snapshot(
 
     A VM occupies the host that its lease names, also before an inventory shows it there: capacity that was
     promised once is not promised again. What runs without a lease occupies the host that shows it."""
-    orphans = {item.vm for item in wanted}
+    where, wants = _occupied(state, {item.vm for item in wanted}, now), _needs(state, wanted)
+    needed = reach.Needed([*(needs for _, _, needs in where.values()), *wants.values()])
     hosts = [
         SnapshotHost(
             name=name,
@@ -200,24 +235,11 @@ def snapshot(
             cpus=inventory.cpus,
             labels=labels.get(name, {}),
             state=SnapshotHostState.MAINTENANCE if state.words_on(name).closed else SnapshotHostState.ONLINE,
+            **needed.of_host(reach.offers_of(state, inventory.at)),
         )
         for name in usable(state, now)
         for inventory in [state.heard[name]]
     ]
-    names = {host.name for host in hosts}
-    where: dict[tuple[str, str], tuple[int, int]] = {}
-    for name in names:
-        for report in state.heard[name].vms:
-            if report.state.active:
-                where[report.uuid, name] = (report.memory_mib, report.vcpus)
-    present = {state.heard[name].at for name in names}  # what an earlier boot held occupies nothing now
-    for lease in state.leases.values():
-        if lease.wanted and lease.holder in present and lease.vm not in orphans and not _left(state, lease):
-            where.setdefault((lease.vm, lease.holder.host), (lease.memory_mib, lease.vcpus))
-    for incident in state.incidents():
-        for item in incident.items:
-            if item.phase is Phase.PLANNED and item.to is not None and item.to in present:
-                where.setdefault((item.vm, item.to.host), (item.memory_mib, item.vcpus))
     vms = [
         SnapshotVm(
             name=f"{vm}@{host}",
@@ -225,8 +247,9 @@ def snapshot(
             memory_mib=memory,
             vcpus=vcpus,
             protection=Protection.NONE,
+            **reach.of_vm(needs),
         )
-        for (vm, host), (memory, vcpus) in sorted(where.items())
+        for (vm, host), (memory, vcpus, needs) in sorted(where.items(), key=lambda one: one[0])
     ]
     vms += [
         SnapshotVm(
@@ -237,11 +260,46 @@ def snapshot(
             protection=item.policy.protection,
             priority=item.policy.priority,
             order=item.policy.order,
+            **reach.of_vm(wants[item.vm]),
         )
         for item in wanted
     ]
     nowhere = SnapshotHost(name=NOWHERE, state=SnapshotHostState.FAILED, memory_mib=1, cpus=1)
     return Snapshot(schema="rekindle.snapshot.v1", policy=policy, hosts=(*hosts, nowhere), vms=tuple(vms))
+
+
+def _needs(state: PlacementState, wanted: list[Item]) -> dict[str, VmNeeds | None]:
+    return {item.vm: reach.needs_of(state, item) for item in wanted}
+
+
+def _occupied(
+    state: PlacementState, orphans: set[str], now: float
+) -> dict[tuple[str, str], tuple[int, int, VmNeeds | None]]:
+    """By VM and usable host what it takes there: MiB, vCPUs and what else it needs."""
+    names = set(usable(state, now))
+    where: dict[tuple[str, str], tuple[int, int, VmNeeds | None]] = {}
+    for name in names:
+        for report in state.heard[name].vms:
+            if report.state.active:
+                where[report.uuid, name] = (report.memory_mib, report.vcpus, report.needs)
+    stopped = {item.vm for incident in state.incidents() for item in incident.items if item.preempted}
+    for order in state.rooms():
+        if order.to is not None and order.to.host in names:
+            size = (order.report.memory_mib, order.report.vcpus, order.report.needs)
+            where.setdefault((order.vm, order.to.host), size)
+    orders = {item.vm: item.needs for incident in state.incidents() for item in incident.items}
+    present = {state.heard[name].at for name in names}  # what an earlier boot held occupies nothing now
+    for lease in state.leases.values():
+        if lease.vm in stopped or lease.vm in orphans or (lease.vm, lease.holder.host) in where:
+            continue
+        if lease.wanted and lease.holder in present and not _left(state, lease):
+            needs = reach.shown(state, lease.vm, lease.holder.host) or orders.get(lease.vm)
+            where[lease.vm, lease.holder.host] = (lease.memory_mib, lease.vcpus, needs)
+    for incident in state.incidents():
+        for item in incident.items:
+            if item.phase is Phase.PLANNED and item.to is not None and item.to in present:
+                where.setdefault((item.vm, item.to.host), (item.memory_mib, item.vcpus, item.needs))
+    return where
 
 
 def crash_shown(state: PlacementState, fact: VmFailed) -> PlacementState:
@@ -271,16 +329,55 @@ def _left(state: PlacementState, lease: RunLease) -> bool:
 
 
 def runs_at(state: PlacementState, item: Item, now: float) -> Incarnation | None:
-    """The host whose own latest inventory shows the VM active, in another run than the one that ended."""
+    """The host whose own latest inventory shows the VM active, in another run than the one that ended. One that it only takes
+    in by a migration does not run there."""
+    for heard, report in _shown_active(state, item, now):
+        if state.held_at(item.vm) != heard.at and not arrives(report):
+            return heard.at
+    return None
+
+
+def _shown_active(state: PlacementState, item: Item, now: float) -> Iterator[tuple[Inventory, VmReport]]:
+    """By name of those hosts that speak for themselves."""
     looked_at = [name for name, heard in state.heard.items() if watched(state, heard.at, now)]
     for name in sorted({*_speaking(state, now), *looked_at}):
         heard = state.heard[name]
         report = heard.vm(item.vm)
         ended = heard.at == item.origin and report is not None and report.run == item.run
-        unwanted = state.held_at(item.vm) == heard.at
-        if report is not None and report.state.active and not ended and not unwanted:
-            return heard.at
-    return None
+        if report is not None and report.state.active and not ended:
+            yield heard, report
+
+
+def came_from(state: PlacementState, lease: RunLease, at: Incarnation) -> VmReport | None:
+    """What the lease's living holder says of a VM that a person migrated away, which ran on `at` when that failed: the
+    lease had not followed yet. The holder is asked itself before it is started anywhere."""
+    heard = state.heard.get(lease.holder.host)
+    if heard is None or heard.at != lease.holder or lease.holder == at or not lease.wanted:
+        return None
+    report = heard.vm(lease.vm)
+    gone = report is not None and migrated(report) and over(lease, report)
+    return report if gone and not state.is_over(lease.holder) else None
+
+
+def brought_to(state: PlacementState, item: Item, now: float) -> Incarnation | None:
+    """Where a person's migration may have brought it: as its lease says until that host says that it has not (ADR 11), or
+    as a host shows it that takes it in. Where its source let go of it before it ended, it runs on there in a moment."""
+    lease = state.leases.get(item.vm)
+    arriving = () if lease is None else lease.arriving
+    noted = next((one.at for one in arriving if not state.is_over(one.at)), None)
+    return noted or next(
+        (heard.at for heard, report in _shown_active(state, item, now) if arrives(report)), None
+    )
+
+
+def taken_away(state: PlacementState, lease: RunLease) -> bool:
+    """The last word of its holder was that a person had migrated it away. Where, no lease says yet: whoever has it shows it,
+    and where nobody does it may run outside the pool. Of a move of ours the lease says where: that host is asked."""
+    if lease.moving_to is not None:
+        return False
+    heard = state.heard.get(lease.holder.host)
+    report = heard.vm(lease.vm) if heard is not None and heard.at == lease.holder else None
+    return report is not None and migrated(report) and over(lease, report)
 
 
 def size_of(state: PlacementState, lease: RunLease) -> RunLease:

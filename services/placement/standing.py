@@ -7,7 +7,8 @@ from libs.core.decider import Effect, Publish, Step
 from libs.core.evolve import replace
 from libs.crashes import grey, to_restart
 from libs.events.guests import VmHealthRestored
-from libs.model import Inventory, VmReport
+from libs.leases import ways, why_unwanted
+from libs.model import Failure, Inventory, LeaseState, VmReport
 from services.placement import incidents, pool, stores
 from services.placement.keeping import keep, settle
 from services.placement.state import Incident, Item, Phase, PlacementRecord, PlacementState
@@ -45,10 +46,20 @@ def looked_at(state: State, guests: Guests, now: float) -> Step[State]:
 def _standing(state: State, incident: Incident, item: Item, guests: Guests, now: float) -> Incident:
     lease, at = state.leases.get(item.vm), pool.runs_at(state, item, now)
     update: dict[str, object]
-    if at is not None:
+    if at is not None and copied(state, item, now):
+        update = {"reason": f"a copy of it runs on {at}, too: one of both is stopped first"}
+    elif at is not None:
         update = {"phase": Phase.RUNNING, "to": at, "reason": ""}
     elif lease is not None and not lease.wanted:
-        update = {"phase": Phase.GIVEN_UP, "reason": "it was stopped on purpose"}
+        update = {"phase": Phase.GIVEN_UP, "reason": why_unwanted(lease)}
+    elif (brought := pool.brought_to(state, item, now)) is not None:
+        update = {
+            "reason": f"a migration may have brought it to {brought}, which does not say that it has not"
+        }
+    elif item.taken:
+        update = {
+            "reason": f"it was migrated away from {item.origin}, and no host shows it: it may run elsewhere"
+        }
     elif (held := state.held_at(item.vm)) is not None:
         update = {"reason": f"its stop failed on {held}: it may run there"}
     elif item.in_place and item.ill is not None and state.words_on(item.origin.host).drain:
@@ -60,13 +71,23 @@ def _standing(state: State, incident: Incident, item: Item, guests: Guests, now:
         update = {"reason": f"datastore {name} has failed: it is started again where it is once that is back"}
     elif item.in_place and stores.lost(state, item):
         update = {"in_place": False, "reason": ""}
+    elif (ill := _fails_where_it_is(state, item)) is not None:
+        update = {"in_place": True, "lost": False, "ill": ill, "reason": ""}
     elif on_grey(state, item, guests):
         if guests.grey == "drain":
             return incident  # that is told in a moment, and it starts elsewhere
         update = {"reason": f"all guests of {item.origin} fail: none is restarted there"}
     else:
-        proof = state.proof_of(lease.holder) if lease is not None else None
-        return incidents.proven(incident, item, proof)
+        changed = incidents.proven(
+            incident, item, state.proof_of(lease.holder) if lease is not None else None
+        )
+        for to, _ in () if lease is None else ways(lease):
+            known = next(one for one in changed.items if one.vm == item.vm)
+            changed = incidents.proven(changed, known, state.proof_of(to))
+        for later in [one.later for one in item.proofs if one.later is not None]:
+            known = next(one for one in changed.items if one.vm == item.vm)
+            changed = incidents.proven(changed, known, state.proof_of(later))
+        return changed
     if all(getattr(item, name) == value for name, value in update.items()):
         return incident
     return incidents.replaced(incident, item.model_copy(update=update))
@@ -86,6 +107,14 @@ def _older(heard: Inventory | None, item: Item) -> bool:
     """What is known of its origin was read before it failed there."""
     agent, *when = item.shown
     return heard is not None and heard.agent == agent and [heard.rev, heard.look] < when
+
+
+def copied(state: State, item: Item, now: float) -> bool:
+    """Its failing run goes on where its lease is, and a person has started it elsewhere beside that: neither is it
+    restarted by that, nor may it be started while the copy, which is condemned in a moment, still runs."""
+    lease = state.leases.get(item.vm)
+    held = lease is not None and lease.holder == item.origin and lease.state is LeaseState.RUNNING
+    return held and _shown(state, item) is not None and pool.runs_at(state, item, now) is not None
 
 
 def unread(state: State, item: Item) -> bool:
@@ -108,6 +137,15 @@ def _needs_nothing(state: State, item: Item) -> bool:
         return False
     report = _shown(state, item)
     return report is not None and to_restart(report) is None
+
+
+def _fails_where_it_is(state: State, item: Item) -> Failure | None:
+    """What is wrong with a guest that was to move for its datastore: that is back before anything was done, and the guest
+    is not well. It is restarted there, in the room that it has."""
+    if not item.lost or item.in_place or item.attempt or stores.lost(state, item):
+        return None
+    report = _shown(state, item)
+    return None if report is None else to_restart(report)
 
 
 def _left_alone(state: State, incident: Incident, item: Item) -> tuple[State, Incident, tuple[Publish, ...]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from libs.core.shell import Shell
 from libs.core.wiring import Ports, Table, Wiring
 from libs.model import Inventory, RunLease
+from libs.planning.snapshot import PoolPolicy
 from services.placement.decide import Placement
-from services.placement.state import PlacementState
+from services.placement.state import Phase, PlacementState
 
 KINDS = (
     "host.joined",
@@ -29,9 +30,26 @@ KINDS = (
     "datastore.recovered",
     "vm.failed",
     "vm.stop_failed",
+    "vm.moved",
+    "vm.move_failed",
+    "vm.preempted",
+    "vm.preempt_failed",
     "vm.restarted",
     "vm.restart_failed",
 )
+
+
+def gauges(state: PlacementState, target: int) -> dict[tuple[str, ...], float]:
+    """See libs/measures.py."""
+    phases = [item.phase for incident in state.incidents() for item in incident.items]
+    found: dict[tuple[str, ...], float] = {
+        ("rekindle_vms_waiting",): float(phases.count(Phase.WAITING)),
+        ("rekindle_vms_planned",): float(phases.count(Phase.PLANNED)),
+        ("rekindle_failures_to_tolerate",): float(target),
+    }
+    if target and state.proved is not None:
+        found["rekindle_failures_tolerated",] = float(state.proved.found.tolerates)
+    return found
 
 
 def shell(ports: Ports) -> Shell[PlacementState]:
@@ -42,6 +60,13 @@ def shell(ports: Ports) -> Shell[PlacementState]:
     }
     decider = Placement(
         settings.restart,
+        policy=PoolPolicy(
+            failures_to_tolerate=settings.placement.failures_to_tolerate,
+            cpu_overcommit=settings.placement.cpu_overcommit,
+            memory_overcommit=settings.placement.memory_overcommit,
+            migrations=settings.placement.migrations,
+            preemption=settings.placement.preemption,
+        ),
         labels=labels,
         guests=settings.guests,
         datastores=datastores,
@@ -51,8 +76,11 @@ def shell(ports: Ports) -> Shell[PlacementState]:
         service=ports.service,
         bus=ports.bus,
         clock=ports.clock,
+        meter=ports.meter,
+        gauges=lambda state: gauges(state, settings.placement.failures_to_tolerate),
         store=ports.store("state"),
         lease=ports.lease(),
+        guard=ports.guard(),
         signals=("heartbeat.*", "inventory.*", "lease.*"),
         kinds=KINDS,
         marks=(
@@ -60,10 +88,18 @@ def shell(ports: Ports) -> Shell[PlacementState]:
             "datastore.",
             "fenced.",
             "obeyed.",
+            "room.",  # an order that nobody was told of would hold its VM for ever
         ),  # without its incident, a fact that is marked as told is lost
         tables=(
             Table("leases", ports.store("leases"), "", RunLease),
-            Table("inventory", ports.store("inventory"), "", Inventory, every_s=10.0),
+            Table(
+                "inventory",
+                ports.store("inventory"),
+                "",
+                Inventory,
+                every_s=10.0,
+                key=lambda one: one.at.host,
+            ),
         ),
     )
     return Shell(decider, wiring)

@@ -10,9 +10,10 @@ from random import Random
 from typing import Protocol
 
 import pytest
+from nats.js.api import StreamConfig
 
 from libs.core.clock import SystemClock
-from libs.core.ports import Bus, Clock, Store
+from libs.core.ports import Bus, Clock, Row, Store
 from libs.jetstream.bus import NatsBus, open_bus
 from libs.jetstream.schema import Names, ensure
 from libs.jetstream.server import EmbeddedServer
@@ -21,8 +22,17 @@ from libs.sim.broker import Broker
 from libs.sim.bus import SimBus, SimStore
 from libs.sim.loop import Process, SimClock, SimLoop
 from libs.sim.network import Network
+from tests.simulated import play_simulated
 
 POOL = "contract"
+
+
+class Expiring(Protocol):
+    """A store in a bucket whose rows may have a time to live."""
+
+    async def get(self, key: str) -> Row | None: ...
+
+    async def put(self, key: str, value: bytes, expected: int | None, *, ttl_s: int | None = None) -> int: ...
 
 
 class Bench(Protocol):
@@ -35,6 +45,12 @@ class Bench(Protocol):
         """A connection of its own."""
 
     def store(self, bus: Bus, bucket: str) -> Store: ...
+
+    async def expiring(self, bus: Bus) -> Expiring:
+        """In a bucket of its own: none of a pool's allows it."""
+
+    async def shorten_dedupe(self, window_s: float) -> None:
+        """For how long the server knows the key of a fact."""
 
 
 class RealBench:
@@ -57,6 +73,22 @@ class RealBench:
         assert isinstance(bus, NatsBus)
         return JetStreamStore(bus.client, Names(POOL), bucket)
 
+    async def expiring(self, bus: Bus) -> JetStreamStore:
+        assert isinstance(bus, NatsBus)
+        config = StreamConfig(
+            name=f"KV_{Names(POOL).bucket('expiring')}",
+            subjects=[f"$KV.{Names(POOL).bucket('expiring')}.>"],
+            max_msgs_per_subject=1,
+            allow_msg_ttl=True,
+        )
+        await bus.client.jetstream().add_stream(config)
+        return self.store(bus, "expiring")
+
+    async def shorten_dedupe(self, window_s: float) -> None:
+        js = self.opened[0].client.jetstream()
+        config = (await js.stream_info(Names(POOL).events)).config
+        await js.update_stream(config.evolve(duplicate_window=window_s))
+
 
 class SimBench:
     def __init__(self, loop: SimLoop) -> None:
@@ -70,6 +102,12 @@ class SimBench:
     def store(self, bus: Bus, bucket: str) -> SimStore:
         assert isinstance(bus, SimBus)
         return SimStore(bus, bucket)
+
+    async def expiring(self, bus: Bus) -> SimStore:
+        return self.store(bus, "expiring")
+
+    async def shorten_dedupe(self, window_s: float) -> None:
+        self.broker.dedupe_s = window_s
 
 
 Body = Callable[[Bench], Awaitable[None]]
@@ -101,20 +139,6 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
         if request.param == "real":
             asyncio.run(real(body))
             return
-        loop = SimLoop()
-        try:
-            loop.run_until_complete(_awaited(body(SimBench(loop))))
-        finally:
-            left = [task for task in asyncio.all_tasks(loop) if not task.done()]
-            for task in left:
-                task.cancel()
-            if left:
-                loop.run_until_complete(asyncio.wait(left))
-            loop.close()
-        assert not loop.failures
+        play_simulated(lambda loop: body(SimBench(loop)))
 
     return run
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work

@@ -10,7 +10,10 @@ import pytest
 from libs.core.ports import Delivery, UnavailableError
 from libs.events.hosts import HostFailed, HostSuspected
 from libs.events.signals import Canary, Heartbeat, Question, Reply, Signal
+from libs.jetstream.consumption import ACK_WAIT_S
+from libs.jetstream.schema import Names, _wanted
 from libs.model import Answer, Incarnation
+from libs.sim.broker import DEDUPE_S
 from tests.contract.conftest import Bench, Play
 
 AT = Incarnation(host="h1", boot="boot0001")
@@ -68,6 +71,32 @@ def test_a_key_is_stored_once(play: Play) -> None:
     play(body)
 
 
+def test_a_key_is_forgotten_after_its_window(play: Play) -> None:
+    """Whoever repeats a fact after that is heard twice: consumers look at the key themselves."""
+
+    async def body(bench: Bench) -> None:
+        bus, heard = await bench.bus("detector"), list[Delivery]()
+        await bench.shorten_dedupe(1.0)
+        await bus.consume("placement", ["host.suspected"], heard.append)
+        for _ in range(2):
+            await bus.publish(suspected(1))
+        await until(lambda: len(heard) >= 1)
+        await heard[0].ack()
+        await asyncio.sleep(2.5)
+        assert len(heard) == 1
+        await bus.publish(suspected(1))
+        await until(lambda: len(heard) >= 2)
+        assert [one.fact for one in heard] == [suspected(1), suspected(1)]
+
+    play(body)
+
+
+@pytest.mark.fast
+def test_the_simulated_server_knows_keys_for_as_long_as_the_pools_stream_does() -> None:
+    events = _wanted(Names("p"), 1)[0]
+    assert events.duplicate_window == DEDUPE_S
+
+
 def test_what_is_not_acknowledged_comes_again_and_what_is_does_not(play: Play) -> None:
     async def body(bench: Bench) -> None:
         bus, heard = await bench.bus("detector"), list[Delivery]()
@@ -114,6 +143,31 @@ def test_a_durable_goes_on_where_it_was_acknowledged(play: Play) -> None:
         await (await bench.bus("placement")).consume("placement", ["host.suspected"], later.append)
         await until(lambda: bool(later))
         assert [one.fact for one in later] == [suspected(2)]
+
+    play(body)
+
+
+def test_what_a_dead_one_had_in_hand_comes_at_once_to_who_consumes_next(play: Play) -> None:
+    async def body(bench: Bench) -> None:
+        first, heard = await bench.bus("placement"), list[Delivery]()
+        for number in (1, 2, 3):
+            await first.publish(suspected(number))
+        pulling = await first.consume("placement", ["host.suspected"], heard.append)
+        await until(lambda: len(heard) >= 3)
+        await heard[0].ack()
+        await asyncio.sleep(0.1)
+        await pulling.stop()
+        given = bench.clock.monotonic()
+        later: list[Delivery] = []
+        await (await bench.bus("placement")).consume("placement", ["host.suspected"], later.append)
+        await until(lambda: len(later) >= 2)
+        assert bench.clock.monotonic() - given < ACK_WAIT_S - 0.5
+        assert [one.fact for one in later] == [suspected(2), suspected(3)]
+        # who was thought dead and is not: its late word counts, whatever the server counts anew
+        await heard[1].ack()
+        await later[1].ack()
+        await asyncio.sleep(REDELIVERED_S)
+        assert len(later) == 2
 
     play(body)
 

@@ -100,3 +100,29 @@ def test_buckets_share_nothing(play: Play) -> None:
         assert await bench.store(bus, "inventory").get("a") is None
 
     play(body)
+
+
+def test_a_row_with_a_time_to_live_is_gone_after_it_and_one_that_was_written_anew_is_not(play: Play) -> None:
+    """No bucket of a pool has such rows: what a server's clock ends, it ends for a holder that lives, too. A lease is
+    timed by whoever watches it."""
+
+    async def body(bench: Bench) -> None:
+        store = await bench.expiring(await bench.bus("executor"))
+        await store.put("kept", b"1", 0, ttl_s=1)
+        await store.put("kept", b"2", None)
+        await store.put("renewed", b"1", 0, ttl_s=1)
+        revision = await store.put("renewed", b"2", None, ttl_s=60)
+        first = await store.put("gone", b"1", 0, ttl_s=1)
+        assert await store.get("gone") is not None
+        async with asyncio.timeout(10.0):
+            while await store.get("gone") is not None:
+                await asyncio.sleep(0.1)
+        kept, renewed = await store.get("kept"), await store.get("renewed")
+        assert kept is not None
+        assert renewed is not None
+        assert (kept.value, renewed.value, renewed.revision) == (b"2", b"2", revision)
+        with pytest.raises(ConflictError):
+            await store.put("gone", b"2", first)  # its revision is over, too
+        assert await store.put("gone", b"2", 0) > first
+
+    play(body)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,13 +20,20 @@ PLACES = (HERE, HERE.parent / "scenarios")
 """A story that the lab plays too stands with the others of that kind."""
 STORIES = sorted({path.stem for end in ("yaml", "log") for path in HERE.glob(f"*.{end}")})
 
+EVERY = 4
+"""One of so many is played in `make check` as well, all of them in `make test`."""
+
+
+def _case(number: int) -> Any:
+    return pytest.param(STORIES[number], marks=[pytest.mark.long] if number % EVERY else [])
+
 
 def test_there_are_twenty_stories() -> None:
     assert len(STORIES) >= 20
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", [_case(number) for number in range(len(STORIES))])
 def test_story(name: str) -> None:
     file = next(path for place in PLACES if (path := place / f"{name}.yaml").exists())
     scenario = load(file)

@@ -170,11 +170,15 @@ class IpmiBmc:
 
 # -- Redfish
 
-# The emulator's own driver of made-up systems, with machines in their place. Its configuration is a Python file.
+# The emulator's own driver of made-up systems, with machines in their place, or a host of the lab in that of h1. Its
+# configuration is a Python file.
 REDFISH = """\
+import json
 import os
 import signal
+import socket
 
+from sushy_tools import error
 from sushy_tools.emulator.resources.systems import fakedriver
 
 SUSHY_EMULATOR_LISTEN_IP = "127.0.0.1"
@@ -189,12 +193,21 @@ SUSHY_EMULATOR_FAKE_SYSTEMS = [
 ]
 
 
+def lab(what):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect({control!r})
+        connection.sendall(json.dumps({{"do": what}}).encode() + b"\\n")
+        return json.loads(connection.makefile().readline())["power"]
+
+
 def pid_of(name):
     with open({directory!r} + "/" + name + ".pid") as file:
         return int(file.read())
 
 
 def state(self, name):
+    if {control!r} and name == "h1":
+        return "Off" if lab("status") == "off" else "On"
     try:
         with open("/proc/%d/stat" % pid_of(name)) as file:
             return "Off" if file.read().rsplit(")", 1)[1].split()[0] in "ZX" else "On"
@@ -205,7 +218,11 @@ def state(self, name):
 def switch(self, name, wanted):
     with open({directory!r} + "/asked", "a") as file:
         file.write(name + " " + wanted + "\\n")
-    if wanted == "ForceOff" and {obeys}:
+    if {control!r} and name == "h1":
+        if state(self, name) == "Off":  # answered with 409, as many BMCs do
+            raise error.Conflict("the system is off already")
+        lab("off")
+    elif wanted == "ForceOff" and {obeys}:
         os.kill(pid_of(name), signal.SIGKILL)
 
 
@@ -218,7 +235,8 @@ class RedfishBmc:
     """A BMC that speaks Redfish over TLS, before two machines, h1 and h2: as in a chassis of blades. One that does not
     obey acknowledges all the same."""
 
-    def __init__(self, directory: Path, obeys: bool = True) -> None:
+    def __init__(self, directory: Path, obeys: bool = True, control: Path | None = None) -> None:
+        """`control`: where a host of the lab is switched, which is h1 then."""
         self.directory, self.port = directory, free_port(socket.SOCK_STREAM)
         self.certificate = directory / "cert.pem"
         names = "subjectAltName=IP:127.0.0.1"
@@ -237,7 +255,9 @@ class RedfishBmc:
         ]
         subprocess.run([found("openssl"), "req", *made], check=True, capture_output=True)
         (directory / "users").write_text(f"admin:{HASH}\n")
-        text = REDFISH.format(port=self.port, directory=str(directory), obeys=obeys)
+        text = REDFISH.format(
+            port=self.port, directory=str(directory), obeys=obeys, control=str(control or "")
+        )
         (directory / "redfish.conf").write_text(text)
 
     def arguments(self) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from nats.js.api import StreamConfig
 
 from libs.core.ports import Delivery
-from libs.jetstream import bus as bus_module
+from libs.jetstream import consumption as consumption_module
 from libs.jetstream.reader import events
 from libs.jetstream.schema import Names, WrongStreamError, ensure
 from libs.jetstream.server import EmbeddedServer
@@ -28,7 +28,7 @@ async def stored(bus: Any) -> list[str]:
 async def test_a_fact_is_delivered_again_until_it_is_acknowledged(
     open_as: OpenBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus_module, "ACK_WAIT_S", 1.0)
+    monkeypatch.setattr(consumption_module, "ACK_WAIT_S", 1.0)
     bus = await open_as("fencer")
     heard: list[Delivery] = []
     consumption = await bus.consume("fencer", ["host.failed"], heard.append)
@@ -51,7 +51,7 @@ async def test_a_fact_is_delivered_again_until_it_is_acknowledged(
 async def test_what_one_process_left_unacknowledged_goes_to_the_next(
     open_as: OpenBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus_module, "ACK_WAIT_S", 1.0)
+    monkeypatch.setattr(consumption_module, "ACK_WAIT_S", 1.0)
     one, other = await open_as("a"), await open_as("b")
     first: list[Delivery] = []
     second: list[Delivery] = []
@@ -67,7 +67,7 @@ async def test_what_one_process_left_unacknowledged_goes_to_the_next(
 async def test_an_unreadable_message_is_set_aside_and_told_once(
     open_as: OpenBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus_module, "ACK_WAIT_S", 1.0)
+    monkeypatch.setattr(consumption_module, "ACK_WAIT_S", 1.0)
     bus = await open_as("fencer")
     js = bus.client.jetstream()
     await js.publish("rekindle.p.event.host.failed.h1", b'{"from": "the future"}')

@@ -29,6 +29,7 @@ hosts:
   - {{name: h2, uri: "qemu+unix:///system?socket=/no/such/socket", agent: true}}
 vm_defaults: {{protection: {protection}}}
 detection: {{quiet_after_start_s: 2, confirm_witnessed_s: 1, confirm_silence_s: 2}}
+placement: {{failures_to_tolerate: 0}}
 """
 
 
@@ -119,6 +120,7 @@ def test_maintenance_is_entered_shown_and_left(plane: Plane) -> None:
     }  # fmt: skip
     for arguments, status, words in (
         (("maintenance", "enter", "h9"), 2, "no host is called h9"),
+        (("maintenance", "exit", "h1", "--drain"), 2, "a host is drained as it enters maintenance"),
         (("maintenance", "enter", "h2"), 1, "h2 was never heard"),
         (("remove-host", "h1"), 1, "protected VMs run on h1: test"),
     ):

@@ -222,6 +222,34 @@ async def test_a_server_without_jetstream_is_refused() -> None:
         await process.wait()
 
 
+async def test_one_of_a_cluster_that_has_no_leader_is_unavailable_and_not_refused(tmp_path: Path) -> None:
+    """As in every election, and for as long as it is cut off from its peers: whoever starts just then must not give up."""
+    port, route, *peers = (free_port() for _ in range(4))
+    routes = ", ".join(f"nats://127.0.0.1:{peer}" for peer in peers)
+    conf = tmp_path / "one.conf"
+    conf.write_text(
+        f"server_name: n1\nlisten: 127.0.0.1:{port}\njetstream {{ store_dir: {tmp_path} }}\n"
+        f"cluster {{ name: c, listen: 127.0.0.1:{route}, routes: [{routes}] }}\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        binary(), "-c", str(conf), stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+
+        async def said() -> str:
+            try:
+                await connect([f"nats://127.0.0.1:{port}"], "one", closed=closed, wait_s=1.0)
+            except UnavailableError as error:
+                return str(error) if "has no leader" in str(error) else ""
+            return ""
+
+        # for its first ten seconds it says nothing at all
+        await eventually(said, "it says so", within_s=40.0)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
 async def test_nobody_there_is_unavailable_and_the_secret_is_not_told() -> None:
     with pytest.raises(UnavailableError) as error:
         await connect([f"nats://hunter2@127.0.0.1:{free_port()}"], "one", closed=closed, wait_s=0.5)

@@ -12,10 +12,10 @@ import libvirt
 import pytest
 
 from libs.doctor.seen import Answers, HostSeen, MachineAnswer, StoragePool
-from libs.doctor.wants import Disk, Kind, Machine
 from libs.model import Protection, VmPolicy, VmState
 from libs.virt import look
 from libs.virt.definition import POLICY_NS
+from libs.wants import Disk, Kind, Machine
 from tests.integration.test_cli import Plane, rekindle, standing
 from tests.integration.test_libvirt import NODE, A, B, domain
 
@@ -69,7 +69,7 @@ def test_a_look_tells_what_lies_on_a_host(tmp_path: Path) -> None:
     assert (a.uuid, a.state, a.persistent, a.managed_save) == (A, VmState.RUNNING, False, False)
     assert (a.policy, a.bad_policy[:9]) == (VmPolicy(), "priority:")
     assert a.wants.disks == (Disk(Kind.PATH, "/nfs/a.raw"),)
-    assert (a.memory_mib, a.vcpus) == (256 + 48, 2)
+    assert (a.memory_mib, a.vcpus) == (256 + 48 + 8, 2)
     assert (b.state, b.managed_save, b.persistent) == (VmState.STOPPED, True, True)
     assert b.policy.protection is Protection.NONE
 
@@ -350,7 +350,10 @@ def test_beside_a_plane_the_bus_tells_what_it_knows(plane: Plane) -> None:
 
     wanted = {"plane-not-reached", "role-vacant", "definition-missing", "agent-not-heard", "host-not-healthy"}
     plane.wait(lambda: not wanted & codes(), "every role is held, and the VM's definition is on the bus")
-    assert rekindle("maintenance", "enter", "h2", "--config", str(plane.config)).returncode == 0
+    enter = ("maintenance", "enter", "h2", "--config", str(plane.config))
+    refused = rekindle(*enter)
+    assert (refused.returncode, "no usable host is left" in refused.stderr) == (1, True)
+    assert rekindle(*enter, "--override", "a test of the doctor").returncode == 0
     told = plane.ask("doctor")
     seen = {one["code"]: one["seen"] for one in told["findings"]}
     assert (seen["host-closed"], seen["no-other-host"]) == ("maintenance", "h2: maintenance")

@@ -55,6 +55,18 @@ def domain(name: str, uuid: str, metadata: str = "") -> str:
 
 
 NewHost = Callable[..., LibvirtHost]
+HANGS_S = 2.0
+"""Until a call that hangs is given up: whoever waited for it would be later than that."""
+
+
+async def _quickest_s(host: LibvirtHost) -> float:
+    """The best of three: a busy machine may be late once, and who waits for a call that hangs is late each time."""
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert len(await host.reports()) == 1
+        took.append(time.monotonic() - began)
+    return min(took)
 
 
 @pytest.fixture
@@ -124,7 +136,7 @@ async def test_a_host_tells_its_vms_with_size_policy_and_run(new_host: NewHost) 
     host = new_host(domain("a", A, policy), domain("b", B))
     a, b = await host.reports()
     assert (a.name, a.uuid, a.state, a.stop_reason) == ("a", A, VmState.RUNNING, StopReason.NONE)
-    assert (a.memory_mib, a.vcpus, a.token) == (256 + 48, 2, 0)
+    assert (a.memory_mib, a.vcpus, a.token) == (256 + 48 + 8, 2, 0)
     assert a.policy == VmPolicy(priority=Priority.HIGHEST, order=3)
     assert b.policy == VmPolicy(order=3)
     assert a.run > 0
@@ -396,15 +408,12 @@ async def test_a_call_that_hangs_ends_at_its_deadline_and_hurts_neither_others_n
     sick, well = new_host(domain("a", A)), new_host(domain("b", B), name="h2")
     hang = threading.Event()
     try:
-        calls = [asyncio.create_task(sick.call("hang", lambda _: hang.wait(), 0.5)) for _ in range(20)]
-        began = time.monotonic()
-        assert len(await well.reports()) == 1
-        assert time.monotonic() - began < 0.4
+        calls = [asyncio.create_task(sick.call("hang", lambda _: hang.wait(), HANGS_S)) for _ in range(20)]
+        assert await _quickest_s(well) < 0.4
+        assert not any(call.done() for call in calls), "all the while they hung"
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(result) for result in results} == {UnavailableError}
-        began = time.monotonic()
-        assert len(await sick.reports()) == 1
-        assert time.monotonic() - began < 0.4
+        assert await _quickest_s(sick) < 0.4
     finally:
         hang.set()
 
@@ -440,11 +449,11 @@ async def test_a_connection_is_proven_to_lead_to_a_boot_by_a_heartbeat_heard_aft
     await hosts.listen()
     bus.heard(beat("h1"))
     with pytest.raises(UnavailableError, match="not heard"):
-        await hosts.at(beat("h1").at, 0.2)
+        await hosts.at(beat("h1").at, 1.0)
     bus.heard(beat("h1"))
-    assert await (await hosts.at(beat("h1").at, 0.2)).reports()
+    assert await (await hosts.at(beat("h1").at, 10.0)).reports()
     with pytest.raises(UnavailableError, match="boot h1boot1 is heard"):
-        await hosts.at(beat("h1", 2).at, 0.1)
+        await hosts.at(beat("h1", 2).at, 1.0)
     with pytest.raises(UnavailableError, match="no host is called h9"):
         await hosts.at(Incarnation(host="h9", boot="b"), 0.1)
 

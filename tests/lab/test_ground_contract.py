@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,14 @@ from libs.jetstream.bus import open_bus
 from libs.jetstream.server import EmbeddedServer
 from libs.model import Incarnation, VmPolicy
 from libs.power.devices import FenceDevices, agent_devices
-from libs.scenario.model import ScenarioHost
+from libs.scenario.pool import ScenarioHost
 from libs.virt.definition import OVERHEAD_MIB
 from libs.virt.host import LibvirtHost
 from libs.virt.hosts import LibvirtHosts
-from tests.contract.ground import MEMORY_MIB, PROMISES, VCPUS, VMS
+from tests.contract.ground import GUEST_PROMISES, GUESTS, MEMORY_MIB, PROMISES, VCPUS, VMS
 from tests.lab.roots import Roots
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 HOSTS = ("h1", "h2")
 
 
@@ -48,13 +48,15 @@ class RealGround:
 
     def local(self, host: str) -> LibvirtHost:
         clock = SystemClock().monotonic
-        return LibvirtHost(host, self.lab.uri(host), VmPolicy(), clock, places=self.places)
+        conf = self.lab.host(host).etc / "qemu.conf"
+        return LibvirtHost(host, self.lab.uri(host), VmPolicy(), clock, places=self.places, qemu_conf=conf)
 
     def uuid(self, vm: str) -> str:
         return self.lab.vm_uuid(vm)
 
     async def do(self, step: str, vm: str) -> None:
-        await asyncio.to_thread(getattr(self.lab, step), vm)
+        named = {"guest_silent": self.lab.hang_guest_agent, "guest_panic": self.lab.panic_guest}
+        await asyncio.to_thread(named.get(step) or getattr(self.lab, step), vm)
 
     async def refuse_start(self, vm: str, host: str) -> None:
         self.lab.fail_start(vm, host, 1)
@@ -64,6 +66,9 @@ class RealGround:
 
     async def break_device(self, host: str, how: str) -> None:
         await asyncio.to_thread(self.lab.fault, host, how)
+
+    async def hang_libvirt(self, host: str, on: bool) -> None:
+        await asyncio.to_thread(lambda: self.lab.crash_host(host, "hang") if on else self.lab.thaw_host(host))
 
     async def boots(self, vm: str) -> int:
         """Its console is written by whoever runs it; a guest needs its seconds."""
@@ -93,9 +98,11 @@ async def _closed() -> None:
 
 
 @contextlib.asynccontextmanager
-async def ground(root: Path) -> AsyncIterator[RealGround]:
+async def ground(root: Path, guests: Sequence[LabVm]) -> AsyncIterator[RealGround]:
     claims = [LabHost(name, 4096, 4) for name in HOSTS]
-    lab = await asyncio.to_thread(lambda: Lab.create(claims, root, kvm=None, hooks=True))
+    lab = await asyncio.to_thread(
+        lambda: Lab.create(claims, root, kvm=None, hooks=True, lock_manager="lockd")
+    )
     server = EmbeddedServer(root / "nats")
     try:
         await asyncio.to_thread(lab.up)
@@ -111,11 +118,10 @@ async def ground(root: Path) -> AsyncIterator[RealGround]:
         await hypervisors.listen()
         made = RealGround(lab, settings, hypervisors)
         beating = asyncio.create_task(made.beat(server.url))
-        for vm in VMS:
-            guest = LabVm(vm, MEMORY_MIB - OVERHEAD_MIB, VCPUS, bare=True)
+        for guest in guests:
             await asyncio.to_thread(lab.define_vm, guest, "h1")
-        for vm in VMS:
-            await asyncio.to_thread(lab.wait_guest_up, vm)
+        for guest in guests:
+            await asyncio.to_thread(lab.wait_guest_up, guest.name, timeout_s=90.0)
         try:
             yield made
         finally:
@@ -129,6 +135,14 @@ async def ground(root: Path) -> AsyncIterator[RealGround]:
 
 
 async def test_real_hosts_keep_their_promises(roots: Roots) -> None:
-    async with ground(roots.new()) as made:
+    guests = [LabVm(vm, MEMORY_MIB - OVERHEAD_MIB, VCPUS, bare=True) for vm in VMS]
+    async with ground(roots.new(), guests) as made:
         for promise in PROMISES:
+            await promise(made)
+
+
+async def test_real_guests_keep_their_promises(roots: Roots) -> None:
+    guests = [LabVm(vm, guest_agent=True, on_crash="preserve") for vm in GUESTS]
+    async with ground(roots.new(), guests) as made:
+        for promise in GUEST_PROMISES:
             await promise(made)

@@ -86,6 +86,9 @@ def test_a_vm_starts_and_its_guest_comes_up(lab: Lab) -> None:
 def test_the_agent_runs_on_its_host_and_can_be_killed_alone(lab: Lab) -> None:
     log = lab.host("h1").agent_log
     wait_until(lambda: "agent-started h1" in log.read_text(), "agent's first word")
+    wait_until(
+        lambda: any(procs.name(pid) == "sleep" for pid in lab.pids("h1")), "its child, which comes after"
+    )
     before = len(lab.pids("h1"))
     lab.kill_agent("h1")
     assert len(lab.pids("h1")) == before - 2, "the agent and its own child, nothing else"

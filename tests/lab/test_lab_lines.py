@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -30,6 +32,27 @@ def lab() -> Iterator[Lab]:
     finally:
         lab.down()
         roots.remove()
+
+
+def test_two_labs_that_choose_their_network_at_one_time_choose_two(tmp_path: Path) -> None:
+    """Neither has an address on it yet. Their directories' names lead both to the same one."""
+    if os.getuid() != 0:
+        pytest.skip("a lab has a network of its own as root only")
+
+    def first_choice(root: Path) -> int:
+        return int.from_bytes(hashlib.sha256(str(root).encode()).digest()[:2]) % 512
+
+    one = tmp_path / "one"
+    other = next(o for n in range(100_000) if first_choice(o := tmp_path / f"o{n}") == first_choice(one))
+    for root in (one, other):
+        root.mkdir()
+    chosen = network.plan(one, [LabHost("h1")])
+    second = network.plan(other, [LabHost("h1")])
+    assert chosen.gateway != second.gateway
+    network.down(chosen, one)
+    assert network.plan(other, [LabHost("h1")]).gateway == chosen.gateway
+    network.down(second, other)
+    assert not [claim for claim in network.CLAIMS.glob("198.*") if claim.readlink() in (one, other)]
 
 
 def _answers(lab: Lab, host: str, said: bytes) -> bool:

@@ -20,7 +20,7 @@ from libs.events.envelope import Envelope
 from libs.scenario.model import Scenario
 from tests.lab.roots import Roots
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 STILL_S = 8.0
 """Longer than any confirmation, `confirm_hung_s` apart."""
 

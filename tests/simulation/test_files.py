@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from libs.config.yamlfile import BadInputError
-from libs.scenario.model import StepEntry
+from libs.scenario.model import Scenario, StepEntry
 from libs.scenario.outcome import Violation
 from libs.sim.loop import SimLoop
+from libs.sim.poolfile import settings_of
 from libs.sim.power import Outlet
 from libs.sim.random_world import compose, draw, parts
 from libs.sim.run import run
-from libs.sim.shrink import shrink
-from libs.sim.steps import Stage
+from libs.sim.shrink import _shorter, shrink
+from libs.sim.steps import POSSIBLE, Stage
 from libs.sim.world import World
 from services.cli.mutations import MUTATIONS
 from services.cli.simplane import PLANE
@@ -56,6 +57,20 @@ steps:
         ),
         ("{at_s: 6, do: kill_service, service: fencer, replica: 1}", "line 8: steps.1.replica: there are 1"),
         (
+            "{at_s: 6, do: partition, groups: [[h1], [storage]], how: one_way}",
+            "line 8: steps.1.groups: hosts are cut off from storage both ways",
+        ),
+        ("{at_s: 6, do: step_clock}", "line 8: steps.1: step_clock needs a host; or service: plane"),
+        (
+            "{at_s: 6, do: step_clock, host: h1, service: plane}",
+            "line 8: steps.1: step_clock needs a host; or service: plane",
+        ),
+        (
+            "{at_s: 6, do: step_clock, service: fencer}",
+            "line 8: steps.1.service: services of one replica share their machine's clock",
+        ),
+        ("{at_s: 6, do: step_clock, service: plane, replica: 1}", "line 8: steps.1.replica: there are 1"),
+        (
             "{at_s: 6, do: loss, percent: 9, host: h1}",
             "line 8: steps.1.host: loss of network is of all hosts",
         ),
@@ -70,12 +85,33 @@ def test_a_step_that_cannot_be_played_is_refused(tmp_path: Path, step: str, says
     assert str(refused.value).startswith(f"{path}: {says}")
 
 
-def test_fencing_that_is_not_there_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fencing", "says"),
+    [
+        ("[{method: watchdog, timeout_s: 10.5}]", r"line 4: hosts\.1\.fencing\.0: .*whole seconds"),
+        ("[{method: watchdog, timeout_s: 2}]", r"line 4: hosts\.1\.fencing\.0: .*from 5 to 600 s"),
+        ("[{method: watchdog}, {method: watchdog}]", r"line 4: hosts\.1: .*a host has one watchdog"),
+        ("[{method: power, coarse_s: 2}]", r"line 4: hosts\.1\.fencing\.0: .*means nothing for power"),
+    ],
+)
+def test_a_watchdog_that_cannot_be_is_refused(tmp_path: Path, fencing: str, says: str) -> None:
     path = tmp_path / "bad.yaml"
+    path.write_text(POOL.replace("{name: h2}", f"{{name: h2, fencing: {fencing}}}"))
+    with pytest.raises(BadInputError, match=says):
+        load(path)
+
+
+def test_a_host_with_a_watchdog_alone_can_be_played(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
     path.write_text(POOL.replace("{name: h2}", "{name: h2, fencing: [{method: watchdog, timeout_s: 10}]}"))
-    with pytest.raises(
-        BadInputError, match=r"line 4: hosts\.1\.fencing\.0\.method: watchdog is not possible here yet"
-    ):
+    assert load(path).hosts[1].watchdog == {"timeout_s": 10}
+
+
+def test_a_watchdog_can_only_be_dead(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    dog = POOL.replace("{name: h2}", "{name: h2, fencing: [{method: watchdog}]}")
+    path.write_text(f"{dog}  - {{at_s: 6, do: break_fencing, host: h2, method: watchdog, how: lie}}\n")
+    with pytest.raises(BadInputError, match=r"line 8: steps\.1\.how: a watchdog can only be dead"):
         load(path)
 
 
@@ -89,25 +125,24 @@ def test_a_random_world_is_a_scenario_that_can_be_taken_apart(seed: int) -> None
 def test_what_breaks_a_rule_is_made_short_and_written_as_a_file(tmp_path: Path) -> None:
     mutation = next(one for one in MUTATIONS if one.name == "token stays")
 
-    def breaks(scenario: object) -> Violation | None:
-        assert isinstance(scenario, type(draw(1)))
-        found = run(scenario, 1, PLANE, liveness=True).violations
+    def breaks(scenario: Scenario) -> Violation | None:
+        found = run(scenario, scenario.seed, PLANE, liveness=True).violations
         return next((one for one in found if one.rule == "1"), None)
 
     with mutation.applied():
-        first = breaks(draw(1))
-        assert first is not None
-        smallest, tries = shrink(draw(1), breaks)
+        world = next(world for world in map(draw, range(20)) if breaks(world) is not None)
+        seed = world.seed
+        smallest, tries = shrink(world, breaks)
         found = breaks(smallest)
         assert found is not None
         assert tries > 0
-        assert len(smallest.steps) < len(draw(1).steps)
+        assert len(smallest.steps) < len(world.steps)
         path = tmp_path / "found.yaml"
-        path.write_text(as_file(smallest, 1, found))
-        again = run(load(path), 1, PLANE)
-        assert again.log == run(smallest, 1, PLANE, liveness=True).log
+        path.write_text(as_file(smallest, seed, found))
+        again = run(load(path), seed, PLANE)
+        assert again.log == run(smallest, seed, PLANE, liveness=True).log
         assert [one.rule for one in again.violations] == ["1"]
-    assert run(load(path), 1, PLANE).violations == []
+    assert run(load(path), seed, PLANE).violations == []
 
 
 @pytest.mark.fast
@@ -153,3 +188,73 @@ def test_a_fence_device_is_broken_by_its_method_or_with_all_others() -> None:
     assert broken("break_fencing", None, "refuse") == ({"refuse"}, "refuse")
     assert broken("mend_fencing", None) == ({""}, "")
     loop.close()
+
+
+DESIGN = """power_off power_on reboot crash hang partition heal delay loss stall_storage restore_storage kill_agent start_agent
+kill_service pause_service resume_service kill_bus start_bus break_fencing mend_fencing step_clock crash_vm hang_guest
+shutdown_guest destroy_vm fail_start add_host remove_host enter_maintenance exit_maintenance protect unprotect
+confirm_failed"""
+"""The steps of DESIGN §6."""
+EXAMPLE = """\
+schema: rekindle.scenario.v1
+name: power loss with a dead BMC
+duration_s: 300
+seed: 7                                   # simulator only
+policy: {failures_to_tolerate: 1}
+management: {replicas: 3}                 # replicas of each service
+hosts:                                    # as in the snapshot, and:
+  - {name: h1, memory_mib: 4096, cpus: 4, fencing: [{method: power, level: 1}, {method: watchdog, timeout_s: 10, level: 2}]}
+vms: [{name: a, host: h1, memory_mib: 128, vcpus: 1, priority: high}]
+steps:
+  - {at_s: 10, do: power_off, host: h1}
+  - {at_s: 10, do: break_fencing, host: h1, method: power, how: dead}      # dead | hang | refuse | lie
+  - {at_s: 90, do: power_on, host: h1}
+expect:
+  - {vm: a, state: running, host_not: h1, by_s: 40}
+"""
+"""The file of DESIGN §6, to the letter."""
+ANOTHER = "  - {name: h%d, memory_mib: 4096, cpus: 4}\n"
+"""Where `a` is to run: the design shows one host of its pool only."""
+
+
+@pytest.mark.fast
+def test_every_step_of_the_design_can_be_played() -> None:
+    assert set(DESIGN.split()) <= POSSIBLE
+
+
+@pytest.mark.parametrize("others", [1, 2, 4])
+def test_the_designs_example_is_played(tmp_path: Path, others: int) -> None:
+    """Its fence device dies with the host: that its watchdog has reset it by then is the proof, 13 s after the cut."""
+    path = tmp_path / "example.yaml"
+    more = "".join(ANOTHER % (number + 2) for number in range(others))
+    path.write_text(EXAMPLE.replace("vms:", more + "vms:"))
+    scenario = load(path)
+    assert scenario.policy.failures_to_tolerate == 1
+    result = run(scenario, scenario.seed, PLANE)
+    assert result.outcome.passed, result.log
+    assert result.violations == []
+    (fenced,) = [line.split() for line in result.log if " host.fenced " in line]
+    assert fenced[3] == "watchdog"
+    assert 10 + 10 + 1 < float(fenced[0]) < 10 + 10 + 4, "its time-out, and the margins"
+
+
+@pytest.mark.fast
+def test_a_host_that_is_cut_off_from_storage_reaches_none_until_that_is_healed(tmp_path: Path) -> None:
+    path = tmp_path / "cut.yaml"
+    cut = "  - {at_s: 6, do: partition, groups: [[h1], [storage]]}\n  - {at_s: 40, do: heal}\n"
+    path.write_text(POOL.replace("{name: a, host: h1}", "{name: a, host: h1, datastore: nfs}") + cut)
+    path.write_text(path.read_text().replace("vms:", "datastores: [{name: nfs}]\nvms:"))
+    log = run(load(path), 1, PLANE, stop_at_first=False).log
+    assert [line.split()[1] for line in log if "datastore" in line] == [
+        "datastore.lost",
+        "datastore.recovered",
+    ]
+
+
+def test_a_world_without_its_hosts_on_standby_is_one_that_can_be_played() -> None:
+    worlds = (draw(seed) for seed in range(400))
+    with_reserves = next(one for one in worlds if sum(host.standby for host in one.hosts) == 1)
+    shorter = list(_shorter(with_reserves))
+    assert any("standby" not in one.settings for one in shorter)
+    for one in shorter:
+        settings_of(one.hosts, one)  # or it raises

@@ -46,6 +46,21 @@ def really(result: Result, what: str) -> list[str]:
     return [line for line in result.log if "(really)" in line and what in line]
 
 
+def watched(hosts: int, timeout_s: int = 10) -> list[dict[str, Any]]:
+    """Hosts with a fence device each, and a watchdog."""
+    levels = [{"method": "power", "level": 1}, {"method": "watchdog", "timeout_s": timeout_s, "level": 2}]
+    return [{"name": f"h{n}", "fencing": levels} for n in range(1, hosts + 1)]
+
+
+def at(result: Result, what: str) -> float:
+    """When the first line of the log that has this was written."""
+    return float(next(line for line in result.log if what in line).split()[0])
+
+
+BOUND_S = (10.0 + 1.0) * 1.01 + 2.0
+"""Of a watchdog of 10 s: its time-out, how old what it is fed on may be, drift, and the margin."""
+
+
 def untouched(result: Result) -> None:
     """No host was fenced or lost its power, no VM ended or began."""
     assert told(result, "host.fenced") == []
@@ -150,6 +165,33 @@ def test_s12_a_detector_whose_loop_is_dead_is_followed_by_another() -> None:
     assert len(told(result, "host.failed")) == 1
 
 
+@pytest.mark.parametrize("at_s", [60, 90, 120])
+def test_replicas_that_have_led_and_stand_by_now_do_not_slow_down_who_leads(at_s: int) -> None:
+    pauses = [
+        {
+            "at_s": 5 + 15 * replica,
+            "do": "pause_service",
+            "service": service,
+            "replica": replica,
+            "seconds": 8,
+        }
+        for replica in (0, 1, 2)
+        for service in ("fencer", "placement", "executor")
+    ]
+    result = played(
+        hosts=4,
+        duration_s=at_s + 40,
+        management={"replicas": 3},
+        steps=[*pauses, {"at_s": at_s, "do": "power_off", "host": "h1"}],
+        expect=[{"vm": "vm1", "state": "running", "host_not": "h1"}],
+    )
+    failed, completed = (
+        next(float(line.split()[0]) for line in result.log if line.split()[1] == kind)
+        for kind in ("host.failed", "failover.completed")
+    )
+    assert completed - failed < 2.0, result.log
+
+
 def test_s13_half_a_minute_of_the_detectors_own_pause_is_nobodys_death() -> None:
     untouched(
         played(
@@ -174,6 +216,22 @@ def test_s13_a_clock_that_is_set_is_nobodys_death(hours: int) -> None:
     )
 
 
+@pytest.mark.parametrize("seconds", [3600, -3600, 86_400 * 365])
+def test_s13_a_clock_of_the_management_machine_that_is_set_in_a_failover_changes_not_a_line(
+    seconds: float,
+) -> None:
+    def log(*steps: dict[str, Any]) -> list[str]:
+        failover = {"at_s": 5, "do": "power_off", "host": "h1"}
+        result = played(duration_s=40, steps=[failover, *steps], expect=[{"vm": "vm1", "state": "running"}])
+        assert result.violations == []
+        return [line for line in result.log if "step_clock" not in line]
+
+    plane = {"do": "step_clock", "service": "plane", "seconds": seconds}
+    stepped = log(*({"at_s": at_s, **plane} for at_s in (5.5, 6.6, 7.1, 7.5, 7.8)))
+    assert any("vm.restarted" in line for line in stepped)
+    assert stepped == log()
+
+
 UNREADABLE: dict[str, dict[str, Any]] = {
     "no answer": {"do": "loss", "how": "libvirt", "percent": 100},
     "an empty list": {"do": "loss", "how": "readings", "percent": 100},
@@ -189,6 +247,21 @@ def test_s14_what_cannot_be_read_is_unknown_and_never_stopped(how: str) -> None:
         steps=[{"at_s": 5, **UNREADABLE[how]}, {"at_s": 70, "do": "heal"}],
         expect=[{"never": "vm.failed"}, {"never": "host.failed"}],
     )
+    untouched(result)
+
+
+@pytest.mark.parametrize("how", ["no answer", "a libvirtd that hangs"])
+def test_s14_vms_that_nobody_can_read_are_told_of_and_nothing_is_done(how: str) -> None:
+    result = played(
+        duration_s=120,
+        steps=[{"at_s": 5, **UNREADABLE[how]}, {"at_s": 70, "do": "heal"}],
+        expect=[
+            {"event": "host.vms_unknown", "subject": "h1", "by_s": 5 + 25},
+            {"event": "host.vms_known", "subject": "h1", "by_s": 70 + 20},
+            {"never": "vm.failed"},
+        ],
+    )
+    assert len([line for line in result.log if line.split()[1:3] == ["host.vms_unknown", "h1"]]) == 1
     untouched(result)
 
 
@@ -299,6 +372,107 @@ def test_s19_a_leader_that_changes_every_five_seconds_touches_nobody() -> None:
     )
 
 
+@pytest.mark.parametrize("how", ["power_off", "crash"])
+def test_s07_a_bmc_that_dies_with_its_host_is_followed_by_the_watchdogs_bound(how: str) -> None:
+    """Counted from its last word, not from the verdict; the device goes on saying nothing."""
+    result = played(
+        pool=watched(3),
+        duration_s=120,
+        steps=[
+            {"at_s": 5, "do": "break_fencing", "host": "h1", "method": "power", "how": "dead"},
+            {"at_s": 5, "do": how, "host": "h1", "how": "for_good"},
+        ],
+        expect=[{"vm": "vm1", "state": "running", "host_not": "h1"}],
+    )
+    assert [line.split()[-1] for line in told(result, "host.fenced")] == ["watchdog"]
+    assert at(result, "host.fenced") - 5 <= BOUND_S + 0.5
+    assert told(result, "host.fence_failed") == [], "nobody is woken for what proves itself"
+    assert result.outcome.double_running_s == 0
+
+
+def test_s07_a_hung_host_with_a_dead_bmc_is_ended_by_its_own_watchdog() -> None:
+    """Its guests would go on for ever; its kernel takes connections, so that nobody holds it failed for half a minute."""
+    result = played(
+        pool=watched(3),
+        duration_s=120,
+        steps=[
+            {"at_s": 5, "do": "break_fencing", "host": "h1", "method": "power", "how": "dead"},
+            {"at_s": 5, "do": "hang", "host": "h1"},
+        ],
+        expect=[
+            {"event": "host.fenced", "subject": "h1", "by_s": 40},
+            {"event": "vm.restarted", "subject": "vm1", "by_s": 45},
+        ],
+    )
+    assert at(result, "vm1 on h1 ends") - 5 <= 11.0
+    assert result.outcome.double_running_s == 0
+
+
+def test_s07_without_any_level_it_is_told_within_a_minute_what_is_missing() -> None:
+    """Its device is dead, its watchdog is armed, and of its two peers one is down: no majority reports it unseen."""
+    result = played(
+        pool=watched(3),
+        duration_s=150,
+        steps=[
+            {"at_s": 5, "do": "enter_maintenance", "host": "h3"},
+            {"at_s": 6, "do": "kill_agent", "host": "h3"},
+            {"at_s": 40, "do": "break_fencing", "host": "h1", "method": "power", "how": "dead"},
+            {"at_s": 40, "do": "power_off", "host": "h1", "how": "for_good"},
+        ],
+        expect=[{"event": "host.fence_failed", "subject": "h1", "by_s": 100}, {"never": "vm.restart_failed"}],
+    )
+    said = " ".join(told(result, "host.fence_failed", "h1"))
+    assert "off: no answer by its deadline" in said
+    assert "of its 2 peers report it unseen, 2 are needed: h3" in said
+    assert told(result, "vm.restarted", "vm1") == []
+
+
+def test_s20_two_hosts_of_five_that_see_each_other_both_end_themselves_before_anybody_presumes_it() -> None:
+    """Each vouches for the other, and two of five are no majority of anybody's peers."""
+    cut_off = ("h4", "h5")
+    result = played(
+        hosts=5,
+        pool=watched(5),
+        duration_s=120,
+        steps=[
+            *(
+                {"at_s": 5, "do": "break_fencing", "host": host, "method": "power", "how": "dead"}
+                for host in cut_off
+            ),
+            *({"at_s": 5, "do": "stall_storage", "host": host} for host in cut_off),
+            {"at_s": 5, "do": "partition", "groups": [["h4", "h5"], ["bus", "management", "h1", "h2", "h3"]]},
+        ],
+        expect=[{"vm": f"vm{n}", "state": "running", "host": f"h{n}"} for n in (1, 2, 3)]
+        + [{"vm": f"vm{n}", "state": "running", "host_not": f"h{n}"} for n in (4, 5)],
+    )
+    for n in (4, 5):
+        ended = at(result, f"vm{n} on h{n} ends")
+        assert ended - 5 <= 11.0 * 1.01, "within what it has promised"
+        fenced = next(line for line in result.log if "host.fenced" in line and f"h{n}/" in line)
+        assert fenced.endswith("watchdog")
+        assert ended < float(fenced.split()[0]) < at(result, f"vm{n} on h{n} ends") + 5
+    assert result.outcome.double_running_s == 0
+
+
+def test_s19_ten_minutes_without_plane_and_bus_reset_nobody_who_has_a_watchdog() -> None:
+    """Its slots keep it fed; where there are none, a majority of its peers does."""
+    settings: list[dict[str, Any]] = [{}, {"datastores": []}]
+    for stores in settings:
+        result = played(
+            pool=watched(3),
+            duration_s=700,
+            settings=stores,
+            steps=[
+                {"at_s": 5, "do": "kill_service", "service": "plane", "seconds": 600},
+                *({"at_s": 5, "do": "kill_bus", "node": node} for node in range(3)),
+                *({"at_s": 605, "do": "start_bus", "node": node} for node in range(3)),
+            ],
+            expect=[{"vm": f"vm{n}", "state": "running", "host": f"h{n}"} for n in (1, 2, 3)]
+            + [{"never": "host.failed"}],
+        )
+        untouched(result)
+
+
 def test_s20_two_hosts_that_agree_with_each_other_stop_what_starts_elsewhere() -> None:
     """Two of five are cut off together: each tells the other that all is well, and the majority speaks."""
     cut_off = [{"name": f"vm{n}", "host": f"h{n}", "isolation": "shutdown"} for n in (1, 2)]
@@ -337,12 +511,73 @@ def test_s21_without_a_promise_of_its_own_no_host_is_ever_presumed_dead() -> Non
     assert told(result, "failover.planned") == []
 
 
+def test_s21_the_time_out_that_the_host_advertises_counts_and_no_other() -> None:
+    """The pool file asks for 10 s, and the device takes multiples of 25 s: its host lives for so long."""
+    pool = watched(3)
+    pool[0]["fencing"] = [
+        {"method": "power"},
+        {"method": "watchdog", "timeout_s": 10, "coarse_s": 25, "level": 2},
+    ]
+    result = played(
+        pool=pool,
+        duration_s=120,
+        steps=[
+            {"at_s": 5, "do": "break_fencing", "host": "h1", "method": "power", "how": "dead"},
+            {"at_s": 5, "do": "stall_storage", "host": "h1"},
+            {"at_s": 5, "do": "partition", "groups": [["h1"], ["bus", "management", "h2", "h3"]]},
+        ],
+        expect=[{"vm": "vm1", "state": "running", "host_not": "h1"}],
+    )
+    ended, fenced = at(result, "vm1 on h1 ends"), at(result, "host.fenced")
+    assert ended - 5 > 23.5, "so long it really lives"
+    assert 26 * 1.01 + 2 - 1 < fenced - 5 < 26 * 1.01 + 2 + 2
+    assert ended < fenced
+
+
+def test_s21_a_watchdog_that_cannot_be_armed_is_told_of_and_nobody_counts_on_it() -> None:
+    """After its first boot its device is dead. What the boot before has promised says nothing of this one."""
+    result = played(
+        pool=watched(3),
+        duration_s=400,
+        steps=[
+            {"at_s": 5, "do": "break_fencing", "host": "h1", "method": "watchdog", "how": "dead"},
+            {"at_s": 6, "do": "reboot", "host": "h1", "how": "fast"},
+            {"at_s": 60, "do": "break_fencing", "host": "h1", "method": "power", "how": "dead"},
+            {"at_s": 60, "do": "power_off", "host": "h1", "how": "for_good"},
+        ],
+        expect=[
+            {"event": "host.watchdog_unarmed", "subject": "h1", "by_s": 20},
+            {"event": "host.fence_failed", "subject": "h1", "by_s": 120},
+        ],
+    )
+    assert [line.split()[-1] for line in told(result, "host.fenced")] == ["new_boot"], "of the boot before"
+
+
 def test_s21_a_host_that_is_back_in_three_seconds_is_recovered_once() -> None:
     result = played(
         duration_s=90,
         steps=[{"at_s": 5, "do": "reboot", "host": "h1", "how": "fast"}],
         expect=[{"vm": "vm1", "state": "running"}],
     )
+    assert result.outcome.double_running_s == 0
+    assert len(told(result, "vm.restarted", "vm1")) == 1
+
+
+def test_s21_a_host_that_resets_itself_and_is_back_at_once_stays_out_until_its_incident_is_closed() -> None:
+    """It is cut off, ends itself, and boots faster than anybody presumes it fenced: nothing is planned on it before its
+    old boot is proven over, and nothing runs twice."""
+    result = played(
+        pool=watched(3),
+        duration_s=120,
+        steps=[
+            {"at_s": 5, "do": "break_fencing", "host": "h1", "method": "power", "how": "dead"},
+            {"at_s": 8, "do": "reboot", "host": "h1", "how": "fast"},
+        ],
+        expect=[{"vm": "vm1", "state": "running"}],
+    )
+    kinds = [line.split()[1] for line in result.log]
+    assert kinds.index("host.fenced") < kinds.index("failover.planned")
+    assert "new_boot" in told(result, "host.fenced")[0]
     assert result.outcome.double_running_s == 0
     assert len(told(result, "vm.restarted", "vm1")) == 1
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from libs.core.ports import UnavailableError
-from libs.model import FenceProof, Incarnation, ProofMethod, SlotBeat
+from libs.model import FenceProof, Incarnation, ProofMethod
 from libs.power.devices import FenceDevices
+from libs.promises import SlotBeat
 from libs.scenario.model import STEPS, Scenario
 from libs.sim.loop import Process, SimLoop
 from libs.sim.run import Result, run

@@ -20,8 +20,8 @@ from libs.doctor.seen import (
     MachineAnswer,
     Seen,
 )
-from libs.doctor.wants import Disk, Kind, Machine, Wants
 from libs.model import PowerState, VmState
+from libs.wants import Disk, Kind, Machine, Wants
 
 MACHINE = Machine("/usr/bin/qemu-system-x86_64", "x86_64", "pc-q35-7.2", "kvm")
 FENCING: list[dict[str, Any]] = [

@@ -10,33 +10,37 @@ from typing import Any
 import pytest
 
 from libs.config.settings import Heartbeats
-from libs.core.decider import Expired, Input, Step
-from libs.core.ports import Hypervisors, UnavailableError
+from libs.core.clock import SystemClock
+from libs.core.decider import BusChanged, Expired, Input, Step
+from libs.core.ports import Hypervisor, Hypervisors, UnavailableError
 from libs.events.signals import Heartbeat, InventorySeen, Question, Reply
 from libs.model import (
     Answer,
+    DiskLocks,
     Health,
     Incarnation,
     Inventory,
+    Offers,
     Protection,
-    SlotBeat,
-    SlotOrder,
     StopReason,
     VmDefinition,
     VmPolicy,
     VmReport,
     VmState,
 )
+from libs.promises import SlotBeat, SlotOrder
 from services.heartbeat.act import Hands
-from services.heartbeat.decide import Agent, AgentState
+from services.heartbeat.decide import Agent
 from services.heartbeat.orders import (
     AllRead,
     Condemned,
+    Departed,
     GatePassed,
     PassGate,
     Pinged,
     PingGuests,
     PutDefinition,
+    ReadAll,
     Stirred,
     StopAgain,
     Stopped,
@@ -45,6 +49,7 @@ from services.heartbeat.orders import (
     WriteSlot,
     WroteSlot,
 )
+from services.heartbeat.state import AgentState
 from tests.unit.made import boot, facts, inventory, kinds, lease, requests, sent, vm
 from tests.unit.world import Process, World
 
@@ -268,6 +273,16 @@ def test_a_change_is_said_and_stored_at_once_and_a_repeat_only_said_in_its_turn(
     assert desk.asked[-1].inventory.rev == 2
 
 
+def test_after_it_was_cut_off_its_inventory_is_said_again_at_once() -> None:
+    """What changed meanwhile was said to nobody, and a beat says only that it changed."""
+    desk = Desk().passed()
+    desk.reads(vm("a"))
+    desk.after(1.0)
+    desk.hear(BusChanged(connected=True))
+    assert "inventory" in desk.wait()
+    assert [one.uuid for one in desk.shown()] == ["a"]
+
+
 def test_an_inventory_that_was_not_stored_is_stored_at_the_next_reading() -> None:
     desk = Desk().passed()
     desk.reads(vm("a"))
@@ -301,6 +316,36 @@ def test_a_transient_vm_that_vanished_is_shown_as_stopped_for_no_known_reason_an
         desk.reads()
     assert desk.shown() == []
     assert len(desk.state.buried) == 0
+
+
+@pytest.mark.parametrize("while_reading", [False, True])
+def test_a_vm_whose_definition_went_along_with_its_migration_is_shown_as_migrated(
+    while_reading: bool,
+) -> None:
+    """`virsh migrate --undefinesource`: that it vanished says nothing, and the event says it once."""
+    desk = Desk().passed()
+    desk.reads(vm("a"), vm("b"))
+    desk.after(5.1)
+    if not while_reading:
+        desk.reads(vm("a"), vm("b"))
+    desk.hear(Departed(key="libvirt", vm="a"))
+    if while_reading:
+        desk.reads(vm("a"), vm("b"))  # it was still there as that began
+    desk.after(0.2)
+    desk.reads()
+    assert {r.uuid: r.stop_reason for r in desk.shown()} == {
+        "a": StopReason.MIGRATED,
+        "b": StopReason.UNKNOWN,
+    }
+    desk.after(5.1)
+    desk.reads(vm("a", run=2))
+    desk.after(5.1)
+    desk.reads()
+    assert [r.stop_reason for r in desk.shown() if r.uuid == "a"] == [StopReason.UNKNOWN], "another run"
+    for _ in range(130):
+        desk.after(5.1)
+        desk.reads()
+    assert len(desk.state.departed) == 0
 
 
 def test_a_vm_that_vanished_and_came_back_is_shown_as_it_is() -> None:
@@ -366,6 +411,9 @@ class Libvirt:
     async def report(self, uuid: str) -> VmReport | None:
         return next((one for one in self.vms if one.uuid == uuid), None)
 
+    async def addresses(self, uuid: str) -> tuple[str, ...]:
+        raise AssertionError("an agent probes no guest")
+
     async def start(self, definition: VmDefinition, token: int) -> None:
         raise AssertionError("an agent starts nothing")
 
@@ -374,11 +422,20 @@ class Libvirt:
             raise UnavailableError(f"{uuid}: Device or resource busy")
         self.destroyed.append(uuid)
 
+    async def migrate(self, uuid: str, target: Hypervisor, timeout_s: float) -> None:
+        raise AssertionError("an agent moves nothing")
+
     async def shut_down(self, uuid: str, grace_s: float) -> None:
         await self.destroy(uuid)
 
     async def node(self) -> tuple[int, int]:
         return 1000, 4
+
+    async def offers(self) -> Offers | None:
+        return None
+
+    async def disk_locks(self) -> DiskLocks | None:
+        return DiskLocks(manager="lockd", automatic=True)
 
     async def definitions(self) -> list[VmDefinition]:
         return []
@@ -406,6 +463,9 @@ class Neighbours:
 class Nobody:
     async def ask(self, host: str, timeout_s: float) -> tuple[Answer, str]:
         return Answer.UNKNOWN, "no address for probes"
+
+    async def greet(self, host: str, me: Incarnation, timeout_s: float) -> bool:
+        return False
 
 
 class Datastore:
@@ -446,9 +506,53 @@ def hands(libvirt: Libvirt) -> tuple[Hands, World]:
             slots={},
             probes=Nobody(),
             probe_s=0.7,
+            clock=SystemClock(),
         ),
         world,
     )
+
+
+class Remembers:
+    """What a host remembers of its gate."""
+
+    def __init__(self, boot: str = "") -> None:
+        self.kept = boot
+
+    async def boot(self) -> str:
+        return self.kept
+
+    async def remember(self, boot: str) -> None:
+        self.kept = boot
+
+
+@pytest.mark.parametrize("remembered", [H1.boot, "the boot before"])
+async def test_s06_an_agent_that_begins_again_on_an_old_copy_stops_nothing_that_runs_since_its_gate(
+    remembered: str,
+) -> None:
+    """The copy knows the boot before, and a lease that has moved here since."""
+    libvirt = Libvirt(vm("a"))
+    hand, world = hands(libvirt)
+    host = Remembers(remembered)
+    object.__setattr__(hand, "passed", host)
+    world.rows["h1"] = (inventory(boot("h1", 9)).model_dump_json().encode(), 1)
+    world.rows["a"] = (lease("a", H2).model_dump_json().encode(), 1)
+    passed = await hand.perform(PassGate(key="gate/0", deadline_s=5.0, at=H1))
+    assert isinstance(passed, GatePassed)
+    assert libvirt.destroyed == ([] if remembered == H1.boot else ["a"])
+    assert host.kept == H1.boot
+
+
+async def test_a_gate_that_let_something_through_is_not_remembered_as_passed() -> None:
+    libvirt = Libvirt(vm("a"))
+    libvirt.clings.add("a")
+    hand, world = hands(libvirt)
+    host = Remembers()
+    object.__setattr__(hand, "passed", host)
+    world.rows["a"] = (lease("a", H2).model_dump_json().encode(), 1)
+    passed = await hand.perform(PassGate(key="gate/0", deadline_s=5.0, at=H1, condemn=True))
+    assert isinstance(passed, GatePassed)
+    assert [one.report.uuid for one in passed.condemned] == ["a"]
+    assert host.kept == ""
 
 
 async def test_the_gate_stops_what_runs_under_anothers_lease_and_nothing_else() -> None:
@@ -557,15 +661,12 @@ async def test_a_later_life_of_the_agent_goes_on_with_what_was_let_through_and_w
 
 async def test_a_stale_definition_left_behind_never_replaces_the_one_that_runs_elsewhere() -> None:
     hand, world = hands(Libvirt())
-    for active, xml, kept in (
-        (False, "<first/>", "<first/>"),
-        (True, "<runs/>", "<runs/>"),
-        (False, "<stale/>", "<runs/>"),
-        (True, "<edited/>", "<edited/>"),
-    ):
+    world.rows["a.h2"] = (definition("a", "<runs/>").model_dump_json().encode(), 1)
+    for active, xml in ((False, "<stale/>"), (True, "<edited/>")):
         put = PutDefinition(key="d", deadline_s=1.0, definition=definition("a", xml), active=active)
         await hand.perform(put)
-        assert VmDefinition.model_validate_json(world.rows["a"][0]).xml == kept
+        assert VmDefinition.model_validate_json(world.rows["a.h1"][0]).xml == xml
+        assert VmDefinition.model_validate_json(world.rows["a.h2"][0]).xml == "<runs/>"
 
 
 async def test_an_order_is_written_to_all_datastores_side_by_side_and_one_that_stalls_costs_no_other_time() -> (
@@ -643,3 +744,22 @@ async def test_an_agent_started_anew_knows_what_the_one_before_it_told() -> None
     done = await hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1))
     assert isinstance(done, GatePassed)
     assert done.earlier == told.vms
+
+
+async def test_an_agent_that_is_asked_for_its_clock_tells_it_and_looks_at_nobody() -> None:
+    asked, _ = hands(Libvirt())
+    before = time.time()  # noqa: TID251  what a person's clock shows is asked for
+    reply = await asked.answer(Question(about="", clock=True))
+    assert isinstance(reply, Reply)
+    assert reply.wall_s is not None
+    assert before <= reply.wall_s <= time.time()  # noqa: TID251
+
+
+async def test_what_guards_the_disks_is_told_with_the_inventory() -> None:
+    acting, _ = hands(Libvirt())
+    read = await acting.perform(ReadAll(key="read/1", deadline_s=1.0))
+    assert isinstance(read, AllRead)
+    assert read.locks == DiskLocks(manager="lockd", automatic=True)
+    desk = Desk().passed()
+    desk.hear(read)
+    assert [one.inventory.locks for one in desk.said if isinstance(one, InventorySeen)] == [read.locks]

@@ -14,7 +14,7 @@ from libs.model import HostState
 from services.detector import canary
 from services.detector.state import CanaryState
 from tests.unit.made import beat, stored
-from tests.unit.test_detector import Watch, pool
+from tests.unit.watch import Watch, pool
 
 pytestmark = pytest.mark.fast
 S = HostState

@@ -15,7 +15,7 @@ from libs.events.words import HostRemoved
 from libs.model import FenceProof, HostState, Incarnation, PowerState, ProofMethod
 from services.detector.state import StoreRecord
 from tests.unit.made import beat, boot, seen, stored, vm
-from tests.unit.test_detector import Watch
+from tests.unit.watch import Watch
 
 pytestmark = pytest.mark.fast
 LOST_S = 15.0
@@ -143,6 +143,25 @@ def test_s18_a_datastore_that_nobody_can_write_to_has_failed_and_is_lost_nowhere
         watch.after(2.5)
     watch.after(60.0)
     assert watch.facts == ["failed nfs 1", "recovered nfs 1"], "though one host was back after the others"
+
+
+def test_where_all_are_fenced_who_told_of_it_a_failure_is_over() -> None:
+    """What is left has no slots, and could never tell: its VMs would wait for ever."""
+    watch = stores("h1", "h2", has={"h1": ("nfs",), "h2": ()})
+    watch.stall("h1")
+    watch.after(60.0)
+    assert watch.facts == ["failed nfs 1"]
+    successor = Stores("h1", "h2", has={"h1": ("nfs",), "h2": ()}, now=watch.now)
+    successor.resume(stored(watch.state.records))
+    successor.silent.add("h1")
+    successor.after(120.0)
+    assert successor.facts == [], "it is silent, and may tell yet"
+    proof = FenceProof(of=boot("h1"), method=ProofMethod.POWER_OFF, detail="")
+    successor.answer("h1", "power", power=PowerState.OFF)
+    record = successor.state.record("h1")
+    successor.hear(HostFenced(at=boot("h1"), incident=record.incident, epoch=record.epoch, proof=proof))
+    successor.after(5.0)
+    assert successor.facts == ["recovered nfs 1"]
 
 
 def test_without_a_majority_that_writes_it_is_the_storage() -> None:

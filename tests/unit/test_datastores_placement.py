@@ -15,7 +15,7 @@ from libs.model import LeaseState, VmReport
 from services.placement.decide import Placement
 from services.placement.state import Phase
 from tests.unit.made import boot, crashed, lease, policy, stored, vm
-from tests.unit.test_placement import SETTINGS, Desk
+from tests.unit.placing import SETTINGS, Desk
 
 pytestmark = pytest.mark.fast
 H1, H2, H3 = boot("h1"), boot("h2"), boot("h3")

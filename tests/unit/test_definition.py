@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -110,8 +111,11 @@ def test_a_token_that_is_none_is_none(value: str) -> None:
 
 
 def test_its_size_is_what_it_may_come_to_occupy() -> None:
-    assert size_of(ET.fromstring(PLAIN)) == (129 + OVERHEAD_MIB, 4)
+    assert size_of(ET.fromstring(PLAIN)) == (129 + OVERHEAD_MIB + 3 * 8, 4)
     assert size_of(ET.fromstring(OTHER)) == (1 + OVERHEAD_MIB, 1)
+    large = PLAIN.replace("<vcpu", "<devices><video><model type='virtio'/></video></devices><vcpu", 1)
+    large = re.sub(r"<memory[^<]*</memory>", f"<memory unit='KiB'>{64 << 20}</memory>", large)
+    assert size_of(ET.fromstring(large)) == (65536 + OVERHEAD_MIB + 3 * 8 + 16 + 128, 4)
 
 
 def test_a_copy_has_the_policy_that_holds_as_the_vm_runs() -> None:

@@ -8,16 +8,30 @@ from typing import Any
 
 import pytest
 
+from libs.config.entries import FenceDevice
 from libs.doctor.codes import CODES, About, Severity
-from libs.doctor.seen import Answers, Cpu, Fencing, HostOnBus, HostSeen, MachineAnswer, StoragePool
-from libs.doctor.wants import Disk, Kind
-from libs.model import PowerState, Protection, VmPolicy, VmState
+from libs.doctor.seen import (
+    Answers,
+    CertificateSeen,
+    ClockSeen,
+    Cpu,
+    Fencing,
+    HostOnBus,
+    HostSeen,
+    MachineAnswer,
+    ServerSeen,
+    StoragePool,
+)
+from libs.doctor.trust import unverified_options
+from libs.model import DiskLocks, PowerState, Protection, VmPolicy, VmState
+from libs.wants import Disk, Kind
 from tests.unit.ailing import MACHINE, NFS, Pool, domain, fencing, healthy, host
 from tests.unit.made import vm
 
 pytestmark = pytest.mark.fast
 ON, OFF, UNKNOWN = PowerState.ON, PowerState.OFF, PowerState.UNKNOWN
 LOCAL, LUN = Disk(Kind.PATH, "/var/a.raw"), Disk(Kind.BLOCK, "/dev/vg/a")
+LOCKD = DiskLocks(manager="lockd", automatic=True, space="/nfs/locks")
 CPU = "<cpu><model>EPYC</model></cpu>"
 
 
@@ -42,8 +56,30 @@ def alone() -> Pool:
     return replace(pool.with_file(hosts=hosts), seen=replace(pool.seen, hosts=pool.seen.hosts[:1]))
 
 
+def locked(pool: Pool, locks: DiskLocks = LOCKD) -> Pool:
+    """Each host's agent has told of a lock manager, and none of its disks is leased by its definition."""
+    for name in ("h1", "h2", "h3"):
+        pool = pool.with_host(name, but(locks=locks))
+    return pool
+
+
 def also_on_h2(**more: Any) -> Pool:
     return healthy().with_host("h2", but(domains=(domain(**more),)))
+
+
+REDFISH = {
+    "agent": "fence_redfish",
+    "options": {"systems_uri": "/redfish/v1/Systems/1", "ssl_insecure": True},
+}
+
+
+def greeted(*servers: ServerSeen) -> Pool:
+    return replace(healthy(), seen=replace(healthy().seen, servers=servers))
+
+
+def certified(days_left: float | None) -> Pool:
+    one = CertificateSeen("bus.ca_file", days_left, "2026-12-01")
+    return replace(healthy(), seen=replace(healthy().seen, certificates=(one,)))
 
 
 CASES: dict[str, Callable[[], Pool]] = {
@@ -85,6 +121,7 @@ CASES: dict[str, Callable[[], Pool]] = {
     ),
     "some-hosts-only": lambda: healthy().with_host("h2", but(networks=frozenset())),
     "definition-missing": lambda: healthy().with_bus(definitions=frozenset()),
+    "disk-unlocked": lambda: locked(healthy().with_wants(shareable=("vda",))),
     "policy-unreadable": lambda: healthy().with_vm(bad_policy="unknown attribute"),
     "autostart": lambda: healthy().with_vm(autostart=True),
     "managed-save": lambda: healthy().with_vm(managed_save=True, state=VmState.STOPPED),
@@ -99,6 +136,13 @@ CASES: dict[str, Callable[[], Pool]] = {
     "fence-level-broken": lambda: healthy().with_fencing("h1", fencing(UNKNOWN, ON)),
     "fence-bmc-only": lambda: healthy().with_fencing("h1", fencing(ON)),
     "fence-one-level": lambda: healthy().with_fencing("h1", fencing(ON)),
+    "fence-unverified": lambda: raw(healthy(), 0, fencing=[REDFISH]),
+    "libvirt-unverified": lambda: raw(healthy(), 1, uri="qemu+tls://h2/system?no_verify=1", insecure=True),
+    "lock-manager-none": lambda: healthy().with_host("h2", but(locks=DiskLocks())),
+    "arrivals-unasked": lambda: healthy().with_word("h2", HostOnBus("healthy", asks=False)),
+    "clock-off": lambda: healthy().with_word("h2", HostOnBus("healthy", clock=ClockSeen(-61.3, 0.01))),
+    "fence-watchdog-only": lambda: raw(healthy(), 0, fencing=(), watchdog={"timeout_s": 10}),
+    "watchdog-unarmed": lambda: raw(healthy(), 0, watchdog={"timeout_s": 10}),
     "agent-none": lambda: raw(healthy(), 2, agent=False),
     "agent-not-heard": lambda: healthy().with_word("h2", HostOnBus("agent_down")),
     "host-not-healthy": lambda: healthy().with_word("h2", HostOnBus("suspect")),
@@ -108,9 +152,16 @@ CASES: dict[str, Callable[[], Pool]] = {
     "not-n-plus-one": lambda: (
         healthy().with_hosts(but(domains=(domain("b", memory_mib=3500, policy=VmPolicy(protection="none")),)))
     ),
+    "lock-managers-differ": lambda: locked(healthy()).with_host(
+        "h3", but(locks=LOCKD.model_copy(update={"space": "/elsewhere"}))
+    ),
     "lock-manager-unknown": lambda: healthy().with_wants(leased=False),
     "versions-differ": lambda: healthy().with_host("h2", but(hypervisor=8_000_000)),
     "clock-unknown": healthy,
+    "bus-in-the-clear": lambda: greeted(ServerSeen("10.0.0.1:4222", True, False, False)),
+    "certificate-ended": lambda: certified(-0.5),
+    "certificate-ends-soon": lambda: certified(29.9),
+    "certificate-unread": lambda: certified(None),
     "plane-not-reached": lambda: healthy().with_bus(error="refused", hosts={}),
     "role-vacant": lambda: healthy().with_bus(vacant=("fencer",)),
 }  # fmt: skip
@@ -241,6 +292,13 @@ QUIET: dict[str, tuple[str, Callable[[], Pool]]] = {
         "definition-missing",
         lambda: healthy().with_bus(error="refused", hosts={}, definitions=frozenset()),
     ),
+    "a bus in the clear that nobody else reaches": (
+        "bus-in-the-clear", lambda: greeted(ServerSeen("127.0.0.1:4222", False, False, False))),
+    "a bus that asks for TLS": (
+        "bus-in-the-clear", lambda: greeted(ServerSeen("10.0.0.1:4222", True, True, True))),
+    "an embedded bus that encrypts by itself": (
+        "bus-in-the-clear", lambda: healthy().with_file(bus={"listen": "10.0.0.1"})),
+    "a certificate that holds for another month": ("certificate-ends-soon", lambda: certified(30.0)),
     "a VM that fits nowhere is told of itself": (
         "not-n-plus-one", lambda: healthy().with_vm(memory_mib=4001)),
 }  # fmt: skip
@@ -344,3 +402,81 @@ def test_a_host_that_takes_no_new_vms_is_no_place_to_go() -> None:
         "h2: maintenance; h3: does not answer"
     ]
     assert host("h9").memory_mib == 4512
+
+
+# -- locks and clocks
+
+
+def test_a_lock_manager_that_its_agent_tells_of_is_not_unknown() -> None:
+    pool = healthy().with_wants(leased=False)
+    assert "lock-manager-unknown" in pool.codes()
+    assert not {one for one in locked(pool).codes() if one.startswith(("lock", "disk"))}
+    by_agent = pool.with_word("h1", HostOnBus("healthy", locks=LOCKD))
+    assert "lock-manager-unknown" not in by_agent.codes(), "told over the bus, it is known as well"
+
+
+def test_a_lock_manager_without_automatic_leases_guards_what_names_one() -> None:
+    by_hand = LOCKD.model_copy(update={"automatic": False})
+    pool = locked(healthy().with_wants(leased=False), by_hand)
+    assert [one.seen for one in pool.told().findings if one.code == "disk-unlocked"] == [
+        "lockd of h1 locks only leases that a definition names, and it names none"
+    ]
+    assert "disk-unlocked" not in locked(healthy(), by_hand).codes()
+
+
+def test_a_clock_is_off_only_by_more_than_the_question_took() -> None:
+    asked = ClockSeen.read(sent_s=100.0, told_s=103.0, heard_s=104.0)
+    assert (asked.ahead_s, asked.within_s) == (1.0, 2.0), "it may as well be right"
+    for clock, off in ((asked, False), (ClockSeen(1.2, 0.1), True), (ClockSeen(0.9, 0.0), False)):
+        codes = healthy().with_word("h2", HostOnBus("healthy", clock=clock)).codes()
+        assert ("clock-off" in codes) is off
+    told = healthy().with_word("h2", HostOnBus("healthy", clock=asked)).told()
+    assert [one.seen for one in told.findings if one.code == "clock-unknown"] == [
+        "the clocks of 2 hosts: h1, h3"
+    ]
+
+
+# -- who is known
+
+
+@pytest.mark.parametrize(
+    ("agent", "options", "reason"),
+    [
+        ("fence_redfish", {"ssl-insecure": "1"}, "ssl_insecure takes any certificate"),
+        ("fence_ilo4_ssh", {"ssh_options": "-o StrictHostKeyChecking=no"}, "any host key"),
+        ("fence_apc", {"notls": True}, "SSL 3.0"),
+        ("fence_vmware_rest", {"ssl": "off"}, "ssl is off"),
+        ("fence_ipmilan", {"lanplus": False}, "IPMI 1.5"),
+        ("fence_ipmilan", {"lanplus": True, "cipher": 0}, "cipher 0 asks for no password"),
+        ("fence_apc_snmp", {"snmp_version": "2c"}, "community"),
+        ("fence_apc_snmp", {"snmp_version": 3, "snmp_sec_level": "authNoPriv"}, "no encryption"),
+        ("fence_ipmilan", {"lanplus": True, "cipher": 3}, ""),
+        ("fence_ipmilan", {"ip": "10.0.0.1"}, ""),
+        ("fence_redfish", {"ssl": True, "ssl_secure": "yes", "ssl_insecure": "no"}, ""),
+        ("fence_apc_snmp", {"snmp_version": "3", "snmp_sec_level": "authPriv"}, ""),
+    ],
+)
+def test_a_device_is_unverified_by_what_its_options_say(
+    agent: str, options: dict[str, str | int | bool], reason: str
+) -> None:
+    more = {"systems_uri": "/redfish/v1/Systems/1"} if agent == "fence_redfish" else {}
+    found = list(unverified_options(FenceDevice(agent=agent, options={**more, **options})))
+    assert len(found) == (1 if reason else 0), found
+    assert not reason or reason in found[0]
+
+
+def test_a_peers_uri_is_looked_at_as_well_and_each_is_named() -> None:
+    pool = raw(
+        healthy(), 0, uri="qemu+tcp://h1/system", peer_uri="qemu+ssh://h1/system?no_verify=1", insecure=True
+    )
+    assert [(one.subject, one.seen) for one in pool.told().findings if one.code == "libvirt-unverified"] == [
+        ("h1", "peer_uri: no_verify takes any peer"),
+        ("h1", "uri: qemu+tcp:// is in the clear and knows no peer"),
+    ]
+
+
+def test_an_embedded_bus_that_is_to_speak_in_the_clear_is_told_of_before_it_runs() -> None:
+    pool = healthy().with_file(bus={"listen": "10.0.0.1", "tls": False})
+    assert [one.seen for one in pool.told().findings if one.code == "bus-in-the-clear"] == [
+        "bus.tls is false, and bus.listen is 10.0.0.1"
+    ]

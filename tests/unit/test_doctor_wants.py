@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from libs.doctor.wants import Disk, Kind, Machine, Wants, wants_of
+from libs.wants import Disk, Kind, Machine, Wants, wants_of
 
 pytestmark = pytest.mark.fast
 

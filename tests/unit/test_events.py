@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
+from infra.lab.story import untold_starts
 from libs.events.envelope import Envelope, UnreadableError, subject_of, unwrap, wrap
 from libs.events.facts import AnyFact
 from libs.events.failovers import FailoverCompleted, FailoverPlanned, PlannedStart, WaitingVm
@@ -155,6 +156,21 @@ def test_a_failover_is_told_with_all_its_times() -> None:
     assert (seconds(story.all_running), seconds(story.completed)) == (6.0, 6.1)
     assert (story.host, story.rule, story.proof) == ("h1", "power-off", "power_off")
     assert (story.vms["b"].to, story.vms["b"].origin) == ("h3", "h1")
+
+
+def test_a_start_of_which_nobody_said_yet_how_it_came_out_is_known() -> None:
+    told = [at(3.0, FailoverPlanned(incident="h1-1", revision=1, starts=(start("a"), start("b"))))]
+    assert untold_starts(told) == {"a", "b"}
+    refused = VmRestartFailed(
+        vm="b", name="B", at=H2, incident="h1-1", start_key="h1-1/b/1", reason="no space"
+    )
+    told += [at(4.0, restarted("a", H2, 1, 3.5)), at(4.1, refused)]
+    assert untold_starts(told) == set()
+    told += [
+        at(4.2, FailoverCompleted(incident="h1-1", revision=1)),
+        at(9.0, FailoverPlanned(incident="h1-1", revision=2, starts=(start("b", H3, 2),))),
+    ]
+    assert untold_starts(told) == {"b"}, "who waited is started after its failover was completed"
 
 
 def test_a_restart_in_place_is_a_story_too_and_what_belongs_to_none_is_passed_over() -> None:

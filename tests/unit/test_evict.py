@@ -296,6 +296,16 @@ async def test_a_run_that_a_person_began_since_is_left_alone() -> None:
     assert (done.result, bench.h1.calls, bench.lease()) == (Result.NOT_STARTED, [], lease("a", H1))
 
 
+async def test_what_a_person_migrated_away_meanwhile_is_started_nowhere() -> None:
+    """Where it runs now, the lease says soon: random world 349 had it twice."""
+    bench = Bench()
+    bench.h1.state, bench.h1.reason = OFF, StopReason.MIGRATED
+    done = await bench.start(evict(H2))
+    assert (done.result, done.stage) == (Result.NOT_STARTED, Stage.ASK)
+    assert bench.h1.calls + bench.h2.calls == []
+    assert bench.lease().holder == H1
+
+
 async def test_what_crashed_meanwhile_is_simply_started() -> None:
     bench = Bench()
     bench.h1.state, bench.h1.reason = OFF, StopReason.CRASHED
@@ -312,3 +322,16 @@ def test_the_decider_gives_it_its_time_and_says_where_it_failed() -> None:
         Attempted(key=start.key, start=start.start, result=Result.NOT_STARTED, reason="no", stage=Stage.EVICT)
     )
     assert (desk.told[-1].kind, desk.told[-1].stage) == ("vm.restart_failed", Stage.EVICT)
+
+
+@pytest.mark.parametrize("held", [lease("a", H1), EVICTING], ids=["before the stop", "in the midst of it"])
+async def test_a_vm_that_a_person_migrated_away_first_runs_on_and_starts_nowhere(held: RunLease) -> None:
+    bench = Bench(held=held)
+    bench.h1.state, bench.h1.reason = OFF, StopReason.MIGRATED
+    done = await bench.start(evict(H2))
+    assert (done.result, done.stage) == (Result.NOT_STARTED, Stage.ASK)
+    assert "migrated away" in done.reason
+    assert (bench.lease().holder, bench.lease().state) == (H1, L.RUNNING), (
+        "for whoever shows it to take along"
+    )
+    assert bench.h2.calls == []

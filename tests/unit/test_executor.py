@@ -17,6 +17,7 @@ from libs.core.decider import Expired, Input, TableRead
 from libs.core.ports import Hypervisor, StartRefusedError, UnavailableError
 from libs.events.failovers import FailoverPlanned, PlannedStart
 from libs.events.signals import LeaseWritten
+from libs.events.vms import Stage
 from libs.model import (
     Answer,
     Incarnation,
@@ -24,11 +25,12 @@ from libs.model import (
     RunLease,
     StopReason,
     VmDefinition,
+    VmPolicy,
     VmReport,
     VmState,
 )
 from services.executor.act import Hands
-from services.executor.decide import Executor, ExecutorState
+from services.executor.decide import Executor
 from services.executor.orders import (
     PLANS_KEPT,
     Attempted,
@@ -39,6 +41,7 @@ from services.executor.orders import (
     TakenUp,
     WriteLease,
 )
+from services.executor.state import FRESH_S, ExecutorState
 from tests.unit import desk
 from tests.unit.made import boot, fenced, lease, proof, seen, stored, vm
 from tests.unit.world import Process, World
@@ -78,6 +81,32 @@ class Desk(desk.Desk[ExecutorState]):
 # -- orders
 
 
+def test_who_still_holds_the_disks_is_said_as_far_as_it_is_known() -> None:
+    def refused(desk: Desk) -> str:
+        desk.hear(plan(order("a")))
+        asked = desk.asked[-1]
+        outcome = Attempted(
+            key=asked.key, start=asked.start, result=Result.NOT_STARTED, reason="virtlockd: h2: busy", stage=Stage.LOCK
+        )  # fmt: skip
+        desk.hear(outcome)
+        assert (desk.told[-1].kind, desk.told[-1].stage) == ("vm.restart_failed", Stage.LOCK)
+        return str(desk.told[-1].reason)
+
+    nobody = Desk()
+    nobody.hear(seen(H3, vm("b")))
+    assert refused(nobody) == (
+        f"still held by a host that does not say so: it ran last on {H1}, which was held harmless by power_off "
+        "(virtlockd: h2: busy)"
+    )
+    shown = Desk()
+    shown.hear(seen(H3, vm("a")))
+    assert refused(shown).startswith(f"still held by {H3}, which says that it is running there (")
+    late = Desk()
+    late.hear(seen(H3, vm("a")))
+    late.now += FRESH_S + 1.0
+    assert "does not say so" in refused(late), "what was said long ago may be over"
+
+
 def test_the_important_start_first_and_never_more_than_allowed_on_one_host() -> None:
     desk = Desk(parallel_per_host=2, parallel=3)
     starts = (
@@ -94,6 +123,21 @@ def test_the_important_start_first_and_never_more_than_allowed_on_one_host() -> 
     assert desk.ends("x", Result.STARTED) == ["vm.restarted", "start/h1-1/y/1/1"]
     assert desk.ends("a", Result.NOT_STARTED) == ["vm.restart_failed", "start/h1-1/d/1/1"]
     assert desk.ends("c", Result.STARTED) == ["vm.restarted", "start/h1-1/e/1/1"]
+
+
+def test_restart_goes_before_best_effort_and_whom_others_wait_for_is_as_urgent_as_they_are() -> None:
+    desk = Desk(parallel=1)
+    starts = (
+        order("tried", urgency=(1, 0, 0), priority_rank=0),
+        order("late", urgency=(0, 2, 1), priority_rank=2),
+        order("base", urgency=(0, 0, 0), priority_rank=4),
+        order("app", urgency=(0, 0, 0), priority_rank=0, wave=1),
+        order("old", priority_rank=1, policy=VmPolicy(order=3)),  # of a placement that named no urgency
+    )
+    desk.hear(plan(*starts))
+    for uuid in ("base", "app", "old", "late"):
+        desk.ends(uuid, Result.STARTED)
+    assert [one.start.vm for one in desk.asked] == ["base", "app", "old", "late", "tried"]
 
 
 def test_fifty_tellings_of_one_plan_are_one_start_each() -> None:
@@ -250,6 +294,27 @@ def test_a_migration_is_followed_once_the_old_host_itself_no_longer_shows_it() -
     assert desk.asked[-1].lease.token == 2
 
 
+def test_the_lease_of_a_fenced_boot_follows_at_once_what_people_took_elsewhere() -> None:
+    """And not only when that host tells its inventory again: it may fail before."""
+    desk = Desk()
+    desk.hear(LeaseWritten(lease=lease("a", H1)))
+    desk.hear(seen(H2, vm("a")))
+    desk.hear(seen(boot("h1", 2)))
+    assert [one for one in desk.asked if isinstance(one, WriteLease)] == [], "a later boot is no proof"
+    desk.hear(fenced(H1))
+    (write,) = [one for one in desk.asked if isinstance(one, WriteLease)]
+    assert (write.lease.holder, write.lease.token, write.lease.state) == (H2, 2, L.RUNNING)
+
+
+def test_a_fenced_boots_lease_does_not_follow_to_the_next_boot_of_its_host() -> None:
+    desk = Desk()
+    desk.hear(LeaseWritten(lease=lease("a", H1)))
+    desk.hear(seen(boot("h1", 2), vm("a")))
+    desk.hear(fenced(H1))
+    desk.hear(seen(boot("h1", 2), vm("a"), rev=2))
+    assert [one for one in desk.asked if isinstance(one, WriteLease)] == []
+
+
 def test_what_a_host_showed_before_it_was_fenced_is_no_migration_to_it() -> None:
     """A replica that followed is not told of the fence; it may hear the last inventory late, too."""
     follower = Desk()
@@ -262,6 +327,23 @@ def test_what_a_host_showed_before_it_was_fenced_is_no_migration_to_it() -> None
     leader.hear(fenced(H1, vm("a")))
     leader.hear(LeaseWritten(lease=lease("a", H2, L.STOPPED, token=2)))
     assert leader.hear(seen(H1, vm("a"))) == []
+
+
+def test_whoever_leads_next_asks_no_boot_that_was_proven_over_under_another_leader() -> None:
+    """It heard what that boot showed last, and was not told of the proof: it would ask it for ever."""
+    first = Desk()
+    first.hear(fenced(H1, vm("a")))
+    follower = Desk()
+    follower.hear(seen(H1, vm("a")))
+    follower.take(follower.decider.resume(follower.state, first.decider.records(first.state), follower.now))
+    follower.hear(plan(order("a")))
+    follower.ends("a", Result.UNCERTAIN)
+    follower.now += 1.1
+    follower.take(follower.decider.step(follower.state, None, follower.now))
+    again = follower.asked[-1]
+    assert isinstance(again, StartVm)
+    assert again.key.endswith("/2")
+    assert again.shown == ()
 
 
 def test_a_vm_that_moves_on_is_not_taken_back_to_a_host_that_was_not_heard_for_long() -> None:
@@ -310,8 +392,14 @@ class Host:
     tokens: dict[str, int] = field(default_factory=dict)
     starts: list[str] = field(default_factory=list)
     on_start: Callable[[Host, str], None] = lambda host, uuid: None
+    on_migrate: Callable[[Host, Host, str], None] = lambda host, target, uuid: host.carry(target, uuid)
     gone: bool = False
     reasons: dict[str, StopReason] = field(default_factory=dict)
+    found_at: tuple[str, ...] = ()
+
+    async def addresses(self, uuid: str) -> tuple[str, ...]:
+        self._up()
+        return self.found_at
 
     def _up(self) -> None:
         if self.gone:
@@ -338,6 +426,16 @@ class Host:
 
     async def destroy(self, uuid: str) -> None:
         self.vms[uuid] = VmState.STOPPED
+
+    async def migrate(self, uuid: str, target: Hypervisor, timeout_s: float) -> None:
+        self._up()
+        assert isinstance(target, Host)
+        self.on_migrate(self, target, uuid)
+
+    def carry(self, target: Host, uuid: str) -> None:
+        """A live migration that goes through."""
+        self.vms[uuid], self.reasons[uuid] = VmState.STOPPED, StopReason.MIGRATED
+        target.vms[uuid], target.tokens[uuid] = VmState.RUNNING, self.tokens.get(uuid, 0)
 
 
 @dataclass
@@ -381,8 +479,9 @@ class Lab:
     def lease(self) -> RunLease:
         return RunLease.model_validate_json(self.world.rows["leases.a"][0])
 
-    async def start(self, start: PlannedStart) -> Attempted:
-        done = await self.hands.perform(StartVm(key="k", deadline_s=5.0, start=start, incident="h1-1"))
+    async def start(self, start: PlannedStart, *, shown: tuple[Incarnation, ...] = ()) -> Attempted:
+        request = StartVm(key="k", deadline_s=5.0, start=start, incident="h1-1", shown=shown)
+        done = await self.hands.perform(request)
         assert isinstance(done, Attempted)
         return done
 
@@ -479,6 +578,19 @@ async def test_a_refusal_is_a_refusal_only_where_it_is_seen_not_to_run() -> None
     assert lab.lease().state is L.STARTING, "nothing is known: the lease stays taken"
 
 
+async def test_what_the_lock_of_its_disks_refuses_is_told_from_any_other_refusal() -> None:
+    def refuse(host: Host, uuid: str) -> None:
+        host.vms[uuid] = VmState.STOPPED
+        raise StartRefusedError("h2: resource busy: Lockspace resource is locked", "virtlockd")
+
+    lab = Lab(H2, held=lease("a", H1))
+    lab.hosts[H2].on_start = refuse
+    done = await lab.start(order("a"))
+    assert (done.result, done.stage) == (Result.NOT_STARTED, Stage.LOCK)
+    assert done.reason == "virtlockd: h2: resource busy: Lockspace resource is locked"
+    assert lab.lease().state is L.FAILED, "it is known not to run here, and may be tried again"
+
+
 async def test_a_target_lost_in_the_middle_leaves_the_lease_taken() -> None:
     def lost(host: Host, uuid: str) -> None:
         host.gone = True
@@ -509,14 +621,53 @@ async def test_what_ran_unseen_and_was_shut_down_on_purpose_stays_down() -> None
     assert (done.result, lab.lease().state, host.starts) == (Result.NOT_STARTED, L.STOPPED, [])
 
 
-async def test_a_stop_on_purpose_before_this_start_says_nothing_of_it_also_when_it_is_taken_up_again() -> (
-    None
-):
+async def test_what_ran_unseen_and_was_migrated_is_not_started_beside_its_copy() -> None:
+    """Nobody could tell whether our start succeeded; it did, and a person took it to another host meanwhile."""
+    lab = Lab(H2, H3, held=lease("a", H2, L.STARTING, token=2, start_key=order("a").key))
+    host = lab.hosts[H2]
+    host.vms["a"], host.tokens["a"], host.reasons["a"] = VmState.STOPPED, 2, StopReason.MIGRATED
+    done = await lab.start(order("a"))
+    assert (done.result, lab.lease().state, host.starts) == (Result.NOT_STARTED, L.RUNNING, [])
+    again = await lab.start(order("a", H3, attempt=2))
+    assert (again.result, lab.hosts[H3].starts) == (Result.NOT_STARTED, []), "it is still held by H2"
+
+
+async def test_what_ran_unseen_and_was_migrated_and_undefined_is_not_started_beside_its_copy() -> None:
+    lab = Lab(H2, H3, held=lease("a", H2, L.STARTING, token=2, start_key=order("a").key))
+    lab.hosts[H3].vms["a"] = VmState.RUNNING
+    done = await lab.start(order("a"), shown=(H3,))
+    assert (done.result, lab.lease().state, lab.hosts[H2].starts) == (Result.NOT_STARTED, L.RUNNING, [])
+
+
+async def test_what_another_host_only_knows_is_started() -> None:
+    lab = Lab(H2, H3, held=lease("a", H2, L.STARTING, token=2, start_key=order("a").key))
+    lab.hosts[H3].vms["a"] = VmState.STOPPED
+    done = await lab.start(order("a"), shown=(H3,))
+    assert done.result is Result.STARTED
+
+
+def test_a_start_that_is_tried_again_names_who_else_may_run_the_vm() -> None:
+    desk = Desk()
+    desk.hear(seen(H2))
+    desk.hear(seen(H3, vm("a", VmState.UNKNOWN), vm("b", VmState.STOPPED)))
+    desk.hear(plan(order("a"), order("b")))
+    assert [one.shown for one in desk.asked] == [(), ()]
+    desk.ends("a", Result.UNCERTAIN)
+    desk.ends("b", Result.UNCERTAIN)
+    desk.asked.clear()
+    desk.wait()
+    assert {one.start.vm: one.shown for one in desk.asked} == {"a": (H3,), "b": ()}
+
+
+@pytest.mark.parametrize("reason", [StopReason.ON_PURPOSE, StopReason.MIGRATED])
+async def test_a_stop_by_hand_before_this_start_says_nothing_of_it_also_when_it_is_taken_up_again(
+    reason: StopReason,
+) -> None:
     """libvirt keeps the last reason until the next run begins, and a definition with the new token may be all
     that the one before us has done."""
     lab = Lab(H2, held=lease("a", H1))
     host = lab.hosts[H2]
-    host.vms["a"], host.reasons["a"] = VmState.STOPPED, StopReason.ON_PURPOSE
+    host.vms["a"], host.reasons["a"] = VmState.STOPPED, reason
 
     def defined_only(host: Host, uuid: str) -> None:
         host.vms[uuid] = VmState.STOPPED
@@ -529,6 +680,26 @@ async def test_a_stop_on_purpose_before_this_start_says_nothing_of_it_also_when_
     host.on_start = lambda host, uuid: None
     done = await lab.start(order("a"))
     assert (done.result, lab.lease().state) == (Result.STARTED, L.RUNNING)
+
+
+async def test_it_is_started_from_the_copy_of_the_host_that_had_it_whatever_others_say_of_it() -> None:
+    lab = Lab(H2, held=lease("a", H1, token=4))
+    for key, xml in (("a.h1", "<had/>"), ("a.h3", "<forged/>"), ("a.h2", "<older/>")):
+        copy = VmDefinition(uuid="a", name="A", xml=xml, sha256="0")
+        lab.put(f"definitions.{key}", copy.model_dump_json())
+    assert (await lab.start(order("a"))).result is Result.STARTED
+    rows = {
+        key: VmDefinition.model_validate_json(row[0]) for key, row in lab.world.rows.items() if "def" in key
+    }
+    assert rows["definitions.a.h2"].xml == "<had/>", (
+        "its target may be lost before its own agent has copied it"
+    )
+    lab.put("definitions.a.h1", VmDefinition(uuid="b", name="B", xml="<b/>", sha256="0").model_dump_json())
+    lab.put("leases.a", lease("a", H1, token=9).model_dump_json())
+    lab.hosts[H2].starts.clear()
+    with pytest.raises(UnavailableError, match="is one of b"):
+        await lab.start(order("a"))
+    assert lab.hosts[H2].starts == []
 
 
 async def test_without_a_copy_of_the_definition_it_says_so() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -15,6 +17,7 @@ from libs.core.clock import SystemClock
 from libs.core.ports import Hypervisor
 from libs.model import Answer, Incarnation
 from libs.power.devices import FenceDevices, agent_devices
+from libs.restored.guard import Guard
 from services.fencer.wiring import shell
 from tests.unit.fenceagents import program
 from tests.unit.made import failed, vm
@@ -53,6 +56,12 @@ class Libvirts:
         return Answer.SILENT, "silent"
 
 
+class Sure(Guard):
+    """There is no other copy of what this test stores."""
+
+    ok = True
+
+
 @dataclass
 class Ports:
     """A fencer's, over a bus and a store in memory."""
@@ -62,12 +71,19 @@ class Ports:
     service: str = "fencer"
     me: str = "me"
     clock: SystemClock = field(default_factory=SystemClock)
+    meter: None = None
 
     def store(self, bucket: str) -> Process:
         return self.bus
 
     def lease(self) -> Held:
         return Held(1)
+
+    def guard(self) -> Guard:
+        return Sure(self.bus, self.bus, self.clock)
+
+    def beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        raise AssertionError("a fencer has none")
 
 
 def command_lines() -> str:

@@ -6,16 +6,16 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from rpds import HashTrieMap
 
 from libs.config.settings import FencingSettings
 from libs.core.clock import SystemClock
-from libs.core.decider import Expired
-from libs.core.ports import FenceError, Hypervisor
+from libs.core.decider import Expired, Records
+from libs.core.ports import FenceError, Hypervisor, OffSeen
 from libs.events.hosts import HostFailed, HostFenced, HostJoined, HostRecovered
 from libs.events.signals import Question, Reply, Signal, SlotSeen
 from libs.events.words import HostConfirmedFailed
-from libs.model import Answer, FenceProof, Incarnation, PowerState, ProofMethod, SlotBeat
+from libs.model import Answer, FenceProof, Incarnation, PowerState, ProofMethod
+from libs.promises import SlotBeat
 from services.fencer.act import Hands
 from services.fencer.decide import Fencer
 from services.fencer.state import Fence, Fenced, FencerState, Phase
@@ -230,7 +230,7 @@ def test_many_hosts_have_one_record_each() -> None:
         for epoch in (1, 2, 3):
             state = decider.step(state, failed(boot(f"h{number}"), epoch=epoch), 1.0).state
     assert len(state.records) == 200
-    assert isinstance(state.records, HashTrieMap)
+    assert isinstance(state.records, Records)
 
 
 # -- the hands
@@ -245,7 +245,7 @@ class Power:
     async def status(self, host: str, timeout_s: float) -> tuple[PowerState, str]:
         return PowerState.UNKNOWN, ""
 
-    async def fence(self, incarnation: Incarnation, off_seen: Callable[[], None]) -> FenceProof:
+    async def fence(self, incarnation: Incarnation, off_seen: OffSeen) -> FenceProof:
         if self.missing:
             raise FenceError(self.missing)
         off_seen()
@@ -309,7 +309,7 @@ async def fence(
     )
     original = power.fence
 
-    async def begin(incarnation: Incarnation, off_seen: Callable[[], None]) -> FenceProof:
+    async def begin(incarnation: Incarnation, off_seen: OffSeen) -> FenceProof:
         say(said_before)
         return await original(incarnation, off_seen)
 
@@ -473,3 +473,31 @@ async def test_a_write_to_its_slot_after_its_power_read_off_voids_the_proof() ->
 async def test_a_slot_that_stands_still_or_is_another_boots_does_not() -> None:
     assert (await fence(None, None, writes=False)).proof == proof(boot("h1"))
     assert (await fence(None, None, writes=True, of=boot("h1", 2))).proof == proof(boot("h1"))
+
+
+async def test_a_heartbeat_after_a_level_was_held_silent_and_before_its_proof_is_handed_on_voids_it() -> None:
+    """The agents of other levels are ended first, which may take seconds."""
+    bus = Process(World())
+
+    class Slow(Power):
+        async def fence(self, incarnation: Incarnation, off_seen: OffSeen) -> FenceProof:
+            witness = off_seen()
+            assert witness is not None
+            assert await witness.said() == []
+            witness.close()
+            bus.heard(beat("h1"))
+            return proof(incarnation)
+
+    hands = Hands(
+        Slow(lambda: None),
+        bus,
+        Libvirts(Answer.SILENT),
+        SystemClock(),
+        witness_s=0.1,
+        peers=["h1", "h2"],
+        ask_timeout_s=0.9,
+        slot_spacing_s=None,
+    )
+    done = await hands.perform(Fence(key="k", deadline_s=1.0, at=boot("h1"), incident="h1-1"))
+    assert isinstance(done, Fenced)
+    assert (done.proof, "heartbeat" in done.missing[0]) == (None, True)

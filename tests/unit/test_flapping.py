@@ -10,9 +10,9 @@ from libs.events.hosts import HostQuarantined, HostReadmitted
 from libs.events.words import HostReadmitOrdered, HostRemoved
 from libs.model import HostState, PowerState
 from tests.unit.made import beat, boot, fenced, stored
-from tests.unit.test_detector import Watch, pool
-from tests.unit.test_placement import Desk
+from tests.unit.placing import Desk
 from tests.unit.test_words import entered, exited
+from tests.unit.watch import Watch, pool
 
 pytestmark = pytest.mark.fast
 S = HostState

@@ -17,7 +17,7 @@ from libs.model import Failure, Health, LeaseState, StopReason, VmReport, VmStat
 from services.detector.guests import told
 from services.placement.decide import Placement
 from tests.unit.made import boot, crashed, inventory, policy, seen, vm
-from tests.unit.test_placement import SETTINGS, Desk
+from tests.unit.placing import SETTINGS, Desk
 
 pytestmark = pytest.mark.fast
 H1, H2 = boot("h1"), boot("h2")
@@ -246,6 +246,23 @@ def test_what_cannot_be_stopped_is_tried_for_ever_in_the_same_place_and_told_onc
     assert "host.suspected" not in heard
 
 
+def test_what_the_lock_of_the_disks_refuses_goes_over_no_other_host_waits_longer_and_is_told_once() -> None:
+    ward = Ward()
+    ward.runs("h1", "a")
+    ward.dies("h1")
+    heard: list[str] = []
+    targets, waits = set(), []
+    for _ in range(6):
+        ward.after(70.0)
+        targets.add(ward.last().to)
+        heard += ward.stays(Stage.LOCK)
+        waits.append(round(ward.state.retry_at["a"] - ward.now))
+    assert waits == [1, 2, 4, 8, 16, 32]
+    assert len(targets) == 1, "another host would be refused as well"
+    assert heard.count("vm.still_held") == 1
+    assert not {"vm.evict_failed", "capacity.exhausted"} & set(heard)
+
+
 def test_a_guest_whose_host_fails_then_starts_elsewhere_with_the_proof() -> None:
     ward = Ward()
     ward.runs("h1", "a")
@@ -267,6 +284,29 @@ def test_a_guest_that_a_person_shut_down_meanwhile_stays_down() -> None:
     ward.leased("a", H1, LeaseState.STOPPED, seq=2)
     assert ward.after(10.0) == ["failover.completed"]
     assert ward.plans() == []
+
+
+def test_a_guest_whose_copy_a_person_started_elsewhere_waits_until_that_is_stopped() -> None:
+    """The copy is no restart: it is condemned, and the guest is as silent as before."""
+    ward = Ward()
+    ward.runs("h1", "a")
+    ward.show("h2", vm("a"))
+    ward.has("h1", ill("a"))
+    ward.after(5.0)
+    assert [start for plan in ward.plans() for start in plan.starts] == []
+    ward.show("h2", vm("a", VmState.STOPPED))
+    ward.after(1.0)
+    assert (ward.last().to, ward.last().evict) == (H1, True)
+
+
+def test_a_guest_that_a_person_started_elsewhere_after_it_ended_needs_nothing() -> None:
+    ward = Ward()
+    ward.runs("h1", "a")
+    ward.has("h1", ill("a"))
+    ward.show("h2", vm("a"))
+    ward.show("h1", vm("a", VmState.STOPPED))
+    ward.after(5.0)
+    assert (ward.plans(), ward.open()) == ([], [])
 
 
 @pytest.mark.parametrize("shown", [vm("a", run=2), vm("a", VmState.STOPPED)], ids=["another run", "stopped"])

@@ -205,6 +205,16 @@ def test_an_agent_started_anew_judges_by_what_was_told_before(health: Health) ->
     assert host.health == [SILENT, UNKNOWN], "b runs anew, and has never answered in this run"
 
 
+def test_an_agent_started_anew_knows_of_a_guest_in_doubt_that_it_had_answered() -> None:
+    before = Host(able("a"))
+    before.mute = {"a"}
+    before.goes_on(27.0)
+    assert before.health == [UNKNOWN], "in doubt"
+    host = Host(able("a"), mute={"a"}, earlier=tuple(before.shown()))
+    host.goes_on(45.0)
+    assert host.health == [SILENT]
+
+
 def test_what_is_kept_does_not_grow_with_time() -> None:
     host = Host(able("a"))
     for run in range(2, 60):

@@ -1,4 +1,4 @@
-"""/healthz: what a lag is, which reasons there are, and what is answered to whom."""
+"""/healthz, /readyz and /metrics: what a lag is, which reasons there are, and what is answered to whom."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from libs import healthserver
-from libs.config.settings import HealthPorts, HealthSettings
+from libs.config.health import HealthPorts, HealthSettings
 from libs.core.clock import SystemClock
 from libs.core.ports import Bus, Lease
-from libs.health import BusState, Condition, LoopLag, document
+from libs.events.signals import Heartbeat
+from libs.health import BusState, Condition, LoopLag, Readiness, document
 from libs.healthserver import Endpoint, HealthAddressError
+from libs.model import Incarnation
 from services.cli.app import SERVICES
 
 pytestmark = pytest.mark.fast
@@ -108,6 +111,9 @@ class FakeBus:
 
 
 class FakeLease:
+    def unseen_s(self) -> float:
+        return 1.5
+
     def held(self) -> bool:
         return False
 
@@ -151,6 +157,72 @@ async def test_a_healthy_standby_answers_200(port: int) -> None:
     assert told["loop_lag_s"] < 1.0
 
 
+# -- whether it could do its work
+
+
+WELL = Readiness(Condition(0.01, BusState.CONNECTED, False), 0.001, 1.0, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({}, []),
+        ({"round_trip_s": 0.7}, ["round trip"]),
+        ({"round_trip_s": None}, ["round trip"]),
+        ({"leader_seen_s": 7.0}, ["leadership"]),
+        ({"leader_seen_s": None}, []),
+        ({"evidence_age_s": 20.0}, ["evidence"]),
+        ({"evidence_age_s": None}, ["evidence"]),
+        ({"trusted": False}, ["state"]),
+        ({"leader_seen_s": 7.0, "round_trip_s": None}, ["round trip", "leadership"]),
+        ({"condition": Condition(2.0, BusState.LOST, False), "round_trip_s": None}, ["loop", "bus"]),
+    ],
+)
+def test_each_reason_not_to_be_ready_is_named(change: dict[str, Any], named: list[str]) -> None:
+    reasons = replace(WELL, **change).reasons("detector", HealthSettings())
+    assert [reason.split(":")[0] for reason in reasons] == named
+
+
+def test_alerting_hears_no_host_and_needs_none() -> None:
+    assert replace(WELL, evidence_age_s=None).reasons("alerting", HealthSettings()) == []
+
+
+async def test_a_standby_that_sees_a_leader_and_hears_hosts_is_ready(port: int) -> None:
+    status, body = await said(port, b"GET /readyz HTTP/1.1\r\n\r\n")
+    told = json.loads(body)
+    assert (status, told["status"]) == (503, "degraded"), "no host was heard yet, and no server answers"
+    assert [reason.split(":")[0] for reason in told["reasons"]] == ["round trip", "evidence"]
+    assert told["leader_seen_s"] == 1.5
+
+
+async def test_ready_and_measured() -> None:
+    async def answered() -> None:
+        return None
+
+    found = endpoint(port := free_port())
+    found.ping = answered
+    async with found.served():
+        assert found.measures is not None
+        found.measures.heard(
+            Heartbeat(at=Incarnation(host="h1", boot="b"), agent="l", seq=1), time.monotonic()
+        )
+        status, body = await said(port, b"GET /readyz HTTP/1.1\r\n\r\n")
+        told = json.loads(body)
+        assert (status, told["status"], told["leading"]) == (200, "ready", False)
+        assert told["round_trip_s"] < 0.5
+        assert told["evidence_age_s"] < 15
+        status, body = await said(port, b"GET /metrics HTTP/1.1\r\nAccept-Encoding: gzip\r\n\r\n")
+        assert status == 200
+        lines = body.decode().splitlines()
+        assert 'rekindle_ready{service="detector"} 1.0' in lines
+        assert 'rekindle_leading{service="detector"} 0.0' in lines
+        assert "rekindle_heartbeats_total 1.0" in lines
+        assert any(line.startswith("process_cpu_seconds_total ") for line in lines)
+
+
+# -- what is no question
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -189,7 +261,7 @@ async def test_a_port_that_is_taken_is_said_with_field_and_reason(port: int) -> 
 
 async def test_an_address_that_is_not_ours_is_said() -> None:
     with pytest.raises(HealthAddressError, match=r"health\.ports\.detector: 192\.0\.2\.1"):
-        async with endpoint(free_port(), address="192.0.2.1").served():
+        async with endpoint(free_port(), address="192.0.2.1", token_file="/none").served():
             pass
 
 

@@ -10,7 +10,8 @@ from libs.core.clock import SystemClock
 from libs.core.ports import Clock
 from libs.events.hosts import HostIsolated
 from libs.events.signals import Question, Reply, Signal, SlotSeen
-from libs.model import Answer, ProofMethod, SlotBeat, SlotOrder, VmReport
+from libs.model import Answer, ProofMethod, VmReport
+from libs.promises import SlotBeat, SlotOrder
 from services.fencer.act import Hands
 from services.fencer.state import Fence, Ordered, OrderStop
 from tests.unit.made import boot, failed, policy, vm

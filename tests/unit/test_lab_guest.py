@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.lab import agentguest, bareguest, initramfs
-from infra.lab.guest import COMMAND_LINE, UP_LINE, Guest, ensure_bare_guest
+from infra.lab import agentguest, bareguest, initramfs, netguest
+from infra.lab.guest import COMMAND_LINE, UP_LINE, Flavour, Guest, ensure_bare_guest
 from infra.lab.vm import LabVm, VmGround, domain_xml
+from libs.wants import wants_of
 
 pytestmark = pytest.mark.fast
 
@@ -24,7 +25,7 @@ def test_a_plain_vm_has_nothing_that_an_agent_needs() -> None:
     xml = _xml(LabVm("a"))
     assert f"<cmdline>{COMMAND_LINE}</cmdline>" in xml
     assert "<on_crash>destroy</on_crash>" in xml
-    assert not any(word in xml for word in ("channel", "panic model", "watchdog"))
+    assert not any(word in xml for word in ("channel", "panic model", "watchdog", "interface"))
     assert not any(word in initramfs.INIT for word in ("qemu-ga", "devmem", "@"))
 
 
@@ -37,6 +38,33 @@ def test_a_vm_with_an_agent_has_its_channel_a_panic_device_and_a_watchdog() -> N
     assert "<watchdog model='i6300esb' action='none'>" in xml
     assert agentguest.INIT.index("qemu-ga") < agentguest.INIT.index("REKINDLE-GUEST-UP")
     assert "@" not in agentguest.INIT
+
+
+def test_a_vm_that_is_asked_over_the_network_has_a_card_an_address_and_something_to_serve() -> None:
+    vm = LabVm(
+        "a", networks=("lan", "san"), address="198.18.0.128/24", serves="8080/health", serves_after_s=4
+    )
+    ground = VmGround(Guest(Path("/k"), Path("/i")), "/usr/bin/qemu", "qemu", "none")
+    xml = domain_xml(vm, ground, Path("/d"), Path("/c"), mac="02:00:00:00:00:80")
+    words = "rekindle.address=198.18.0.128/24 rekindle.serve=8080/health rekindle.after=4"
+    assert f"<cmdline>{COMMAND_LINE} {words}</cmdline>" in xml
+    assert wants_of(xml).networks == ("lan", "san")
+    assert xml.count("<mac address='02:00:00:00:00:80'/>") == 1
+    with pytest.raises(ValueError, match="VM a: an address is of a guest with Linux"):
+        LabVm("a", networks=("lan",), address="198.18.0.128/24", serves="80/", bare=True)
+
+
+def test_guests_without_a_network_are_what_they_were_and_each_other_flavour_is_kept_beside() -> None:
+    assert (Flavour().recipe, Flavour(agent=True).recipe) == (
+        (initramfs.INIT, initramfs.MODULES),
+        (agentguest.INIT, (*initramfs.MODULES, *agentguest.MODULES)),
+    )
+    both = Flavour(agent=True, net=True)
+    script, modules = both.recipe
+    assert script.index("qemu-ga") < script.index("httpd") < script.index(UP_LINE)
+    assert {*netguest.MODULES, *agentguest.MODULES} < set(modules)
+    flavours = [Flavour(agent, net).folder for agent in (False, True) for net in (False, True)]
+    assert len(set(flavours)) == len(flavours)
 
 
 def test_each_flavour_needs_its_memory() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from infra.lab.commands import lab_do
 from infra.lab.cuts import BUS, NONE, Cuts, links_of
+from infra.lab.labvms import lab_vm
 from infra.lab.powerd import Device
-from infra.lab.run import lab_vm
 from infra.lab.spec import LabError, LabHost, LabNetwork, LabSpec
 from infra.lab.stepnotes import NOTES, WHY_NOT
 from infra.lab.steps import POSSIBLE, load, table, with_ends

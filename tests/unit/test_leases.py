@@ -8,7 +8,17 @@ import pytest
 
 from libs.events.failovers import PlannedStart
 from libs.leases import Grant, adopted, may_run, rule, taken, turned
-from libs.model import FenceProof, Incarnation, LeaseState, RunLease, StopReason, VmPolicy, VmReport, VmState
+from libs.model import (
+    FenceProof,
+    Incarnation,
+    LeaseState,
+    ProofMethod,
+    RunLease,
+    StopReason,
+    VmPolicy,
+    VmReport,
+    VmState,
+)
 from tests.unit.made import boot, lease, proof, vm
 
 pytestmark = pytest.mark.fast
@@ -76,6 +86,54 @@ def test_who_may_have_the_lease(found: RunLease | None, order: PlannedStart, gra
     assert ruling.reason or grant in (Grant.OURS, Grant.DONE)
 
 
+X1, X2, X3 = (Incarnation(host="h1", boot=f"{number}-agentless") for number in (1, 2, 3))
+BEGUN = Incarnation(host="h1", boot="4-agentless-begun")
+
+
+def named(of: Incarnation, later: Incarnation) -> FenceProof:
+    """Another name was heard."""
+    return FenceProof(of=of, method=ProofMethod.NEW_BOOT, detail="", successor=later.boot)
+
+
+@pytest.mark.parametrize(
+    ("to", "proofs", "grant"),
+    [
+        (H2, (named(X1, X2),), Grant.REFUSE),
+        (X2, (named(X1, X2),), Grant.TAKE),  # one host runs it once at most
+        (H2, (named(X1, BEGUN),), Grant.TAKE),
+        (H2, (named(X1, boot("h1")),), Grant.REFUSE),  # it was given an agent, perhaps without a boot
+        (H2, (named(X1, X2), named(X2, X3)), Grant.REFUSE),
+        (H2, (named(X1, X2), named(X2, BEGUN)), Grant.TAKE),
+        (H2, (named(X1, X2), proof(X2)), Grant.TAKE),
+        (H2, (named(X1, X2), named(X2, X1)), Grant.REFUSE),
+        (H2, (proof(X1),), Grant.TAKE),
+        (H2, (named(X1, X2), proof(X1)), Grant.TAKE),
+    ],
+)
+def test_a_new_name_alone_does_not_end_a_start_that_is_under_way(
+    to: Incarnation, proofs: tuple[FenceProof, ...], grant: Grant
+) -> None:
+    order = start(to, origin=H3, proofs=proofs)
+    assert rule(lease("a", X1, L.STARTING), order).grant is grant
+    assert rule(lease("a", X1), order).grant is Grant.TAKE, "of what runs there the host itself is asked"
+
+
+def test_a_proof_by_a_boot_id_ends_whatever_was_under_way() -> None:
+    proofs = (named(H1, boot("h1", 2)),)
+    assert rule(lease("a", H1, L.STARTING), start(proofs=proofs)).grant is Grant.TAKE
+
+
+@pytest.mark.parametrize("state", [L.RUNNING, L.STARTING, L.FAILED])
+def test_what_a_host_runs_is_its_own_by_whatever_name_it_had(state: LeaseState) -> None:
+    found = lease("a", X1, state)
+    assert adopted(found, X2, vm("a"), None, False) is None
+    mine = adopted(found, X2, vm("a"), None, False, (X3.boot, X1.boot))
+    assert mine is not None
+    assert (mine.holder, mine.state, mine.token) == (X2, L.RUNNING, found.token + 1)
+    elsewhere = found.model_copy(update={"holder": Incarnation(host="h2", boot=X1.boot)})
+    assert adopted(elsewhere, X2, vm("a"), None, False, (X1.boot,)) is None, "of another host"
+
+
 def test_a_token_grows_with_every_holder_and_the_sequence_with_every_writing() -> None:
     writings = [taken(None, start())]
     writings.append(turned(writings[-1], L.RUNNING))
@@ -114,6 +172,14 @@ UNHEARD: tuple[VmReport | None, bool] = (None, False)
         # migrated: the old host itself no longer runs it
         (lease("a", H1), H2, vm("a"), NOT_THERE, (H2, L.RUNNING, 2)),
         (lease("a", H1), H2, vm("a"), (vm("a", OFF, stop_reason=StopReason.MIGRATED), True), (H2, L.RUNNING, 2)),
+        # it is still coming from a holder that is over: it ends with that one unless it has begun by now
+        (lease("a", H1), H2, vm("a", VmState.PAUSED, migrated=True), NOT_THERE, None),
+        (lease("a", H1), H2, vm("a", migrated=True), NOT_THERE, (H2, L.RUNNING, 2)),
+        # or it ended before it was handed over, or was refused there; or was handed over
+        (lease("a", H1), H2, vm("a", VmState.PAUSED, migrated=True), (vm("a", OFF, stop_reason=StopReason.CRASHED), True), None),
+        (lease("a", H1), H2, vm("a", VmState.PAUSED, migrated=True), (vm("a", OFF, stop_reason=StopReason.MIGRATED), True), (H2, L.RUNNING, 2)),
+        # from outside the pool
+        (lease("a", H1, L.MIGRATED_OUT), H2, vm("a", VmState.PAUSED, migrated=True), NOT_THERE, (H2, L.RUNNING, 2)),
         # the holder has said nothing, or still runs it: nothing may be concluded
         (lease("a", H1), H2, vm("a"), UNHEARD, None),
         (lease("a", H1), H2, vm("a"), (vm("a"), True), None),

@@ -6,7 +6,6 @@ import asyncio
 import json
 
 import pytest
-from rpds import HashTrieMap
 
 from libs.core.decider import Act, Publish, Records
 from libs.core.ledger import CorruptRecordError, DeposedError, Ledger
@@ -31,7 +30,7 @@ def act(host: str) -> Act:
 
 
 def records(*hosts: str) -> Records:
-    return HashTrieMap({host: record(host) for host in hosts})
+    return Records({host: record(host) for host in hosts})
 
 
 async def test_what_was_committed_is_read_back_with_its_debts_in_order() -> None:
@@ -79,7 +78,7 @@ async def test_a_record_without_debts_that_is_gone_is_removed_and_one_with_debts
     world = World()
     book = ledger(world)
     await book.commit(records("h1", "h2"), [act("h2")])
-    await book.commit(HashTrieMap(), [])
+    await book.commit(Records(), [])
     assert list(world.rows) == ["fencer.h2"]
     assert json.loads(world.rows["fencer.h2"][0])["record"] is None
     await book.settle([("h2", "fence/h2")])
@@ -119,13 +118,13 @@ async def test_another_writer_is_noticed() -> None:
     old, new = ledger(world), ledger(world)
     await old.commit(records("h1"), [act("h1")])
     await new.load()
-    await new.commit(HashTrieMap({"h1": record("h1", Phase.WAITING)}), [])
+    await new.commit(Records({"h1": record("h1", Phase.WAITING)}), [])
     with pytest.raises(DeposedError):
-        await old.commit(HashTrieMap({"h1": record("h1", Phase.FENCED)}), [])
+        await old.commit(Records({"h1": record("h1", Phase.FENCED)}), [])
     with pytest.raises(DeposedError):
         await old.settle([("h1", "fence/h1")])
     with pytest.raises(DeposedError):
-        await old.commit(HashTrieMap(), [])
+        await old.commit(Records(), [])
 
 
 @pytest.mark.parametrize(
@@ -142,6 +141,25 @@ async def test_a_record_that_cannot_be_read_is_named(row: bytes) -> None:
     world.rows["fencer.h1"] = (row, 1)
     with pytest.raises(CorruptRecordError, match=r"fencer\.h1"):
         await ledger(world).load()
+
+
+async def test_fields_of_another_version_stay_when_this_one_writes_the_record_and_go_with_it() -> None:
+    world = World()
+    book = ledger(world)
+    await book.commit(records("h1", "h2"), [])
+    for host in ("h1", "h2"):
+        document = json.loads(world.rows[f"fencer.{host}"][0])
+        document["record"]["added"] = {"by": "the next version"}
+        await Process(world).put(f"fencer.{host}", json.dumps(document).encode(), None)
+    book = ledger(world)
+    await book.load()
+    changed = book.records.insert("h1", record("h1", Phase.WAITING)).discard("h2")
+    await book.commit(changed, [])
+    stored = json.loads(world.rows["fencer.h1"][0])["record"]
+    assert stored["phase"] == "waiting"
+    assert stored["added"] == {"by": "the next version"}
+    await book.commit(changed.insert("h2", record("h2")), [])
+    assert "added" not in json.loads(world.rows["fencer.h2"][0])["record"], "this is another record"
 
 
 async def test_the_records_of_others_are_not_ours() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from libs.core.ports import UnavailableError
-from libs.model import SlotBeat
+from libs.promises import SlotBeat
 from libs.storage.mounts import Mounted, expected
 from libs.storage.slots import Place, SlotFiles
 

@@ -13,6 +13,7 @@ from libs.config.settings import Settings
 from libs.config.yamlfile import BadInputError
 from libs.core.clock import SystemClock
 from libs.core.ports import Bus, Row, Store, UnavailableError
+from libs.events.drains import StayingVm
 from libs.events.words import (
     HostConfirmedFailed,
     HostMaintenanceEntered,
@@ -22,8 +23,9 @@ from libs.events.words import (
 from libs.model import Inventory, LeaseState, Protection, RunLease, VmState
 from libs.operator import Operator, RefusedError, Verdict
 from libs.poolview import PoolView
+from services.cli import tables
 from services.detector.state import STORM, HostRecord, StormRecord
-from services.placement.state import HostWords, Item, Phase, PlacementRecord
+from services.placement.state import Drain, HostWords, Item, Phase, PlacementRecord
 from services.placement.state import Incident as OpenIncident
 from tests.unit.made import boot, inventory, lease, policy, vm
 
@@ -52,7 +54,8 @@ class Pool:
                 for key, one in both.items()
                 if key.startswith(prefix)
             }
-        rows: dict[str, Any] = self.inventories if bucket == "inventory" else self.leases
+        known: dict[str, dict[str, Any]] = {"inventory": self.inventories, "leases": self.leases}
+        rows = known.get(bucket, {})
         return {key: one.model_dump_json() for key, one in rows.items()}
 
     def store(self, bucket: str) -> Store:
@@ -74,6 +77,54 @@ def at_work(pool: Pool) -> Operator:
     hosts = [{"name": name, "uri": "test:///default"} for name in ("h1", "h2", "h3")]
     view = PoolView(Settings.model_validate({"hosts": hosts}), pool.store)
     return Operator(view, cast(Bus, pool), SystemClock(), "ann@desk")
+
+
+def guarded(*, memory_mib: int = 2000) -> Pool:
+    """Three healthy hosts with one VM each; the services take up whatever is said at once. With 2000 MiB a host any one
+    of them may be lost, and none more."""
+    pool = Pool()
+    for name in ("h1", "h2", "h3"):
+        at = boot(name)
+        pool.records[name] = HostRecord.model_validate(
+            {"host": name, "state": "healthy", "at": at, "epoch": 0}
+        )
+        pool.inventories[name] = inventory(at, vm(f"on-{name}", memory_mib=900), memory_mib=memory_mib)
+
+    def hears(fact: Any) -> None:
+        if isinstance(fact, HostMaintenanceEntered):
+            words = HostWords(number=fact.number, maintenance=True)
+            pool.words[f"host.{fact.host}"] = PlacementRecord(words=words)
+
+    pool.hears = hears
+    return pool
+
+
+async def test_a_host_may_go_into_maintenance_while_the_pool_takes_a_failure_all_the_same() -> None:
+    pool = guarded()
+    await at_work(pool).enter_maintenance("h1")
+    assert [(one.kind, one.override) for one in pool.told] == [("host.maintenance_entered", "")]
+
+
+async def test_maintenance_that_leaves_too_little_room_is_refused_by_name_and_nothing_is_said() -> None:
+    pool = guarded()
+    await at_work(pool).enter_maintenance("h1")
+    with pytest.raises(RefusedError, match=r"if h[123] fails.*--override"):
+        await at_work(pool).enter_maintenance("h2")
+    assert len(pool.told) == 1
+
+
+async def test_an_override_says_it_all_the_same_and_its_reason_is_recorded() -> None:
+    pool = guarded()
+    await at_work(pool).enter_maintenance("h1")
+    await at_work(pool).enter_maintenance("h2", override="its fan is on fire")
+    assert pool.told[-1].override == "its fan is on fire"
+
+
+async def test_a_pool_that_is_overcommitted_already_is_never_blocked() -> None:
+    pool = guarded(memory_mib=1000)
+    await at_work(pool).enter_maintenance("h1")
+    await at_work(pool).enter_maintenance("h2")
+    assert len(pool.told) == 2
 
 
 def known(state: str, **more: Any) -> HostRecord:
@@ -123,6 +174,7 @@ async def test_a_host_that_spoke_or_failed_again_while_the_operator_typed_is_not
     assert failed.told == []
 
 
+@pytest.mark.long
 async def test_a_word_that_nobody_takes_up_is_said_to_be_so(
     failed: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +279,8 @@ def pool_of(*vms: Any, state: str = "healthy") -> Pool:
             pool.records["h1"] = HostRecord(host="h1", epoch=2, removed=fact.agent)
         else:
             entered = isinstance(fact, HostMaintenanceEntered)
-            words = HostWords(number=fact.number, maintenance=entered)
+            drains = isinstance(fact, HostMaintenanceEntered) and fact.drain
+            words = HostWords(number=fact.number, maintenance=entered, emptied=drains)
             pool.words["host.h1"] = PlacementRecord(words=words)
 
     pool.hears = hears
@@ -253,6 +306,37 @@ async def test_words_on_maintenance_are_numbered_and_never_said_twice() -> None:
         (HostMaintenanceExited, 2),
         (HostMaintenanceEntered, 3),
     ]
+
+
+async def test_a_host_in_maintenance_may_be_drained_later_and_that_is_said_once() -> None:
+    pool = pool_of(vm("a"))
+    person = at_work(pool)
+    await person.enter_maintenance("h1")
+    await person.enter_maintenance("h1", drain=True)
+    with pytest.raises(RefusedError, match="h1 is already in maintenance"):
+        await person.enter_maintenance("h1", drain=True)
+    assert [(fact.number, fact.drain) for fact in pool.told] == [(1, False), (2, True)]
+
+
+async def test_what_stays_on_a_drained_host_is_shown_with_its_reason_until_that_boot_is_over() -> None:
+    pool = pool_of(vm("a"), vm("b"))
+    stays = StayingVm(
+        vm="a", name="A", protection="restart", priority="medium", reason="no_room", detail="1 MiB short"
+    )
+    drain = Drain(at=H1, incident="maintenance-h1-1", mark="maintenance-1", stays=(stays,))
+    pool.words["host.h1"] = PlacementRecord(words=HostWords(number=1, maintenance=True, emptied=True))
+    pool.words["drain.h1"] = PlacementRecord(drain=drain)
+    view = at_work(pool).view
+    row = next(row for row in await view.hosts() if row["host"] == "h1")
+    assert (row["emptied"], row["stays"]) == (
+        True,
+        [{"vm": "A", "reason": "no_room", "detail": "1 MiB short"}],
+    )
+    assert tables.closed(row) == "maintenance, drained"
+    details = {row["vm"]: row["detail"] for row in await view.vms()}
+    assert details == {"A": "stays on h1, which is drained: 1 MiB short", "B": ""}
+    pool.words["drain.h1"] = PlacementRecord(drain=drain.model_copy(update={"at": boot("h1", 2)}))
+    assert next(row for row in await view.hosts() if row["host"] == "h1")["stays"] == []
 
 
 async def test_an_empty_host_is_closed_and_then_removed() -> None:

@@ -54,6 +54,25 @@ async def test_no_more_agents_run_at_once_than_the_pool_allows_however_many_host
     assert (len(crowd), max(crowd)) == (7, 2)
 
 
+@pytest.mark.parametrize(("others_ip", "at_once"), [("10.0.9.1", 1), ("10.0.9.2", 2)])
+async def test_the_outlets_of_one_power_strip_are_asked_one_after_the_other_whoever_hangs_on_them(
+    tmp_path: Path, others_ip: str, at_once: int
+) -> None:
+    path = program(tmp_path / "fence_crowd", CROWD)
+    hosts = [
+        HostEntry(
+            name=name,
+            uri="test:///default",
+            fencing=(FenceDevice(agent=str(path), timeout_s=5.0, options={"ip": ip, "plug": plug}),),
+        )
+        for name, ip, plug in (("h1", "10.0.9.1", 1), ("h2", others_ip, 2))
+    ]
+    power = FenceDevices(agent_devices(hosts), FencingSettings())
+    await asyncio.gather(*(power.status(name, 5.0) for name in ("h1", "h2")))
+    crowd = [int(line) for line in (tmp_path / "crowd").read_text().split()]
+    assert (len(crowd), max(crowd)) == (2, at_once)
+
+
 async def test_a_call_that_gets_no_turn_by_its_deadline_is_unknown_and_says_why(tmp_path: Path) -> None:
     hangs, works = program(tmp_path / "fence_hang", "#!/bin/sh\nsleep 1000\n"), agent(tmp_path / "a")
     power = pool([hangs, works], parallel_max=1)

@@ -19,7 +19,7 @@ from libs.config.entries import HostEntry
 from libs.model import Answer, Incarnation, VmPolicy
 from libs.probe import BACKLOG, MOST, DirectProbes, ProbeServer
 from libs.virt import remote
-from libs.virt.host import HUNG_MOST, LibvirtHost
+from libs.virt.host import LibvirtHost
 
 pytestmark = pytest.mark.fast
 AT = Incarnation(host="h1", boot="boot-of-h1")
@@ -232,17 +232,20 @@ def hanging(uri: str, monkeypatch: pytest.MonkeyPatch) -> tuple[LibvirtHost, thr
     return host, over
 
 
+@pytest.mark.long
 async def test_a_libvirt_that_hangs_behind_a_kernel_that_answers_is_told_from_a_silent_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    few = 3
+    monkeypatch.setattr("libs.virt.host.HUNG_MOST", few)
     with nobody_accepts() as port:
         host, over = hanging(f"qemu+tcp://127.0.0.1:{port}/system", monkeypatch)
-        for _ in range(HUNG_MOST + 3):  # also when too many calls hang for one more to be tried
-            answer, said = await host.probe(0.1)
-            assert (answer, said.startswith("no answer in 0.1 s: its kernel")) == (Answer.HANGS, True)
+        for _ in range(few + 3):  # also when too many calls hang for one more to be tried
+            answer, said = await host.probe(0.4)
+            assert (answer, said.startswith("no answer in 0.4 s: its kernel")) == (Answer.HANGS, True)
         over.set()
     away, over = hanging(f"qemu+tcp://127.0.0.1:{closed_port()}/system", monkeypatch)
-    assert (await away.probe(0.2))[0] is Answer.REFUSED
+    assert (await away.probe(2.0))[0] is Answer.REFUSED
     over.set()
 
 
@@ -269,3 +272,49 @@ async def test_behind_a_libvirt_that_works_no_kernel_is_asked(monkeypatch: pytes
             assert await host.probe(0.4) == (Answer.UP, "libvirt answers")
         await asyncio.sleep(0.3)
     assert taken == []
+
+
+# -- greetings
+
+
+async def test_a_greeting_is_noted_before_that_is_said_and_ages_by_the_listeners_clock() -> None:
+    server, port = ProbeServer(AT), closed_port()
+    assert server.unheard_s("h2") is None, "it does not listen yet"
+    await server.start(f"127.0.0.1:{port}")
+    entry = HostEntry.model_validate({"name": "h1", "uri": "qemu:///system", "probe": f"127.0.0.1:{port}"})
+    probes = DirectProbes({"h1": entry}.get)
+    await asyncio.sleep(0.05)
+    before = server.unheard_s("h2")
+    assert before is not None
+    assert before >= 0.05, "nobody has greeted it since it began to listen"
+    assert await probes.greet("h1", Incarnation(host="h2", boot="b"), 1.0)
+    after = server.unheard_s("h2")
+    assert after is not None
+    assert after < before
+    assert server.unheard_s("h3") is not None
+    assert await asked(f"127.0.0.1:{port}") is Answer.UP, "who only looks is answered as ever"
+    assert (server.unheard_s("h1") or 0) >= before, "and greets nobody"
+    await server.stop()
+    assert not await probes.greet("h1", Incarnation(host="h2", boot="b"), 1.0)
+
+
+@pytest.mark.parametrize("said", [b"", b"not json\n", b"x" * (MOST + 1) + b"\n"])
+async def test_what_is_no_greeting_is_noted_by_nobody(said: bytes) -> None:
+    server, port = ProbeServer(AT), closed_port()
+    await server.start(f"127.0.0.1:{port}")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(said)
+    writer.write_eof()
+    assert (await reader.readline()).startswith(b"{"), "it says who it is"
+    assert await reader.read() == b""
+    writer.close()
+    await server.stop()
+
+
+async def test_another_host_at_the_address_vouches_for_nobody() -> None:
+    server, port = ProbeServer(Incarnation(host="h9", boot="b")), closed_port()
+    await server.start(f"127.0.0.1:{port}")
+    entry = HostEntry.model_validate({"name": "h1", "uri": "qemu:///system", "probe": f"127.0.0.1:{port}"})
+    assert not await DirectProbes({"h1": entry}.get).greet("h1", Incarnation(host="h2", boot="b"), 1.0)
+    assert not await DirectProbes({"h1": entry}.get).greet("h7", Incarnation(host="h2", boot="b"), 1.0)
+    await server.stop()

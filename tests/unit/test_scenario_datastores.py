@@ -16,7 +16,8 @@ from infra.lab.steps import Stage
 from infra.lab.steps import load as load_for_lab
 from libs.config.yamlfile import BadInputError
 from libs.scenario.files import load_scenario
-from libs.scenario.model import ScenarioDatastore, StepEntry
+from libs.scenario.model import StepEntry
+from libs.scenario.pool import ScenarioDatastore
 from libs.sim.run import run as simulate
 from services.cli.simplane import PLANE
 

@@ -58,6 +58,9 @@ def complaint(path: Path, text: str) -> str:
             "expect.0.subject: failover.planned is about an incident, whose name is made in the run",
         ),
         ("{host: h9, state: failed}", "expect.0.host: there is no host h9"),
+        ("{order: [web, wep]}", "expect.0.order: there is no VM wep (did you mean web?)"),
+        ("{order: [web, web]}", "expect.0.order: web is given twice"),
+        ("{order: [web]}", "expect.0.order: "),
         ("{vm: web, host_not: h9}", "expect.0.host_not: there is no host h9"),
         (
             "{host: h1, state: fencd}",
@@ -108,6 +111,7 @@ STEPS_ALONE = POOL.replace("expect:\n", "")
         ("do: loss, seconds: 5", "seconds: means nothing for loss, which takes how, percent, host"),
         ("do: delay, seconds: -3", "seconds: -3 s is less than nothing"),
         ("do: pause_service, service: fencer, seconds: -1", "seconds: -1 s is less than nothing"),
+        ("do: heal, once: host.fence", "once: there is no event host.fence"),
         ("do: heal, host: h1", "host: means nothing for heal, which takes no fields"),
         ("do: power_off, host: h1, vm: web", "vm: means nothing for power_off, which takes host, how"),
         ("do: power_off, host: h1, how: fast", "how: power_off is for_good, not fast"),
@@ -161,14 +165,15 @@ def test_a_mistake_in_the_settings_of_a_scenario_is_shown_in_its_place(
 
 @pytest.mark.parametrize(
     ("old", "line", "field"),
-    [("{name: h2}", 3, "hosts.1.fencing.1.method"), ("{name: h3}", 8, "steps.1.host.fencing.1.method")],
+    [("{name: h2}", 3, "hosts.1.fencing.1"), ("{name: h3}", 8, "steps.1")],
 )
-def test_a_fence_level_that_is_not_there_is_refused_in_its_place(
+def test_a_watchdog_that_no_kernel_takes_is_refused_in_its_place(
     old: str, line: int, field: str, tmp_path: Path
 ) -> None:
-    levels = "fencing: [{method: power}, {method: watchdog, level: 2}]"
+    levels = "fencing: [{method: power}, {method: watchdog, timeout_s: 1000, level: 2}]"
     said = complaint(tmp_path / "s.yaml", STEPS_ALONE.replace(old, f"{old[:-1]}, {levels}}}"))
-    assert said == f"line {line}: {field}: watchdog is not possible here yet; possible are power"
+    assert said.startswith(f"line {line}: {field}: ")
+    assert "timeout_s: 1000 s; of a watchdog it is from 5 to 600 s" in said
 
 
 def test_every_step_says_which_fields_it_takes() -> None:
@@ -177,6 +182,16 @@ def test_every_step_says_which_fields_it_takes() -> None:
 
 
 def test_a_policy_by_which_nobody_plans_is_refused(tmp_path: Path) -> None:
-    text = STEPS_ALONE.replace("hosts:", "policy: {failures_to_tolerate: 2}\nhosts:", 1)
+    text = STEPS_ALONE.replace("hosts:", "policy: {memory_overcommit: 1.5}\nhosts:", 1)
     said = complaint(tmp_path / "s.yaml", text)
-    assert said.startswith("line 3: policy: no service plans by a pool's policy yet")
+    assert said == (
+        "line 3: policy.memory_overcommit: no service plans by it yet, in neither world: leave it out, or say 1"
+    )
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+def test_how_many_failures_a_pool_is_to_tolerate_may_be_said(wanted: int, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    said = f"policy: {{failures_to_tolerate: {wanted}, memory_overcommit: 1.0}}\nhosts:"
+    path.write_text(STEPS_ALONE.replace("hosts:", said, 1))
+    assert load_scenario(path).policy.failures_to_tolerate == wanted

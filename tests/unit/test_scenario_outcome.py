@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from libs.scenario.model import Expectation, StepEntry
-from libs.scenario.outcome import HostOutcome, Outcome, TimelineEntry, host_outcomes, unmet
+from libs.scenario.outcome import HostOutcome, Outcome, TimelineEntry, VmOutcome, host_outcomes, unmet
 from libs.scenario.verdicts import verdicts
 
 pytestmark = pytest.mark.fast
@@ -39,6 +39,25 @@ def test_a_host_is_in_the_end_what_the_facts_made_of_it(events: list[str], state
     assert found["h1"].state == state
     assert not unmet([Expectation(host="h1", state=state)], {}, found, [], {}, 9.0)
     assert unmet([Expectation(host="h1", state="removed")], {}, found, [], {}, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (("db", "app"), ""),
+        (("app", "db"), "VM db was seen to start before app: at 7.5 s, app at 9.0 s"),
+        (("db", "never"), "VM never was not seen to start"),
+    ],
+)
+def test_an_order_of_starts_is_that_of_the_first_runs_that_were_seen(
+    order: tuple[str, ...], said: str
+) -> None:
+    vms = {
+        name: VmOutcome(state="running", host="h2", starts=2, downtime_s=0, began_s=began)
+        for name, began in {"db": (7.5, 12.0), "app": (9.0,), "never": ()}.items()
+    }
+    found = unmet([Expectation(order=order)], vms, {}, [], {}, 9.0)
+    assert [one.detail for one in found] == [said] * bool(said)
 
 
 def outcome(*events: str) -> Outcome:

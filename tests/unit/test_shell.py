@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import structlog
 from pydantic import BaseModel
-from rpds import HashTrieMap
 
 from libs.config.settings import FencingSettings
 from libs.core import decider
+from libs.core import shell as shells
 from libs.core.clock import SystemClock
 from libs.core.decider import Act, Input, Outcome, Paused, Publish, Records, Request, Step, TableRead
 from libs.core.ports import Clock, UnavailableError
@@ -222,10 +222,105 @@ async def test_whoever_lost_its_role_in_the_middle_of_a_write_steps_down_and_goe
     await end(task)
 
 
-async def test_an_act_waits_while_validity_has_run_out_and_goes_on_under_the_same_token() -> None:
+async def leading() -> tuple[World, Devices, Held, Shell[Any], asyncio.Task[None]]:
+    """A fencer under the token 1, which a test takes from it as it likes."""
     world, devices, role = World(), Devices(), Held(token=1)
-    _, _, task = fencer(world, devices, role)
+    _, shell, task = fencer(world, devices, role)
     await eventually(lambda: world.consumers, "the process leads")
+    return world, devices, role, shell, task
+
+
+async def test_one_that_stands_by_takes_no_facts_from_who_leads_and_pulls_again_when_it_leads_again() -> None:
+    """Under its old token too, as after an old copy of the claim was read."""
+    world, devices, role, _shell, task = await leading()
+    role.become(None)
+    await eventually(lambda: not world.consumers, "it pulls no more")
+    world.put_fact(failed(boot("h1")))
+    await asyncio.sleep(0.05)
+    assert world.given_back == []
+    assert devices.begun == []
+    role.become(1)
+    await eventually(lambda: "host.fenced/h1-1" in world.told(), "fenced")
+    await end(task)
+
+
+async def test_facts_that_come_while_validity_has_run_out_are_kept_for_when_it_is_back() -> None:
+    """As in every election of the bus: to give them back would cost a second or two after it."""
+    world, devices, role, shell, task = await leading()
+    role.become(1, held=False)
+    world.put_fact(failed(boot("h1")))
+    await eventually(lambda: shell._parked, "it is heard")
+    assert (world.given_back, devices.begun) == ([], [])
+    role.become(1)
+    await eventually(lambda: "host.fenced/h1-1" in world.told(), "fenced")
+    assert world.given_back == []
+    await end(task)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+async def test_what_was_kept_is_not_taken_under_another_token(seen: bool) -> None:
+    """Another has led since: it may have done all of it, and more."""
+    world, devices, role, shell, task = await leading()
+    role.become(1, held=False)
+    world.put_fact(failed(boot("h1")))
+    await eventually(lambda: shell._parked, "it is heard")
+    world.acknowledged.add("host.failed/h1-1")  # by the other
+    if seen:
+        role.become(None)
+        await eventually(lambda: not world.consumers, "it pulls no more")
+    role.become(3)
+    await eventually(lambda: world.consumers, "the process leads")
+    await asyncio.sleep(0.05)
+    assert (devices.begun, shell._parked) == ([], [])
+    await end(task)
+
+
+async def test_no_more_facts_are_kept_than_may_be_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shells, "PARKED_MOST", 1)
+    world, _, role, shell, task = await leading()
+    role.become(1, held=False)
+    two_failures(world)
+    await eventually(lambda: world.given_back, "one is kept, one is given back")
+    assert len(shell._parked) == 1
+    await end(task)
+
+
+class Restored:
+    """A guard that says when the stored state is another one."""
+
+    ok, generation = True, 0
+
+    def __init__(self) -> None:
+        self.changed: Callable[[], None] = lambda: None
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        self.changed = changed
+
+
+async def test_a_write_that_waits_while_the_state_is_restored_and_another_leads_is_given_up() -> None:
+    """Else it would wait for a term of ours to come, and pull and hear nothing all the time."""
+    world, role, guard = World(), Held(token=1), Restored()
+    process = Process(world)
+    wiring = Wiring(
+        service="fencer", bus=process, clock=SystemClock(), store=process, lease=role, guard=guard, kinds=KINDS,
+        perform=Devices().hands(process), requests=REQUESTS,
+    )  # fmt: skip
+    shell = Shell(Fencer(FencingSettings(), dict.fromkeys(HOSTS, 5.0)), wiring)
+    task = asyncio.create_task(shell.run())
+    await eventually(lambda: world.consumers, "the process leads")
+    world.store_down = True
+    world.put_fact(failed(boot("h1")))
+    await asyncio.sleep(0.05)
+    guard.generation = 1
+    guard.changed()
+    role.become(None)
+    world.store_down = False
+    await eventually(lambda: not world.consumers, "it pulls no more", within_s=3)
+    await end(task)
+
+
+async def test_an_act_waits_while_validity_has_run_out_and_goes_on_under_the_same_token() -> None:
+    world, devices, role, _shell, task = await leading()
     role.become(1, held=False)
     world.put_fact(failed(boot("h1")))
     await asyncio.sleep(0.1)
@@ -284,7 +379,7 @@ class Note(BaseModel):
 
 @dataclass(frozen=True)
 class Noted:
-    records: Records = field(default_factory=HashTrieMap)
+    records: Records = field(default_factory=Records)
     wake: float | None = None
 
 
@@ -501,7 +596,7 @@ class Telling:
         return Step(now)
 
     def records(self, state: float | None) -> Records:
-        return HashTrieMap()
+        return Records()
 
     def step(self, state: float | None, event: Input | None, now: float) -> Step[float | None]:
         return Step(None, (decider.Note("nobody is suspected"),)) if event is None else Step(state)

@@ -12,7 +12,7 @@ import pytest
 
 from libs.config.settings import Settings
 from libs.core.ports import UnavailableError
-from libs.model import SlotBeat, SlotOrder
+from libs.promises import SlotBeat, SlotOrder
 from libs.storage.slots import BLOCK, SLOT, Place, SlotFiles, decode, encode, slots_of
 from services.heartbeat import slots
 from services.heartbeat.orders import Obey, Obeyed, WriteSlot, WroteSlot

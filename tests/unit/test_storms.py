@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from libs.events.words import StormReleaseOrdered
 from libs.model import Answer, HostState, PowerState
-from services.detector.state import STORM
+from services.detector.state import STORM, UNSCANNED
 from tests.unit.made import beat, boot, fenced, stored
-from tests.unit.test_detector import Watch, pool
+from tests.unit.watch import Watch, pool
 
 pytestmark = pytest.mark.fast
 S = HostState
@@ -221,3 +222,31 @@ def test_who_was_suspected_for_a_moment_delays_nobody() -> None:
     watch.silent.discard("h2")
     watch.hear(beat("h2"))
     assert until_failed(watch, "h1") == pytest.approx(2.55, abs=0.2)
+
+
+def witnessed(order: tuple[str, ...], until: float | None = None) -> Watch:
+    """Of four hosts h1 is silent and its peers say so: until then, or until it is held failed."""
+    watch = pool(*order).gone("h1")
+    while watch.is_("h1") is S.SUSPECT and (until is None or watch.now + 0.1 < until - 1e-6):
+        if round(watch.now * 10) % 5 == 0:
+            watch.nobody_sees("h1", "h3", "h4")
+        watch.after(0.1)
+    return watch
+
+
+@pytest.mark.parametrize("order", [("h1", "h2", "h3", "h4"), ("h2", "h1", "h3", "h4")])
+def test_who_falls_silent_at_the_very_tick_of_a_verdict_makes_it_a_storm(order: tuple[str, ...]) -> None:
+    """Two at once are too many of four, whoever is looked at first."""
+    alone = witnessed(order)
+    assert alone.is_("h1") is S.FAILED
+    watch = witnessed(order, until=alone.now)
+    assert watch.is_("h1") is S.SUSPECT
+    tick = watch.decider.wake_at(watch.state)
+    assert tick is not None
+    assert tick == pytest.approx(alone.now)
+    view = replace(watch.state.view("h2"), heard_at=tick - watch.decider.settings.suspect_after_s)
+    watch.state = replace(watch.state, views=watch.state.views.insert("h2", view), scan=UNSCANNED)
+    watch.now = tick
+    told = watch.take(watch.decider.step(watch.state, None, tick))
+    assert (watch.is_("h1"), watch.is_("h2")) == (S.SUSPECT, S.SUSPECT)
+    assert "storm.held" in told

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
+import libvirt
 import pytest
 
-from libs.core.decider import Expired, Note, Send, Step
+from libs.core.decider import Expired, Note, Send, Step, TableRead
 from libs.crashes import crashes
 from libs.events.hosts import HostAgentDown
 from libs.events.signals import InventorySeen, LeaseWritten
@@ -18,10 +20,13 @@ from libs.model import (
     Incarnation,
     Inventory,
     LeaseState,
+    Offers,
     StopReason,
+    VmNeeds,
     VmReport,
     VmState,
 )
+from libs.virt.events import watch
 from services.detector.act import Hands
 from services.detector.asks import Looked, LookOverLibvirt, StoreLook
 from services.detector.state import DetectorState
@@ -39,10 +44,11 @@ from tests.unit.made import (
     requests,
     seen,
     sent,
+    stored,
     vm,
 )
-from tests.unit.test_detector import Watch, pool
-from tests.unit.test_placement import SETTINGS, Desk
+from tests.unit.placing import SETTINGS, Desk
+from tests.unit.watch import Watch, pool
 from tests.unit.world import Process, World
 
 pytestmark = pytest.mark.fast
@@ -241,6 +247,7 @@ def test_a_look_at_a_boot_is_void_where_another_boot_has_spoken() -> None:
         (crashed("a", token=1), put_down("a", token=2), False, {"stop_reason": ON_PURPOSE}),
         (vm("a"), vm("a", VmState.UNKNOWN, run=0), False, {"state": VmState.UNKNOWN}),
         (vm("a", datastores=("nfs",)), vm("a"), False, {"datastores": ("nfs",)}),
+        (vm("a", needs=VmNeeds(networks=("br0",))), vm("a"), False, {"needs": VmNeeds(networks=("br0",))}),
         (None, vm("a"), False, {"state": VmState.RUNNING}),
     ],
 )
@@ -423,6 +430,19 @@ def test_a_look_is_kept_unless_the_agent_has_kept_something_since(
     assert (row.agent, row == shown) == (kept, fresh)
 
 
+@pytest.mark.parametrize("same_boot", [True, False])
+def test_a_look_keeps_what_the_host_offers_which_nobody_but_its_agent_told(same_boot: bool) -> None:
+    world, has = World(), Offers(networks=("br0",))
+    at = H1 if same_boot else boot("h1", 2)
+    told = inventory(at, vm("a"), agent=LIFE if same_boot else "former").model_copy(update={"offers": has})
+    world.revision += 1
+    world.rows["h1"] = (told.model_dump_json().encode(), world.revision)
+    shown = look(H1, put_down("a")).inventory.model_copy(update={"look": 1 if same_boot else 0})
+    asyncio.run(_hands(world).perform(StoreLook(key="store/h1/1/1", deadline_s=1.0, inventory=shown)))
+    row = Inventory.model_validate_json(world.rows["h1"][0])
+    assert (row.at, row.offers) == (H1, has if same_boot else None)
+
+
 def test_a_look_is_sent_where_its_agents_word_would_be_heard() -> None:
     on = Onlooker(vm("a"))
     on.passes(EVERY_S + 0.2)
@@ -430,3 +450,87 @@ def test_a_look_is_sent_where_its_agents_word_would_be_heard() -> None:
     answer = Looked(key=asked.key, at=H1, agent=asked.agent, rev=asked.rev, reports=(vm("a"),))
     step = on.watch.decider.step(on.watch.state, answer, on.watch.now)
     assert [effect.topic for effect in step.effects if isinstance(effect, Send)] == ["inventory.h1"]
+
+
+async def test_of_libvirts_events_only_a_migration_away_says_that_a_vm_departed() -> None:
+    registered: dict[int, Any] = {}
+
+    class Connection:
+        def domainEventRegisterAny(self, domain: None, event: int, callback: Any, opaque: None) -> None:
+            registered[event] = callback
+
+        def registerCloseCallback(self, callback: Any, opaque: None) -> None: ...
+
+    class Opened:
+        def on_open(self, opened: Any) -> None:
+            opened(Connection())
+
+    class Domain:
+        def UUIDString(self) -> str:
+            return "a"
+
+    stirred: list[int] = []
+    departed: list[str] = []
+    host: Any = Opened()
+    watch(host, lambda: stirred.append(1), departed=departed.append)
+    await asyncio.sleep(0)
+    stopped = libvirt.VIR_DOMAIN_EVENT_STOPPED
+    for detail in (libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED, libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED):
+        registered[libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE](None, Domain(), stopped, detail, None)
+    assert (departed, len(stirred)) == (["a"], 3)
+
+
+# -- from when on it is known in which boot the host is
+
+
+def clocked(watch: Watch, machine: str) -> Watch:
+    watch.decider = dataclasses.replace(watch.decider, machine=machine)
+    watch.state = dataclasses.replace(watch.state, machine=machine)
+    return watch
+
+
+def test_a_look_says_how_long_ago_its_host_was_heard_in_this_boot() -> None:
+    on = Onlooker(vm("a"))
+    on.passes(0.2)
+    first = on.looks()[0].known_s
+    assert first == pytest.approx(2.0, abs=0.5)
+    on.shows(vm("a"))
+    on.passes(EVERY_S + 0.2)
+    assert on.looks()[1].known_s == pytest.approx(first + 2 * EVERY_S, abs=0.6)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("machine", "knows"), [("m1", True), ("m2", False), ("", False)])
+def test_a_detector_that_starts_while_an_agent_is_down_knows_from_its_predecessor_on_the_same_machine(
+    machine: str, knows: bool
+) -> None:
+    """On another machine, or after a reboot of this one, the stored time is of a clock that is not ours."""
+    before = clocked(pool(), "m1")
+    before.hear(seen(H1, vm("a"), agent=LIFE))
+    before.after(3.0)
+    before.gone("h1")
+    before.answer("h1", "libvirt", Answer.UP)
+    after = clocked(Watch(*before.decider.hosts, now=before.now + 40.0), machine)
+    after.silent.add("h1")
+    for host in ("h2", "h3", "h4", "h5"):
+        after.hear(beat(host))
+    after.resume(stored(before.state.records))
+    after.hear(TableRead("inventory", (inventory(H1, vm("a"), agent=LIFE, rev=3),)))
+    after.after(1.0)
+    [look] = [one for one in after.asked if isinstance(one, LookOverLibvirt)]
+    if knows:
+        assert look.known_s == pytest.approx(42.0, abs=1.5), "since its last heartbeat, whoever heard that"
+    else:
+        assert look.known_s is None
+
+
+def test_a_stored_time_that_lies_ahead_is_of_no_use() -> None:
+    before = clocked(pool(), "m1")
+    before.hear(seen(H1, vm("a"), agent=LIFE))
+    before.gone("h1")
+    before.answer("h1", "libvirt", Answer.UP)
+    after = clocked(Watch(*before.decider.hosts, now=before.now - 500.0), "m1")
+    after.silent.add("h1")
+    after.resume(stored(before.state.records))
+    after.hear(TableRead("inventory", (inventory(H1, vm("a"), agent=LIFE, rev=3),)))
+    after.after(1.0)
+    assert [one.known_s for one in after.asked if isinstance(one, LookOverLibvirt)] == [None]

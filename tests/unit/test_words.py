@@ -10,9 +10,9 @@ from libs.events.signals import Heartbeat, InventorySeen
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
 from libs.model import HostState, Incarnation, PowerState
 from tests.unit.made import beat, boot, crashed, fenced, inventory, lease, seen, stored, vm
-from tests.unit.test_detector import Watch, pool
+from tests.unit.placing import Desk
 from tests.unit.test_executor import Desk as ExecutorDesk
-from tests.unit.test_placement import Desk
+from tests.unit.watch import Watch, pool
 
 pytestmark = pytest.mark.fast
 S = HostState

@@ -188,6 +188,9 @@ class Held:
     def token(self) -> int | None:
         return self._token
 
+    def unseen_s(self) -> float:
+        return 0.0
+
     def held(self) -> bool:
         return self._held
 

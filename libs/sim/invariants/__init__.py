@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from libs.scenario.outcome import Violation
+from libs.sim.invariants.assigned import Assigned
 from libs.sim.invariants.book import Book
 from libs.sim.invariants.guests import Guests
 from libs.sim.invariants.leases import Leases
@@ -16,10 +17,17 @@ from libs.sim.invariants.liveness import owed, stormy
 from libs.sim.invariants.memory import Memory
 from libs.sim.invariants.plans import Plans
 from libs.sim.invariants.proofs import Proofs
+from libs.sim.invariants.quorum import Quorum
+from libs.sim.invariants.rooms import Rooms
 from libs.sim.invariants.running import Running
+from libs.sim.invariants.standby import StandbyHosts
 from libs.sim.invariants.stops import Stops
 from libs.sim.invariants.stores import Stores
+from libs.sim.invariants.strays import Strays
+from libs.sim.invariants.unseen import Unseen
 from libs.sim.invariants.verdicts import Verdicts
+from libs.sim.invariants.waiting import Waiting
+from libs.sim.invariants.watchdogs import SelfFencing
 from libs.sim.truth import Truth
 from libs.sim.world import World
 
@@ -32,10 +40,12 @@ class Invariants:
     def __init__(self, world: World, truth: Truth, violated: Callable[[Violation], None]) -> None:
         self._world, self._truth = world, truth
         self.book = Book(world, violated)
-        self._memory = Memory(world, self.book)
+        self._memory = Memory(world, truth, self.book)
         # what one notes another may read in the same moment: the order is that of the chain
-        for subject in (Verdicts, Proofs, Plans, Leases, Guests, Running, Stops, Stores):
+        chain = (Quorum, Verdicts, Proofs, SelfFencing, Rooms, Plans, Waiting, Leases, Guests, Running)
+        for subject in (*chain, Stops, Stores, Strays, Assigned, Unseen):
             subject(world, truth, self.book)
+        StandbyHosts(world, self.book)
 
     @property
     def settled(self) -> bool:

@@ -23,6 +23,8 @@ class Book:
         self.fenced: dict[Incarnation, HostFenced] = {}
         self.settled: set[str] = set()
         """Incidents that are fenced or stood down."""
+        self.undecided: set[Incarnation] = set()
+        """Boots of which it was told that nobody can decide about them."""
         self.lied: set[Incarnation] = set()
         """Proofs that nobody could have doubted: a device lied about a host that was cut off on every channel.
         What runs on these runs twice, and no protocol without another level of fencing can help it."""
@@ -30,6 +32,10 @@ class Book:
         """Fenced incarnations that were told to speak all the same."""
         self.stop_failed: set[tuple[Incarnation, str]] = set()
         """Boots and VMs of which it was told that a stop failed."""
+        self.preempted: set[tuple[Incarnation, str, int]] = set()
+        """Runs of VMs that are stopped to make room."""
+        self.drained: dict[str, float] = {}
+        """Hosts that are drained by placement's own stored word, and since when."""
         self.storm = False
         self.leases: dict[str, list[tuple[float, RunLease]]] = {}
         self.released: set[tuple[str, int]] = set()
@@ -40,6 +46,10 @@ class Book:
         self.ended: set[str] = set()
         """Keys of starts whose outcome was told."""
         self.given_up: set[str] = set()
+        self.seen: set[tuple[Incarnation, str]] = set()
+        """Boots and VMs that they were heard to run."""
+        self.unseen: set[tuple[Incarnation, str]] = set()
+        """Boots that let a VM go by a migration of which it was told that nobody shows where it runs."""
         self.failures: dict[str, int] = {}
         """How often a VM was told to have failed on a host that lives."""
         self.shown: dict[Incarnation, Inventory] = {}

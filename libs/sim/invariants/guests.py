@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from libs.crashes import grey
 from libs.events.failovers import FailoverPlanned, PlannedStart
 from libs.events.guests import VmEvictFailed, VmUnhealthy
-from libs.events.vms import VmFailed
+from libs.events.signals import InventorySeen, Signal
+from libs.events.vms import VmFailed, VmPreemptFailed
 from libs.model import (
     Failure,
     GuestFailure,
@@ -20,9 +21,10 @@ from libs.model import (
     VmState,
 )
 from libs.sim.broker import Stored
+from libs.sim.bus import SimBus
+from libs.sim.hosts import Domain, Os, SimHost
 from libs.sim.invariants.book import Book
 from libs.sim.loop import Process
-from libs.sim.machines import Domain, Os, SimHost
 from libs.sim.truth import Truth
 from libs.sim.world import World
 
@@ -39,11 +41,16 @@ class Guests:
         """Boots whose stored inventory shows them grey, and since when."""
         world.broker.on_fact.append(self._fact)
         world.broker.on_row.append(self._row)
+        world.broker.on_send.append(self._sent)
 
     def _fact(self, stored: Stored) -> None:
         fact = stored.fact
         if isinstance(fact, VmEvictFailed):
             self._book.stop_failed.add((fact.at, fact.vm))
+        if isinstance(fact, VmPreemptFailed):
+            host = self._world.machines.hosts[fact.at.host]
+            if host.at == fact.at and fact.vm in host.stop_failed:  # told as well: why it was not stopped
+                self._book.stop_failed.add((fact.at, fact.vm))
         if isinstance(fact, FailoverPlanned):
             self._planned(fact)
         if not isinstance(fact, VmFailed | VmUnhealthy):
@@ -78,12 +85,22 @@ class Guests:
         domain = host.domains.get(start.vm) if host is not None else None
         return domain is not None and domain.state.active and domain.run == start.run
 
+    def _sent(self, client: SimBus, signal: Signal) -> None:
+        """What is heard may be written later: while the bus has no leader, say. What does not get to the bus is heard
+        by nobody."""
+        heard = client.connected and client.reaches_server
+        if heard and isinstance(signal, InventorySeen) and not self._grey(signal.inventory):
+            self._grey_since.pop(signal.inventory.at, None)
+
+    def _grey(self, inventory: Inventory) -> bool:
+        return bool(grey(inventory, self._world.settings.guests.grey_min))
+
     def _row(self, bucket: str, key: str, value: bytes | None, process: Process | None) -> None:
         if bucket != "inventory" or value is None:
             return
         inventory = Inventory.model_validate_json(value)
         self._book.shown[inventory.at] = inventory
-        if grey(inventory, self._world.settings.guests.grey_min):
+        if self._grey(inventory):
             self._grey_since.setdefault(inventory.at, self._world.loop.time())
         else:
             self._grey_since.pop(inventory.at, None)

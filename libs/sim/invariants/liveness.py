@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from libs.model import Protection
+from libs.model import LeaseState, Protection
+from libs.sim.definitions import definition, lacking
+from libs.sim.hosts import Os, VmSpec
 from libs.sim.invariants.book import Book
+from libs.sim.invariants.drains import unmoved
 from libs.sim.invariants.guests import untreated
 from libs.sim.invariants.stores import unrecovered
+from libs.sim.invariants.strays import doubles
+from libs.sim.invariants.unseen import unknowable
 from libs.sim.invariants.verdicts import storm_limit
-from libs.sim.machines import Os, VmSpec
+from libs.sim.invariants.waiting import unstated
 from libs.sim.truth import Truth
 from libs.sim.world import World
 
@@ -19,6 +24,8 @@ POLICY_TOLD_S = 8.0
 """A policy that was changed so long ago stands in an inventory, also where libvirt's event was lost."""
 GATE_S = 15.0
 """What is up for so long, with nothing in its way, must be in the pool."""
+DRAIN_S = 30.0
+"""On a host that has been drained for so long everything has moved, or has been tried, or is named."""
 ALERTED_S = 12.0
 """A fenced host that has been heard for so long must have been told of."""
 
@@ -29,10 +36,13 @@ def owed(world: World, truth: Truth, book: Book, *, soon: bool = False) -> list[
     gate_s, alerted_s = (0.0, 0.0) if soon else (GATE_S, ALERTED_S)
     return [
         *_storm(world, truth, book, alerted_s),
-        *_incidents(book),
+        *_incidents(world, book),
         *_gates(world, truth, book, gate_s),
+        *_leases(world, truth, book, alerted_s),
         *_vms(world, book),
+        *(_doubled(world, truth, book) if soon else ()),
         *_guests(world, book),
+        *unmoved(world, book, _rooms(world, book), DRAIN_S * (not soon)),
         *_lies(world, truth, book, alerted_s),
         *_records(world, book),
         *_quarantines(world),
@@ -43,7 +53,8 @@ def owed(world: World, truth: Truth, book: Book, *, soon: bool = False) -> list[
 def stormy(world: World, truth: Truth, book: Book, late_s: float = ALERTED_S) -> bool:
     """More hosts are really silent than believable: neither fenced, nor has their libvirt answered for so long."""
     hosts = world.machines.hosts
-    silent = [one for one in hosts.values() if one.at not in book.fenced]
+    off = {one.name for one in world.members if one.standby and not hosts[one.name].power}
+    silent = [one for one in hosts.values() if one.at not in book.fenced and one.name not in off]
     silent = [one for one in silent if truth.answering_for(one.name) <= late_s]
     return len(silent) > storm_limit(len(hosts))
 
@@ -54,12 +65,15 @@ def _storm(world: World, truth: Truth, book: Book, late_s: float) -> Iterator[tu
         yield "7", "a storm is held, and no more are silent than believable"
 
 
-def _incidents(book: Book) -> Iterator[tuple[str, str]]:
+def _incidents(world: World, book: Book) -> Iterator[tuple[str, str]]:
+    """Where not one host of the pool speaks, an observer cannot tell them from its own deafness: it says so, and waits."""
+    speaking = any(host.os is Os.UP and host.agent for host in world.machines.hosts.values())
+    nobody_knows = book.undecided if not speaking else set()
     for incident in book.failed_at:
         if incident not in book.settled:
             yield "9", f"incident {incident} has neither a proof nor been stood down"
     for key, start in book.orders.items():
-        if key not in book.ended and start.to not in book.fenced:
+        if key not in book.ended and start.to not in book.fenced and start.to not in nobody_knows:
             yield "9", f"the start {start.name} to {start.to} never ended"
 
 
@@ -68,16 +82,39 @@ def _vms(world: World, book: Book) -> Iterator[tuple[str, str]]:
         wanted = spec.policy.protection is Protection.RESTART and spec.uuid not in world.stopped_on_purpose
         if not wanted or world.machines.running(spec.uuid) or spec.uuid in book.given_up:
             continue
-        if _untold(world, spec.uuid):
+        if _untold(world, spec.uuid) or unknowable(world, book, spec.uuid):
             continue
         room = _room(world, book, spec)
-        if room:
+        if room and not _perhaps_starting(world, book, spec.uuid):
             yield "10", f"VM {spec.name} runs nowhere and {room[0]} has room"
+        else:
+            yield from unstated(world, book, [spec.uuid])
+
+
+def _perhaps_starting(world: World, book: Book, vm: str) -> bool:
+    """Its start was under way on a host without an agent that lives in that very boot and was named anew since. Nobody
+    can tell how it came out but that host, which may have no room: rule 1 comes before rule 10, and that it waits is
+    said."""
+    known = book.leases.get(vm)
+    if not known or known[-1][1].state is not LeaseState.STARTING:
+        return False
+    holder = known[-1][1].holder
+    host = world.machines.hosts[holder.host]
+    return host.agentless and holder != host.at and host.number_of(holder) == host.boots
+
+
+def _doubled(world: World, truth: Truth, book: Book) -> Iterator[tuple[str, str]]:
+    """A world does not end before a second copy has; that it lasts too long is for strays.py to say."""
+    for vm in doubles(world, truth, book):
+        yield "1", f"VM {book.name(vm)} runs twice"
 
 
 def _guests(world: World, book: Book) -> Iterator[tuple[str, str]]:
-    room = {spec.uuid: _room(world, book, spec) for spec in world.machines.specs.values()}
-    yield from untreated(world, book, room)
+    yield from untreated(world, book, _rooms(world, book))
+
+
+def _rooms(world: World, book: Book) -> dict[str, list[str]]:
+    return {spec.uuid: _room(world, book, spec) for spec in world.machines.specs.values()}
 
 
 def _untold(world: World, vm: str) -> bool:
@@ -88,7 +125,7 @@ def _untold(world: World, vm: str) -> bool:
 
 
 def _room(world: World, book: Book, spec: VmSpec) -> list[str]:
-    """Hosts that are up, speak, reach its datastore and have room."""
+    """Hosts that are up, speak, reach its datastore, have what its definition names, and room."""
     placed = spec.datastore in world.machines.slotted
     found = []
     for host in world.machines.hosts.values():
@@ -102,7 +139,8 @@ def _room(world: World, book: Book, spec: VmSpec) -> list[str]:
             continue
         memory = host.memory_mib - host.memory_reserved_mib - sum(d.spec.memory_mib for d in host.active())
         cpus = host.cpus * OVERCOMMIT - sum(domain.spec.vcpus for domain in host.active())
-        if memory >= spec.memory_mib and cpus >= spec.vcpus:
+        suits = not lacking(host, definition(spec))
+        if suits and memory >= spec.memory_mib and cpus >= spec.vcpus:
             found.append(host.name)
     return found
 
@@ -112,9 +150,24 @@ def _gates(world: World, truth: Truth, book: Book, late_s: float) -> Iterator[tu
     for host in world.machines.hosts.values():
         if host.agent and host.announced != host.at.boot and truth.up_for(host.name) > late_s:
             yield "11", f"{host.at} is up and does not come through its gate"
+        if host.held and host.agent and host.os is Os.UP and truth.up_for(host.name) > late_s:
+            names = ", ".join(book.name(vm) for vm in sorted(host.held))
+            yield "5", f"{host.at} held back {names}, and does not give it back to libvirt"
         for vm in host.stop_failed if truth.up_for(host.name) > late_s else ():
             if host.domains[vm].state.active and (host.at, vm) not in book.stop_failed:
                 yield "11", f"VM {book.name(vm)} cannot be stopped on {host.at}, and nobody is told"
+
+
+def _leases(world: World, truth: Truth, book: Book, late_s: float) -> Iterator[tuple[str, str]]:
+    """What runs on a host that was named anew is leased to its present name: a failure of it is dealt with by that."""
+    for host in world.machines.hosts.values():
+        if not host.agentless or host.at in book.fenced or truth.well_for(host.name) <= late_s:
+            continue
+        for domain in host.active():
+            known = book.leases.get(domain.spec.uuid)
+            holder = known[-1][1].holder if known else host.at
+            if holder.host == host.name and holder != host.at:
+                yield "5", f"VM {domain.spec.name} runs on {host.at}, and its lease names {holder}"
 
 
 def _lies(world: World, truth: Truth, book: Book, late_s: float) -> Iterator[tuple[str, str]]:

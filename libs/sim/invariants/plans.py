@@ -8,6 +8,7 @@ from typing import Any
 from libs.events.failovers import FailoverCompleted, FailoverPlanned
 from libs.events.vms import VmGivenUp, VmRestarted, VmRestartFailed
 from libs.sim.broker import Stored
+from libs.sim.definitions import suits
 from libs.sim.invariants.book import Book
 from libs.sim.loop import Process
 from libs.sim.truth import Truth
@@ -79,11 +80,13 @@ class Plans:
                 continue
             if waiting.vm in self._world.machines.policy_at:
                 continue  # what was planned by is not known to be what holds now
-            rank = self._world.machines.specs[waiting.vm].policy.priority.rank
+            machines = self._world.machines
+            rank = machines.specs[waiting.vm].policy.priority.rank
             for start in fact.starts:
                 took = start.memory_mib >= waiting.memory_mib and start.vcpus >= waiting.vcpus
                 lower = start.priority_rank > rank and self._store(start.vm) == self._store(waiting.vm)
-                if took and lower and start.policy.protection is self._protection(waiting.vm):
+                there = suits(machines.hosts[start.to.host], machines.specs[waiting.vm])
+                if took and lower and there and start.policy.protection is self._protection(waiting.vm):
                     said = f"VM {waiting.name} waits, {start.name} took room before it"
                     self._book.broken("priority", said)
 
@@ -97,6 +100,10 @@ class Plans:
     def _restarted(self, fact: VmRestarted) -> None:
         self._book.ended.add(fact.start_key)
         spells = self._world.machines.spells.get(fact.vm, [])
-        if not any(spell.at == fact.at and spell.token == fact.token for spell in spells):
+        # a boot of a host without an agent may have got another name since: the same boot all the same
+        host = self._world.machines.hosts[fact.at.host]
+        number = host.number_of(fact.at)
+        ran = (one for one in spells if number is not None and host.number_of(one.at) == number)
+        if not any(one.token == fact.token for one in ran):
             said = f"VM {fact.name} is said to run on {fact.at} with token {fact.token}; it never did"
             self._book.broken("10", said)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from libs.model import LeaseState
+from libs.model import LeaseState, Protection
+from libs.sim.hosts import Domain, SimHost, Spell
+from libs.sim.invariants.arrivals import Arrivals
 from libs.sim.invariants.book import Book
-from libs.sim.machines import Domain, SimHost, Spell
 from libs.sim.truth import Truth
 from libs.sim.world import World
 
@@ -18,6 +19,7 @@ class Running:
 
     def __init__(self, world: World, truth: Truth, book: Book) -> None:
         self._world, self._truth, self._book = world, truth, book
+        self._arrivals = Arrivals(world, truth)
         world.machines.on_change.append(self._changed)
         world.virt.on_start.append(self._start)
         world.on_announce.append(self._announced)
@@ -30,16 +32,42 @@ class Running:
         if not began:
             return
         vm = domain.spec.uuid
+        self._begun_at_boot(host, domain)
         now = [spell for spell in self._world.machines.spells[vm] if spell.ended is None]
-        twice = [spell for spell in now if not self._ungated(spell) and spell.at not in self._book.lied]
+        # what a person starts beside another copy nobody can keep from running; strays.py sees that it ends
+        ours = [spell for spell in now if not self._ungated(spell) and not spell.by_hand]
+        twice = [spell for spell in ours if spell.at not in self._book.lied]
         if len(twice) > 1:
             where = ", ".join(f"{spell.at} (token {spell.token})" for spell in twice)
             self._book.broken("1", f"VM {domain.spec.name} runs twice: {where}")
-        used = sum(one.spec.memory_mib for one in host.active())
         usable = host.memory_mib - host.memory_reserved_mib
-        if used > usable and not now[-1].autostarted:
+        by_person = now[-1].by_hand or domain.migrated
+        if now[-1].autostarted or by_person:
+            return
+        counted = [one for one in host.active() if not self._arrivals.unforeseen(host, one, domain.spec.uuid)]
+        used = sum(one.spec.memory_mib for one in counted)
+        if used > usable:
             said = f"{host.name}: {used} MiB of {usable} MiB in use with {domain.spec.name}"
             self._book.broken("capacity", said)
+
+    def _begun_at_boot(self, host: SimHost, domain: Domain) -> None:
+        """Where a gate stands before libvirt, nothing begins by itself whose lease is elsewhere, not for a moment; but for
+        what nobody protects, where the store did not answer."""
+        vm = domain.spec.uuid
+        known = self._book.leases.get(vm)
+        if (
+            not self._world.machines.spells[vm][-1].autostarted
+            or host.agentless
+            or not host.gate
+            or not known
+        ):
+            return
+        lease = known[-1][1]
+        waits = domain.spec.policy.protection is not Protection.NONE or not host.unasked
+        if waits and lease.holder != host.at:
+            self._book.broken(
+                "5", f"{host.at} starts {domain.spec.name} by itself, whose lease {lease.holder} has"
+            )
 
     def _start(self, host: SimHost, vm: str, token: int) -> None:
         """A start call reached a host: the lease is ours, and the former holder is proven harmless."""
@@ -72,8 +100,10 @@ class Running:
         down = self._world.stopped_on_purpose.get(vm)
         if down is None or not down.seen:
             return
-        then = [lease for at, lease in self._book.leases.get(vm, []) if at <= down.at + MOMENT_S]
-        if down.destroyed and then and then[-1].state is LeaseState.EVICTING:
+        history = self._book.leases.get(vm, [])
+        stood = [lease for at, lease in history if at <= down.at][-1:]
+        then = [*stood, *(lease for at, lease in history if down.at < at <= down.at + MOMENT_S)]
+        if down.destroyed and any(lease.state is LeaseState.EVICTING for lease in then):
             return
         # its own host lives and has said so all the time: nobody can have missed why it stopped
         since = self._truth.well_since.get(down.host)
@@ -88,11 +118,16 @@ class Running:
             vm, name = domain.spec.uuid, domain.spec.name
             if vm in host.stop_failed:
                 continue  # the VM is condemned, not its host: rule 11
-            elsewhere = [other.name for other in self._world.machines.running(vm) if other is not host]
+            others = (other for other in self._world.machines.running(vm) if other is not host)
+            elsewhere = [other.name for other in others if other.at not in self._book.lied]
             if elsewhere:
                 said = f"{host.at} is announced while its VM {name} runs on {elsewhere[0]}, too"
                 self._book.broken("5", said)
+            if domain.migrated and not elsewhere:
+                continue  # a person brought it here from a living host in this very boot: its lease is to follow
             known = self._book.leases.get(vm, [])
+            if host.agentless and known and known[-1][1].holder.host == host.name:
+                continue  # whether that was another boot is not known: what runs here runs nowhere else
             if known and known[-1][1].holder != host.at and now - known[-1][0] > LEASE_OLD_S:
                 holder = known[-1][1].holder
                 self._book.broken("5", f"{host.at} is announced with VM {name}, whose lease {holder} has")

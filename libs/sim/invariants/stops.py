@@ -6,10 +6,10 @@ from libs.events.hosts import HostFailed, HostIsolated, HostSuspected
 from libs.events.vms import VmStopFailed
 from libs.model import Incarnation, Isolation
 from libs.sim.broker import Stored
+from libs.sim.hosts import SimHost
 from libs.sim.invariants.book import Book
 from libs.sim.invariants.guests import may_be_stopped
 from libs.sim.invariants.stores import stranded
-from libs.sim.machines import SimHost
 from libs.sim.truth import Truth
 from libs.sim.world import World
 
@@ -30,15 +30,22 @@ class Stops:
         domain = host.domains.get(vm)
         if domain is None or not domain.state.active:
             return
-        if known and known[-1][1].holder != host.at:
-            return  # its lease is elsewhere: rule 5 wants it stopped
         orders = [one.orders.get(host.name) for one in self._world.machines.datastores.values()]
         if any(one is not None and one.boot == host.at.boot and vm in one.vms for one in orders):
             self._ordered(host, vm)
             return
+        if known and known[-1][1].holder != host.at:
+            # its lease is elsewhere: rule 5 wants it stopped, unless a person has just brought it here
+            if domain.migrated and len(self._world.machines.running(vm)) == 1:
+                said = (
+                    f"VM {domain.spec.name} was migrated to {host.at}, runs nowhere else and is stopped there"
+                )
+                self._book.broken("5", said)
+            return
         if known and may_be_stopped(host, domain, known[-1][1]):
             ill = (vm, host.at, domain.run) in self._world.machines.ills
-            if not ill and not stranded(self._world, host, domain):
+            preempted = (host.at, vm, domain.run) in self._book.preempted
+            if not ill and not preempted and not stranded(self._world, host, domain):
                 self._book.broken("guest", f"VM {domain.spec.name} is well and is stopped on {host.at}")
             return
         away = self._world.plane_away or self._world.broker.disturbed

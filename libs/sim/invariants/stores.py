@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from libs.sim.hosts import Domain, SimHost
 from libs.sim.invariants.book import Book
 from libs.sim.loop import Process
-from libs.sim.machines import Domain, SimHost
 from libs.sim.storage import Datastore
 from libs.sim.truth import Truth
 from libs.sim.world import World
@@ -85,7 +85,8 @@ class Stores:
         heard and does not."""
         machines, now = self._world.machines, self._world.loop.time()
         store = machines.datastores[name]
-        others = [one for one in machines.hosts if one != host and machines.has(one, name)]
+        writing = (one for one in machines.hosts if not machines.hosts[one].agentless)
+        others = [one for one in writing if one != host and machines.has(one, name)]
         well = [one for one in others if store.stalled_s(one, now - for_s, now - SLACK_S) == 0.0]
         ill = [one for one in others if store.stalled(one) and self._truth.well_for(one) > SLACK_S]
         return well, [one for one in ill if store.stalled_s(one, now - SLACK_S, now) >= SLACK_S]
@@ -119,7 +120,11 @@ class Stores:
             return
         if name in self._failed or self._book.storm or self._truth.well_for(host) < due_s:
             return
-        others = [one for one in self._world.machines.hosts if one != host]
+        if self._world.machines.hosts[host].agentless:
+            return  # it has no slot, so nobody can tell
+        others = [
+            other for other, one in self._world.machines.hosts.items() if other != host and not one.agentless
+        ]
         if all(self._truth.well_for(one) > due_s and not store.stalls_of(one) for one in others) and others:
             self._book.broken("store", f"datastore {name} hangs on {host} alone, and nobody is told")
 

@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from libs.events.hosts import HostFailed, HostRecovered, HostSuspected, StormHeld, StormReleased
+from libs.events.hosts import (
+    HostFailed,
+    HostJoined,
+    HostRecovered,
+    HostRefuted,
+    HostSuspected,
+    HostUndecided,
+    StormHeld,
+    StormReleased,
+)
 from libs.events.signals import Heartbeat, Signal
 from libs.events.words import StormReleaseOrdered
-from libs.model import Incarnation
+from libs.model import Answer, Incarnation
 from libs.sim.broker import Stored
 from libs.sim.bus import SimBus
+from libs.sim.hosts import Os
 from libs.sim.invariants.book import Book
 from libs.sim.loop import Process
-from libs.sim.machines import Os
 from libs.sim.truth import Truth
 from libs.sim.world import World
 
@@ -21,12 +30,12 @@ WELL_S = 6.0
 """A host that was well for so long is not to be held failed."""
 NEW_BOOT_S = 45.0
 """A fence attempt that began against the former boot may still reach a host so young."""
-BEATS_S, STEADY_S = 1.0, 8.0
-"""A host beats without a break where none of its beats is so late; after so long nobody may hold it silent: what was
-decided before that is written by then, or never."""
+BEATS, STEADY_S = 2.0, 8.0
+"""A host beats without a break where none of its beats is so many intervals late; after so many seconds nobody may hold
+it silent: what was decided before that is written by then, or never."""
 SUSPECT_OLD_S = 0.3
 STORM = "pool.storm"
-PROVEN_RULES = ("power-off", "rebooted")
+PROVEN_RULES, WITNESSED, PEER = ("power-off", "rebooted"), "witnessed", "peer:"
 
 
 class Verdicts:
@@ -43,12 +52,14 @@ class Verdicts:
         self._reached: dict[tuple[Process, str], tuple[bytes, tuple[float, float, float]]] = {}
         """The same by writer and record, as of the first call to write what it is still calling to write: while the
         bus takes none, a verdict is written seconds after it was reached, and may be of a host that is back."""
-        self._storms: dict[str, str] = {}
-        """Verdicts that were written while more were silent than believable: incident and who."""
+        self._storms: dict[str, tuple[str, set[str]]] = {}
+        """Verdicts that were written while more were silent than believable: incident, who, and which neighbours in the
+        same rack were heard, whose votes stand on their own."""
         self._held = False
         """The stored record says that a storm is held."""
         self._released: set[str] = set()
         """Suspects whom an operator has named in this storm, and who have been silent since."""
+        self._beats_s = BEATS * world.settings.heartbeats.interval_s
         self._beat_at: dict[str, float] = {}
         """When a host's heartbeat last reached the bus."""
         self._steady_since: dict[str, float] = {}
@@ -71,7 +82,7 @@ class Verdicts:
     def _sent(self, client: SimBus, signal: Signal) -> None:
         if isinstance(signal, Heartbeat) and client.connected and client.reaches_server:
             host, now = signal.at.host, self._world.loop.time()
-            if now - self._beat_at.get(host, -BEATS_S) > BEATS_S:
+            if now - self._beat_at.get(host, -self._beats_s) > self._beats_s:
                 self._steady_since[host] = now
             self._beat_at[host] = now
 
@@ -80,7 +91,7 @@ class Verdicts:
         them behind it but the observer's own link; seconds, 0 where one is missing."""
         now = self._world.loop.time()
         process = self._world.slots[f"heartbeat@{host}"].process
-        if now - self._beat_at.get(host, -BEATS_S) > BEATS_S or process is None:
+        if now - self._beat_at.get(host, -self._beats_s) > self._beats_s or process is None:
             return 0.0  # whose agent has ended may be asked after at once
         return now - max(self._steady_since[host], self._truth.rough_at)
 
@@ -135,7 +146,8 @@ class Verdicts:
         believable = storm_limit(len(self._world.machines.hosts))
         raging = self._held or len(others) + 1 > believable
         if record["state"] == "failed" and raging and host not in self._released:
-            self._storms.setdefault(record["incident"], ", ".join([host, *others]))
+            raged = ", ".join([host, *others]), self._neighbours(host)
+            self._storms.setdefault(record["incident"], raged)
         self._suspects.setdefault(host, now)
         truth = self._truth
         if (host, record["number"]) not in self._written and record["state"] == "suspect":
@@ -146,6 +158,19 @@ class Verdicts:
         self._written.setdefault((host, record["number"]), truth.well_for(host))
         if record["state"] == "failed":
             self._decided.setdefault(record["incident"], reached)
+
+    def _neighbours(self, host: str) -> set[str]:
+        """The other hosts of its rack that have been heard of late, so that their uplink works and they can vote."""
+        settings, now = self._world.settings, self._world.loop.time()
+        label, lately_s = settings.detection.domain_label, settings.detection.suspect_after_s
+        racks = {one.name: one.labels.get(label) for one in settings.hosts}
+        late_s = lately_s + settings.detection.ask_every_s
+        return {
+            other
+            for other, rack in racks.items()
+            if other != host and rack is not None and rack == racks.get(host)
+            if now - self._beat_at.get(other, -late_s) < late_s
+        }
 
     # -- facts
 
@@ -163,6 +188,11 @@ class Verdicts:
                     self._book.broken("7", f"{fact.at} is suspected in the first minute of the plane")
             case HostRecovered():
                 self._book.settled.add(fact.incident)
+                self._book.undecided.discard(fact.at)
+            case HostRefuted() | HostJoined():
+                self._book.undecided.discard(fact.at)  # it has spoken since
+            case HostUndecided():
+                self._book.undecided.add(fact.at)
             case HostFailed():
                 self._verdict(fact, stored.at)
             case StormHeld():
@@ -183,8 +213,10 @@ class Verdicts:
             book.broken("8", f"two verdicts on {fact.at}: {known.incident} and {fact.incident}")
         if host.at == fact.at:
             self._of_a_living(fact)
-        if fact.rule not in PROVEN_RULES and fact.incident in self._storms:
-            silent = self._storms[fact.incident]
+        silent, neighbours = self._storms.get(fact.incident, ("", set()))
+        voted = {one.channel.removeprefix(PEER) for one in fact.evidence if one.said == Answer.SILENT.value}
+        stands = fact.rule in PROVEN_RULES or (fact.rule == WITNESSED and bool(voted & neighbours))
+        if silent and not stands:
             book.broken("7", f"{fact.at} is held failed ({fact.rule}) in a storm of {silent}")
         if self._quiet(fact.at):
             book.broken("7", f"{fact.at} is held failed ({fact.rule}) in the first minute of the plane")
@@ -208,7 +240,11 @@ class Verdicts:
 
     def _off(self, name: str) -> None:
         host = self._world.machines.hosts[name]
-        if not host.power or host.at in self._book.failed:
+        # by whatever name: a host without an agent may be named anew while it is being fenced
+        verdict = any(host.number_of(at) == host.boots for at in self._book.failed)
+        if not host.power or verdict or host.at in self._world.operator.tested:
+            return
+        if host.at in self._world.operator.leaving:
             return
         young = self._world.loop.time() - host.booted_at < NEW_BOOT_S or host.os is Os.BOOTING
         if host.boots > 1 and young:

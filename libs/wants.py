@@ -48,7 +48,8 @@ class Machine:
 class Wants:
     """`files` are (what, path); `links` are bridges and devices by name, `secrets` libvirt's by UUID or usage. `host_cpu`: the CPU mode where it is the
     host's own, `cpu` the XML of a CPU that a host must be able to give. `nvram`, `tpm` are paths, "" where there is
-    none. `leased`: a lock manager is told of it."""
+    none. `leased`: a lock manager is told of it; `shareable`: disks that are written to, and of which it takes shared locks
+    only."""
 
     machine: Machine
     disks: tuple[Disk, ...] = ()
@@ -65,6 +66,7 @@ class Wants:
     nvram: str = ""
     tpm: str = ""
     leased: bool = False
+    shareable: tuple[str, ...] = ()
 
     def paths(self) -> frozenset[str]:
         """Files of which another host may be asked whether it has them."""
@@ -98,6 +100,7 @@ def wants_of(inactive_xml: str, live_xml: str = "") -> Wants:
         nvram=_nvram(root),
         tpm=_tpm(root),
         leased=root.find("devices/lease") is not None,
+        shareable=tuple(_shareable(root)),
     )
 
 
@@ -141,6 +144,13 @@ def _disks(root: ET.Element) -> tuple[tuple[Disk, ...], tuple[Disk, ...], tuple[
         elif source.get("startupPolicy") != "optional":
             media.append(found)
     return tuple(disks), tuple(media), tuple(local)
+
+
+def _shareable(root: ET.Element) -> Iterator[str]:
+    for disk in root.iterfind("devices/disk"):
+        target = disk.find("target")
+        if disk.find("shareable") is not None and disk.find("readonly") is None and target is not None:
+            yield target.get("dev", "")
 
 
 def _secrets(root: ET.Element) -> Iterator[str]:
