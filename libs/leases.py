@@ -71,6 +71,8 @@ def rule(lease: RunLease | None, start: PlannedStart) -> Ruling:
                 return Ruling(Grant.REFUSE, doubt)
         return Ruling(Grant.TAKE, f"{lease.holder} is proven not to run it")
     if lease.state is LeaseState.FAILED:
+        if lease.run and lease.holder == start.origin:  # a person may have started it since
+            return Ruling(Grant.ASK_HOLDER, f"it was stopped on {lease.holder}, and does not run there")
         return Ruling(Grant.TAKE, f"{lease.holder} was asked and does not run it")
     if lease.holder == start.origin and start.run and start.evict:
         if lease.state is LeaseState.STARTING:
@@ -212,6 +214,11 @@ def evicting(lease: RunLease, run: int) -> RunLease:
     return lease.model_copy(update={"state": LeaseState.EVICTING, "run": run, "seq": lease.seq + 1})
 
 
+def put_down_by_us(lease: RunLease, run: int) -> RunLease:
+    """The lease of a VM whose run we have ended where it is, as its holder says: whoever starts it anew may take it."""
+    return lease.model_copy(update={"state": LeaseState.FAILED, "run": run, "seq": lease.seq + 1})
+
+
 def _held(lease: RunLease | None, at: Incarnation, report: VmReport) -> RunLease:
     return RunLease(
         vm=report.uuid,
@@ -282,10 +289,13 @@ def adopted(
         if lease.holder == at:
             if not lease.wanted:
                 return _held(lease, at, report)  # a person started it again, or brought it back
-            if lease.state is LeaseState.FAILED:
-                return turned(lease, LeaseState.RUNNING)  # it came up after all, or by a person's hand
-            if lease.state is LeaseState.EVICTING and report.run != lease.run:
+            ours = lease.run and lease.state in (LeaseState.EVICTING, LeaseState.FAILED)
+            if ours and report.run != lease.run:
                 return _held(lease, at, report)  # a person stopped it and started it again
+            if lease.state is LeaseState.FAILED:
+                # read before we ended this very run, and heard since: taken for a run that goes on, its end would pass
+                # for a person's will. Otherwise it came up after all, or by a person's hand
+                return None if lease.run else turned(lease, LeaseState.RUNNING)
             if lease.moving_to is not None and report.state is VmState.RUNNING and not report.migrated:
                 return moving(lease, None)  # nobody moves it any more
             grown = (report.memory_mib, report.vcpus, report.policy)

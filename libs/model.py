@@ -395,7 +395,7 @@ class RunLease(Value):
     token: int = Field(ge=1)
     holder: Incarnation
     state: LeaseState
-    run: int = Field(0, description="while it is evicted: the run that is to end")
+    run: int = Field(0, description="the run that we are to end (evicting), or have ended (failed)")
     moving_to: Incarnation | None = Field(
         None,
         description="a live migration of ours may bring it there: whoever takes the lease asks there first",

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel, Field
 
 from libs.core.records import Records as Records  # noqa: PLC0414  whoever decides finds it here
+from libs.events.base import Fact
 from libs.events.facts import AnyFact
 from libs.events.signals import Signal
 from libs.model import Value
@@ -113,7 +114,8 @@ class Paused:
     for_s: float
 
 
-Input = AnyFact | Signal | Outcome | BusChanged | TableRead | Paused
+# facts by their base: a union of ninety kinds would be narrowed anew at each case of each decider
+Input = Fact | Signal | Outcome | BusChanged | TableRead | Paused
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from libs.core.ports import ConflictError, Hypervisor, Hypervisors, MoveRefusedError, UnavailableError
 from libs.events.failovers import PlannedMove, PlannedStart, PlannedStop
-from libs.leases import migrated, moved, moving, put_down_there, put_down_where_moved, turned
+from libs.leases import migrated, moved, moving, put_down_by_us, put_down_there, put_down_where_moved
 from libs.model import Incarnation, LeaseState, RunLease, StopReason, VmReport, VmState
 from services.executor.evict import Rewrite, Way, evict
 from services.executor.orders import MoveVm, Result, RoomMade, StopVm
@@ -138,7 +138,7 @@ async def stopped(hypervisors: Hypervisors, read: Read, rewrite: Rewrite, reques
         evicted = await evict(hypervisors, rewrite, _as_start(stop), lease)
         if evicted.way is Way.STAYS:
             return _not_stopped(request, evicted.reason)
-        if evicted.way is Way.GONE and await rewrite(lease, turned(lease, LeaseState.FAILED)):
+        if evicted.way is Way.GONE and await rewrite(lease, put_down_by_us(lease, stop.run)):
             return RoomMade(key=request.key, makes=stop, result=Result.STARTED, token=lease.token)
     return RoomMade(key=request.key, makes=stop, result=Result.UNCERTAIN, reason="the lease keeps changing")
 

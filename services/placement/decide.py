@@ -150,7 +150,7 @@ class Placement:
             case VmMoved() | VmMoveFailed() | VmPreempted() | VmPreemptFailed():
                 return self._room_made(state, event, now)
             case VmRestarted():
-                return self._restarted(state, event)
+                return self._restarted(pool.leased_by(state, event), event)
             case VmRestartFailed():
                 return self._restart_failed(state, event, now)
             case _:
@@ -339,7 +339,7 @@ class Placement:
     def _room_made(
         self, state: State, fact: VmMoved | VmMoveFailed | VmPreempted | VmPreemptFailed, now: float
     ) -> Step[State]:
-        state, order = making.ended(state, fact)
+        state, order = making.ended(pool.leased_by(state, fact) if isinstance(fact, VmMoved) else state, fact)
         if order is None:
             return Step(state)
         if isinstance(fact, VmPreempted):

@@ -18,10 +18,10 @@ from libs.events.hosts import (
     HostRefuted,
     HostSuspected,
 )
-from libs.events.vms import VmFailed
+from libs.events.vms import VmFailed, VmMoved, VmRestarted
 from libs.events.words import HostMaintenanceEntered, HostMaintenanceExited, HostRemoved
 from libs.leases import arrives, migrated, over
-from libs.model import Incarnation, Inventory, Protection, RunLease, VmNeeds, VmReport
+from libs.model import Incarnation, Inventory, LeaseState, Protection, RunLease, VmNeeds, VmReport
 from libs.planning.snapshot import PoolPolicy, Snapshot, SnapshotHost, SnapshotHostState, SnapshotVm
 from services.placement import reach
 from services.placement.state import Doubt, HostWords, Item, Phase, PlacementRecord, PlacementState
@@ -300,6 +300,22 @@ def _occupied(
             if item.phase is Phase.PLANNED and item.to is not None and item.to in present:
                 where.setdefault((item.vm, item.to.host), (item.memory_mib, item.vcpus, item.needs))
     return where
+
+
+def leased_by(state: PlacementState, fact: VmRestarted | VmMoved) -> PlacementState:
+    """The lease as this fact tells of it, which comes by another way: were it heard later, what the VM takes there would
+    be promised to another meanwhile. Whatever is read of the lease itself replaces it."""
+    known = state.leases.get(fact.vm)
+    if known is None or known.token >= fact.token:
+        return state
+    update: dict[str, object] = {
+        "holder": fact.at,
+        "token": fact.token,
+        "state": LeaseState.RUNNING,
+        "run": 0,
+    }
+    update |= {"start_key": fact.start_key if isinstance(fact, VmRestarted) else "", "moving_to": None}
+    return replace(state, leases=state.leases.insert(fact.vm, known.model_copy(update=update)))
 
 
 def crash_shown(state: PlacementState, fact: VmFailed) -> PlacementState:

@@ -156,6 +156,7 @@ BACK_AND_FORTH: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "steps"), [(faults.stray_unnoticed, TWICE), (faults.stray_by_hearsay, BACK_AND_FORTH)]
 )
@@ -168,6 +169,7 @@ def test_the_rules_notice_where_this_is_broken(
     assert story(duration_s=60, steps=steps).violations, "nothing noticed it"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", range(1, 11))
 @pytest.mark.parametrize("who", ["executor", "agent"])
 def test_whoever_is_killed_at_any_call_of_it_the_second_copy_is_ended_and_the_first_goes_on(

@@ -147,7 +147,6 @@ def full_then_well() -> Callable[[float], Awaitable[Answer]]:
     return answer
 
 
-@pytest.mark.fast
 def test_nothing_is_lost_and_nobody_is_held_up_whatever_the_others_do() -> None:
     ends: dict[str, Any] = {
         "dead": dead,
@@ -179,7 +178,6 @@ def test_nothing_is_lost_and_nobody_is_held_up_whatever_the_others_do() -> None:
     play(ends, body)
 
 
-@pytest.mark.fast
 def test_a_killed_courier_loses_nothing_also_while_the_stream_has_no_leader() -> None:
     async def body(world: World) -> None:
         running, chance, wanted = world.courier(), Random(7), []

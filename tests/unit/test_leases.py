@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from libs.events.failovers import PlannedStart
-from libs.leases import Grant, adopted, may_run, rule, taken, turned
+from libs.leases import Grant, adopted, may_run, put_down_by_us, rule, taken, turned
 from libs.model import (
     FenceProof,
     Incarnation,
@@ -62,6 +62,9 @@ FENCED = (proof(H1),)
         (lease("a", H1, L.STOPPED), start(run=3), Grant.REFUSE),
         # the holder was asked to start it and does not run it
         (lease("a", H3, L.FAILED), start(), Grant.TAKE),
+        # it was stopped for others: nobody but its host knows whether a person has started it since
+        (put_down_by_us(lease("a", H1), 3), start(run=3), Grant.ASK_HOLDER),
+        (put_down_by_us(lease("a", H1), 3), start(run=3, proofs=FENCED), Grant.TAKE),
         # a restart after a crash: the living holder itself must say that it is stopped
         (lease("a", H1), start(run=3), Grant.ASK_HOLDER),
         (lease("a", H3), start(run=3), Grant.REFUSE),
@@ -166,6 +169,9 @@ UNHEARD: tuple[VmReport | None, bool] = (None, False)
         # a person started it again after it had been stopped, or it came up after all
         (lease("a", H1, L.STOPPED), H1, vm("a"), (vm("a"), True), (H1, L.RUNNING, 2)),
         (lease("a", H1, L.FAILED), H1, vm("a"), (vm("a"), True), (H1, L.RUNNING, 1)),
+        # of the run that we have ended there it was read before; another is a person's
+        (put_down_by_us(lease("a", H1), 3), H1, vm("a", run=3), (vm("a", run=3), True), None),
+        (put_down_by_us(lease("a", H1), 3), H1, vm("a", run=4), (vm("a", run=4), True), (H1, L.RUNNING, 2)),
         # a person changed its size or policy
         (lease("a", H1), H1, BIG, (BIG, True), (H1, L.RUNNING, 1)),
         (lease("a", H1, L.STARTING), H1, BIG, (BIG, True), None),

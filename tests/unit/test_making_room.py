@@ -13,7 +13,7 @@ from libs.events.failovers import FailoverPlanned, PlannedMove, PlannedStop
 from libs.events.hosts import HostJoined
 from libs.events.signals import LeaseWritten
 from libs.events.vms import VmFailed, VmMoved, VmMoveFailed, VmPreempted, VmPreemptFailed
-from libs.leases import moving
+from libs.leases import moving, put_down_by_us
 from libs.model import Failure, Incarnation, LeaseState, Priority, Protection, StopReason, VmReport, VmState
 from libs.planning.snapshot import PoolPolicy
 from services.executor.orders import MoveVm, Result, RoomMade, StopVm
@@ -445,11 +445,13 @@ async def test_of_a_move_that_never_began_nothing_is_read_into_what_lies_at_its_
     assert lab.lease() == before
 
 
+REPORT: VmReport = vm("a", token=4)
+STOP = PlannedStop(key="h1-1/a/room-1", vm="a", name="A", at=H2, run=1, report=REPORT)
+
+
 async def test_a_stop_for_others_leaves_a_lease_that_the_next_start_may_take() -> None:
     lab = running()
-    report: VmReport = vm("a", token=4)
-    stop = PlannedStop(key="h1-1/a/room-1", vm="a", name="A", at=H2, run=1, report=report)
-    request = StopVm(key="k", deadline_s=60.0, stop=stop)
+    request = StopVm(key="k", deadline_s=60.0, stop=STOP)
     done = await lab.hands.perform(request)
     assert isinstance(done, RoomMade)
     assert done.result is Result.STARTED
@@ -457,6 +459,33 @@ async def test_a_stop_for_others_leaves_a_lease_that_the_next_start_may_take() -
     assert (await lab.hands.perform(request)) == done, "the same order again stops nothing"
     began = await lab.start(start_order("a", H3, origin=H2, run=1, proofs=()))
     assert (began.result, lab.lease().token) == (Result.STARTED, 5)
+
+
+async def test_who_gave_its_room_and_was_started_by_a_person_starts_nowhere_else() -> None:
+    """At this very moment: no inventory has told of it yet."""
+    lab = running()
+    await lab.hands.perform(StopVm(key="k", deadline_s=60.0, stop=STOP))
+    lab.hosts[H2].vms["a"] = VmState.RUNNING
+    began = await lab.start(start_order("a", H3, origin=H2, run=1, proofs=()))
+    assert (began.result, began.reason) == (Result.NOT_STARTED, f"{H2} says that it is running")
+    assert lab.hosts[H3].starts == []
+
+
+def test_what_was_read_before_a_stop_for_others_and_heard_after_it_makes_nobody_stay_down() -> None:
+    """The lease went back to running by it, and what the host showed next passed for a person's will."""
+    desk = test_executor.Desk()
+    desk.hear(LeaseWritten(lease=lease("a", H2)))
+    desk.hear(seen(H2, REPORT))
+    desk.hear(FailoverPlanned(incident="h1-1", revision=1, stops=(STOP,)))
+    asked = desk.asked[-1]
+    desk.hear(LeaseWritten(lease=put_down_by_us(lease("a", H2), REPORT.run)))
+    desk.hear(RoomMade(key=asked.key, makes=asked.stop, result=Result.STARTED, token=1))
+    desk.hear(seen(H2, REPORT, rev=2))
+    ended = vm("a", VmState.STOPPED, token=4, stop_reason=StopReason.ON_PURPOSE, destroyed=True)
+    desk.hear(seen(H2, ended, rev=3))
+    assert [one.kind for one in desk.asked] == ["stop_vm"], "no lease is written"
+    desk.hear(seen(H2, vm("a", token=4, run=2), rev=4))
+    assert [one.kind for one in desk.asked] == ["stop_vm", "write_lease"], "a person's start is adopted"
 
 
 def given_up() -> Desk:
