@@ -7,6 +7,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from libs.events.base import Fact
 from libs.events.datastores import DatastoreLost
 from libs.events.envelope import Envelope
 from libs.events.failovers import FailoverCompleted, FailoverPlanned
@@ -59,7 +60,8 @@ def failovers(envelopes: Iterable[Envelope]) -> list[FailoverStory]:
         stories[incident] = stories[incident].model_copy(update=update)
 
     for envelope in envelopes:
-        fact, time = envelope.data, envelope.time
+        fact: Fact = envelope.data
+        time = envelope.time
         match fact:
             case HostSuspected():
                 suspected[fact.key] = time

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from libs import fencetest
 from libs.config.yamlfile import BadInputError
 from libs.core.ports import UnavailableError
+from libs.events.base import Fact
 from libs.events.guests import HostDrainEnded, HostDraining
 from libs.events.hosts import HostJoined, HostQuarantined, HostReadmitted
 from libs.events.standby import StandbyLeaving
@@ -120,7 +121,8 @@ class SimOperator:
             world.crashed.append((process.name, error))
 
     def _fact(self, stored: Stored) -> None:
-        match stored.fact:
+        fact: Fact = stored.fact
+        match fact:
             case HostMaintenanceEntered(host=host):
                 self.maintained.add(host)
             case HostMaintenanceExited(host=host):

@@ -9,51 +9,52 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from libs.events.facts import KINDS, AnyFact
+from libs.events.base import Fact
+from libs.events.facts import KINDS
 from libs.events.hosts import HostFailed
 from services.alerting.texts import TEXTS, Severity
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
-Subject = Callable[[AnyFact], str]
+Subject = Callable[[Fact], str]
 
 
-def host(fact: AnyFact) -> str:
+def host(fact: Fact) -> str:
     """The host that a fact is about."""
     at = getattr(fact, "at", None)
     return str(at.host if at is not None else getattr(fact, "host", fact.about))
 
 
-def vm(fact: AnyFact) -> str:
+def vm(fact: Fact) -> str:
     """The VM, by name."""
     return str(getattr(fact, "name", fact.about))
 
 
-def incident(fact: AnyFact) -> str:
+def incident(fact: Fact) -> str:
     return str(getattr(fact, "incident", fact.about))
 
 
-def request(fact: AnyFact) -> str:
+def request(fact: Fact) -> str:
     """The scale-out request."""
     return str(getattr(fact, "request", fact.about))
 
 
-def about(fact: AnyFact) -> str:
+def about(fact: Fact) -> str:
     """What stands at the end of the event's subject: an endpoint, `pool`, and so on."""
     return fact.about
 
 
-def everywhere(fact: AnyFact) -> str:
+def everywhere(fact: Fact) -> str:
     """A datastore for all hosts: what is of one host alone is another."""
     one = getattr(fact, "host", "")
     return f"{fact.about}/{one}" if one else fact.about
 
 
-def device(fact: AnyFact) -> str:
+def device(fact: Fact) -> str:
     """One fence device of one host."""
     return f"{host(fact)}/{getattr(fact, 'device', '')}-{getattr(fact, 'level', '')}"
 
 
-def on_host(fact: AnyFact) -> str:
+def on_host(fact: Fact) -> str:
     """A datastore on one host."""
     return f"{fact.about}/{host(fact)}"
 
@@ -378,7 +379,7 @@ _CLEARED_BY = {kind: [row for row in ALERTS.values() if kind in row.cleared_by] 
 EXPIRES_S = {row.name: row.expires_s for row in ALERTS.values() if row.expires_s is not None}
 
 
-def raised(fact: AnyFact) -> tuple[str, AlertKind] | None:
+def raised(fact: Fact) -> tuple[str, AlertKind] | None:
     """Key and row of the alert that an event raises; None where it raises none."""
     if isinstance(fact, HostFailed) and fact.expected:
         return None  # it goes back to standby
@@ -386,7 +387,7 @@ def raised(fact: AnyFact) -> tuple[str, AlertKind] | None:
     return None if row is None else (f"{row.name}/{row.subject(fact)}", row)
 
 
-def cleared(fact: AnyFact) -> Iterator[str]:
+def cleared(fact: Fact) -> Iterator[str]:
     """Keys of the alerts that an event clears, if they are there."""
     for row in _CLEARED_BY.get(fact.kind, ()):
         yield f"{row.name}/{row.subject(fact)}"

@@ -16,7 +16,6 @@ from libs.core.decider import Act, Effect, Expired, Input, Publish, Records, Ste
 from libs.core.evolve import replace
 from libs.events.base import Fact
 from libs.events.capacity import CapacityOvercommitted, CapacityRestored
-from libs.events.facts import AnyFact
 from libs.events.failovers import CapacityExhausted, CapacityRelieved, WaitingVm
 from libs.events.hosts import HostJoined
 from libs.events.scaleout import (
@@ -149,7 +148,7 @@ class Asking:
         return Step(_on(state, effects), tuple(effects))
 
     def _heard(
-        self, state: ScaleOutState, sequence: int, fact: AnyFact, effects: list[Effect], now: float
+        self, state: ScaleOutState, sequence: int, fact: Fact, effects: list[Effect], now: float
     ) -> ScaleOutState:
         asked: Asked | None = state.records.get(OPEN)
         match fact:

@@ -158,7 +158,7 @@ class Standing:
     def _heard(
         self, state: StandingState, letter: Letter, effects: list[Effect], now: float
     ) -> StandingState:
-        fact = letter.fact
+        fact: Fact = letter.fact
         match fact:
             case AlertAcknowledged():
                 return self._acknowledged(state, fact)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from libs.events.base import Fact
 from libs.events.failovers import FailoverCompleted, FailoverPlanned
 from libs.events.vms import VmGivenUp, VmRestarted, VmRestartFailed
 from libs.sim.broker import Stored
@@ -52,7 +53,7 @@ class Plans:
         self._targets[incident, item["vm"]] = start
 
     def _fact(self, stored: Stored) -> None:
-        fact = stored.fact
+        fact: Fact = stored.fact
         match fact:
             case FailoverPlanned():
                 self._book.completed.discard(fact.incident)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from libs.events.base import Fact
 from libs.events.hosts import HostFenced, HostFenceFailed, HostFenceRefuted, HostObeyed
 from libs.events.words import HostConfirmedFailed
 from libs.model import Incarnation, ProofMethod
@@ -35,19 +36,20 @@ class Proofs:
                 outlet.on_lie.append(self._lied)
 
     def _fact(self, stored: Stored) -> None:
-        match stored.fact:
+        fact: Fact = stored.fact
+        match fact:
             case HostFenced():
-                self._proof(stored.fact)
+                self._proof(fact)
             case HostObeyed():
-                self._obeyed(stored.fact)
+                self._obeyed(fact)
             case HostConfirmedFailed():
-                self._vouched.add((stored.fact.at, stored.fact.incident))
+                self._vouched.add((fact.at, fact.incident))
             case HostFenceFailed():
-                self._missing(stored.fact)
+                self._missing(fact)
             case HostFenceRefuted():
-                self._book.heard_again.add(stored.fact.at)
-                if stored.fact.at not in self._book.fenced:
-                    said = f"{stored.fact.at} is said to speak after its proof and was never fenced"
+                self._book.heard_again.add(fact.at)
+                if fact.at not in self._book.fenced:
+                    said = f"{fact.at} is said to speak after its proof and was never fenced"
                     self._book.broken("2", said)
             case _:
                 return

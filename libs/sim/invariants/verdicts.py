@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from libs.events.base import Fact
 from libs.events.hosts import (
     HostFailed,
     HostJoined,
@@ -175,7 +176,7 @@ class Verdicts:
     # -- facts
 
     def _fact(self, stored: Stored) -> None:
-        fact = stored.fact
+        fact: Fact = stored.fact
         match fact:
             case HostSuspected():
                 # by what was so when it was written: with the plane or the bus away it may be told much later
