@@ -343,6 +343,8 @@ class Placement:
         if order is None:
             return Step(state)
         if isinstance(fact, VmPreempted):
+            if (open_before := making.gave_its_room(state, order.vm)) is not None:
+                return self._drained(self._plan(open_before, now), now)
             incident, item = making.stopped(order, fact.key)
             return self._open(state, incident, [item], now)
         if isinstance(fact, VmMoveFailed):

@@ -18,7 +18,8 @@ from libs.planning.snapshot import Snapshot, SnapshotVm
 from libs.planning.stages import begun_at_once
 from libs.planning.why import Unplaced
 from services.placement import incidents, pool, reach, rules
-from services.placement.state import Incident, Item, PlacementRecord, PlacementState, RoomOrder
+from services.placement.keeping import keep
+from services.placement.state import OPEN, Incident, Item, Phase, PlacementRecord, PlacementState, RoomOrder
 
 State = PlacementState
 
@@ -213,6 +214,19 @@ def stopped(order: RoomOrder, cause: str) -> tuple[Incident, Item]:
     update = {"run": max(1, order.report.run), "preempted": True}
     which = f"preempted-{order.vm}-{order.at.boot[:8]}-{order.report.run}-{order.report.token}"
     return Incident(id=which, cause=cause), item.model_copy(update=update)
+
+
+def gave_its_room(state: State, vm: str) -> State | None:
+    """The same of one that another incident has to start already, as it failed, or lost its datastore, before it was
+    stopped: there it waits for room like any other. None where no incident has."""
+    for incident in state.incidents():
+        item = next((one for one in incident.items if one.vm == vm and one.phase in OPEN), None)
+        if item is not None and item.phase is Phase.WAITING:
+            item = item.model_copy(update={"preempted": True, "in_place": False})
+            return keep(state, incidents.replaced(incident, item))
+        if item is not None:
+            return state
+    return None
 
 
 def left(state: State) -> list[tuple[Incident, Item]]:

@@ -36,6 +36,10 @@ class Phase(StrEnum):
     GIVEN_UP = "given_up"
 
 
+OPEN = (Phase.WAITING, Phase.PLANNED)
+"""It is still to be started."""
+
+
 class Item(Value):
     """One VM of one incident."""
 
@@ -353,8 +357,7 @@ class PlacementState:
 
     def open_vms(self) -> set[str]:
         """VMs that some incident still has to start."""
-        busy = (Phase.WAITING, Phase.PLANNED)
-        return {item.vm for incident in self.incidents() for item in incident.items if item.phase in busy}
+        return {item.vm for incident in self.incidents() for item in incident.items if item.phase in OPEN}
 
     def rooms(self) -> list[RoomOrder]:
         """What is moved or stopped to make room."""

@@ -18,6 +18,7 @@ from libs.model import Failure, Incarnation, LeaseState, Priority, Protection, S
 from libs.planning.snapshot import PoolPolicy
 from services.executor.orders import MoveVm, Result, RoomMade, StopVm
 from services.placement.decide import Placement
+from services.placement.state import Phase
 from tests.unit import placing, test_executor
 from tests.unit.made import boot, crashed, fenced, lease, policy, proof, seen, vm
 from tests.unit.test_executor import Host, Lab
@@ -528,6 +529,27 @@ def test_a_stop_that_comes_through_after_it_was_given_up_is_ours_to_make_good() 
     found = [start for one in desk.plans() for start in one.starts if start.vm == "batch"]
     assert [(start.origin, start.run, start.evict) for start in found] == [(H2, 1, True)]
     assert desk.hear(TableRead(table="leases", rows=())) == [], "once"
+
+
+def test_one_that_fails_as_it_gives_its_room_is_one_failovers_and_keeps_that_room_from_nobody() -> None:
+    """Two incidents had it as theirs, and no plan was possible any more."""
+    desk = preempted()
+    [stop] = desk.plans()[0].stops
+    bad = crashed("batch", memory_mib=500, policy=LOW)
+    desk.show("h2", bad)
+    desk.hear(
+        VmFailed(
+            vm="batch", name="BATCH", at=H2, run=1, reason=bad.stop_reason, why=Failure.CRASHED, report=bad
+        )
+    )
+    desk.leased("batch", H2, LeaseState.FAILED, seq=2, run=1, memory_mib=500, policy=LOW)
+    desk.hear(
+        VmPreempted(vm="batch", name="BATCH", at=H2, incident="h1-1", stop_key=stop.key, run=1, cause="x")
+    )
+    desk.after(1.0)
+    [item] = [item for incident in desk.state.incidents() for item in incident.items if item.vm == "batch"]
+    assert (item.phase, item.in_place) == (Phase.WAITING, False)
+    assert {start.vm for one in desk.plans() for start in one.starts} == {"db"}
 
 
 @pytest.mark.parametrize("more", [{"run": 2}, {"destroyed": False}])
