@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from libs.scenario.model import Scenario, StepEntry
+from libs.sim.cramped import cramped
 from libs.sim.drawing import Draw, Step
 from libs.sim.misfortunes import MAKERS
 from libs.sim.offering import offering
@@ -94,7 +95,8 @@ def draw(seed: int) -> Scenario:
         settings = {**settings, "profile": profile}
         settings |= {part: {**SETTINGS[part], **more} for part, more in PROFILES[profile].items()}
     pool = _tight(Random(f"{seed}/tight"), pool)
-    settings["placement"] = _room(Random(f"{seed}/room"))
+    room = _room(Random(f"{seed}/room"))
+    pool, faults, settings["placement"] = cramped(Random(f"{seed}/cramped"), pool, faults, room)
     armed = _armed(Random(f"{seed}/fence levels"), pool, faults)
     settings["fencing"] = {**SETTINGS["fencing"], **settings.get("fencing", {}), **armed}
     _draining(Random(f"{seed}/drains"), faults)

@@ -176,7 +176,7 @@ def _keep(seed: int, violation: Violation, directory: Path, console: Console) ->
 
 
 def as_file(scenario: Scenario, seed: int, violation: Violation) -> str:
-    """A drawn world as a file that plays again byte for byte, with what it shows in its first line."""
+    """A drawn world as a file that plays again byte for byte, with what it shows at its head."""
     body = scenario.model_dump(mode="json", exclude_defaults=True, exclude={"format", "steps", "expect"})
     body["seed"], body["healed"] = seed, True
     if violation.rule in ("9", "10"):  # what must happen in the end is an expectation in a file
@@ -184,5 +184,6 @@ def as_file(scenario: Scenario, seed: int, violation: Violation) -> str:
         body["expect"] = [{"vm": name, "state": "running"} for name in broken]
     steps = [written(step) for step in scenario.steps]
     document = {"schema": scenario.format, **body, "steps": steps}
-    head = f"# rule {violation.rule} at {violation.at_s} s: {violation.detail}\n"
+    said = f"rule {violation.rule} at {violation.at_s} s: {violation.detail}"
+    head = "".join(f"# {line}\n" for line in said.splitlines())
     return head + yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120)

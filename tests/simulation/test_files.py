@@ -152,7 +152,9 @@ def test_a_world_that_is_kept_plays_again_as_it_did(
 ) -> None:
     drawn = run(draw(seed), seed, PLANE, liveness=True)
     path = tmp_path / "kept.yaml"
-    path.write_text(as_file(draw(seed), seed, Violation(rule="1", at_s=1.0, detail="a test's")))
+    path.write_text(
+        as_file(draw(seed), seed, Violation(rule="1", at_s=1.0, detail="an error's:\n  two lines"))
+    )
     assert load(path).healed
     simulate(scenario=path, log=True)
     assert capsys.readouterr().out.splitlines() == drawn.log
