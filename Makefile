@@ -5,7 +5,7 @@ SHELL := /bin/bash
 # a second of CPU a process.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test bmcs contract-tools compose-test check rules bench detection packing schemas format lock clean bootstrap
+.PHONY: help demo test bmcs sanlock contract-tools compose-test check rules bench detection packing schemas format lock clean bootstrap
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: bootstrap ## every test: deciders, real NATS, real libvirt, real guests, t
 
 bmcs: bootstrap ## real fence agents against BMC emulators, which are installed first (as root; two minutes)
 	@infra/bmcs.sh
+
+sanlock: bootstrap ## the lock of the disks by a real sanlock, which is unpacked first (Debian; five minutes)
+	@infra/sanlock.sh
 
 contract-tools: bootstrap ## the AsyncAPI document and Alertmanager's payloads, read by their own tools (npm, Debian; minutes)
 	@infra/contract.sh

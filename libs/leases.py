@@ -310,7 +310,7 @@ def adopted(
             return None
         if renamed:
             return _held(lease, at, report)
-        gone = holder_known and (holder_report is None or not holder_report.state.active)
+        gone = holder_known and (holder_report is None or holder_report.state is VmState.STOPPED)
         let_go = holder_report is not None and migrated(holder_report)
         if lease.wanted and arrives(report) and not let_go:
             return None  # or has ended since with its source, as by a crash: what it says next tells

@@ -21,7 +21,7 @@ from infra.lab import libvirtconf, network, procs, stores
 from infra.lab.accel import probe_accel
 from infra.lab.guest import ensure_guest
 from infra.lab.line import make_secret
-from infra.lab.needs import program
+from infra.lab.needs import lock_daemon, program
 from infra.lab.observations import Summary, read_observations
 from infra.lab.paths import MARKER, HostPaths, LabPaths
 from infra.lab.powerclient import ask
@@ -30,8 +30,8 @@ from infra.lab.weather import has_netem
 
 Progress = Callable[[str], None]
 
-LOCKD = "lockd"
-"""What qemu.conf calls virtlockd."""
+LOCKD, SANLOCK = "lockd", "sanlock"
+"""What qemu.conf calls virtlockd and sanlock."""
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -77,6 +77,21 @@ def _write_etc(etc: Path, addresses: dict[str, str]) -> None:
         (etc / name).write_text(text if "\nlibvirt-qemu:" in text else text.rstrip("\n") + "\n" + line)
 
 
+def _make_lockspace(folder: Path) -> None:
+    """What the first libvirtd would make. Where two begin at once, the second may find it half made: it does not try again,
+    and refuses every start (`No space left on device`)."""
+    folder.mkdir()
+    place = folder / "__LIBVIRT__DISKS__"
+    with open(place, "wb") as file:
+        file.truncate(1 << 20)
+    argv = [lock_daemon(SANLOCK), "direct", "init", "-s", f"{place.name}:0:{place}:0"]
+    done = subprocess.run(
+        [*argv, "-o", str(libvirtconf.SANLOCK_IO_S)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise LabError(f"sanlock: {done.stderr.strip()[-400:]}")
+
+
 def lay_out(
     root: Path,
     hosts: list[LabHost],
@@ -90,9 +105,9 @@ def lay_out(
     if lacking is not None:
         raise LabError(f"datastores {lacking}")
     if lock_manager:
-        if lock_manager != LOCKD:
-            raise LabError(f"lock manager {lock_manager!r}: the lab knows {LOCKD}")
-        program("virtlockd")
+        if lock_manager not in (LOCKD, SANLOCK):
+            raise LabError(f"lock manager {lock_manager!r}: the lab knows {LOCKD} and {SANLOCK}")
+        lock_daemon(lock_manager)
     if LabPaths(root).spec.exists():
         if procs.of_lab(root):
             raise LabError(f"a lab is up at {root}; take it down first")
@@ -112,6 +127,8 @@ def lay_out(
     for folder in (root, paths.shared, paths.consoles, paths.line, *places):
         folder.mkdir(parents=True, exist_ok=True)
     make_secret(paths.line_secret)
+    if lock_manager == SANLOCK:
+        _make_lockspace(paths.lockspace)
     plan = network.plan(root, hosts) if with_network else None
     spec = LabSpec(
         root,

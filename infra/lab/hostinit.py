@@ -22,7 +22,7 @@ from typing import Any
 
 from infra.lab import line, namespaces, procs, stores
 from infra.lab.midwife import close_all_but, leave
-from infra.lab.needs import program
+from infra.lab.needs import lock_daemon, program
 from infra.lab.spec import BRIDGE, CABLE, LabNetwork, LabSpec, load
 
 AGENT_AGAIN_S = 0.5
@@ -77,11 +77,12 @@ class Init:
             self._raise_network(self.spec.network)
             line.start(self.spec, self.host)
         self._pass_gate()
+        env = self.host.lock_env(self.spec.lock_manager)
         if self.spec.lock_manager:
-            self._start_lockd()
+            self._start_locks(env)
         argv = [program("libvirtd"), "--config", str(self.host.etc / "libvirtd.conf")]
         argv += ["--pid-file", str(self.host.run / "libvirtd.pid")]
-        self._spawn("libvirtd", argv, self.host.session_env(), self.host.libvirtd_log)
+        self._spawn("libvirtd", argv, env, self.host.libvirtd_log)
 
     def _raise_network(self, network: LabNetwork) -> None:
         own, device = network.addresses[self.host.host], self.spec.device(self.host.host)
@@ -116,12 +117,20 @@ class Init:
                 timeout=_GATE_S,
             )
 
-    def _start_lockd(self) -> None:
-        """virtlockd, which a libvirtd does not start by itself. Raises TimeoutError."""
-        argv = [program("virtlockd"), "--config", str(self.host.etc / "virtlockd.conf")]
-        argv += ["--pid-file", str(self.host.run / "virtlockd.pid")]
-        self._spawn("virtlockd", argv, self.host.session_env(), self.host.libvirtd_log)
-        procs.wait_for(self.host.lockd_socket.exists, _LOCKD_S, f"virtlockd of {self.host.host}", 0.005)
+    def _start_locks(self, env: dict[str, str]) -> None:
+        """virtlockd or sanlock, which a libvirtd does not start by itself. Raises TimeoutError."""
+        argv = [lock_daemon(self.spec.lock_manager)]
+        if self.spec.lock_manager == "sanlock":
+            # without watchdog, real-time priority and locked memory; a name of its own, by which it takes its number back
+            argv += ["daemon", "-D", "-w", "0", "-h", "0", "-l", "0", "-e", self.host.host]
+            log, socket_of_it = self.host.dir / "log" / "sanlock.log", self.host.sanlock_run / "sanlock.sock"
+            self.host.sanlock_run.mkdir()
+        else:
+            argv += ["--config", str(self.host.etc / "virtlockd.conf")]
+            argv += ["--pid-file", str(self.host.run / "virtlockd.pid")]
+            log, socket_of_it = self.host.libvirtd_log, self.host.lockd_socket
+        self._spawn("locks", argv, env, log)
+        procs.wait_for(socket_of_it.exists, _LOCKD_S, f"{argv[0]} of {self.host.host}", 0.005)
 
     def mount(self) -> None:
         """Have the host's datastores."""

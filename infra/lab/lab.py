@@ -60,7 +60,7 @@ class Lab(StorageHandle, GuestHandle):
         `agent_argv` and `agent_env`: each host's agent, see `set_agent`. `network`: hosts get a network of their
         own (root only; None: if this machine can), see `bus_address`. `kvm`: False TCG, True KVM, None whatever boots.
         `hooks`: `fail_start` works (root only). `datastores`: what `stall_storage` can stall, by name or with the
-        hosts that have it (root only). `lock_manager`: `lockd` gives each host a virtlockd; disks are then not shareable.
+        hosts that have it (root only). `lock_manager`: `lockd` gives each host a virtlockd, `sanlock` a sanlock; disks are then not shareable.
         Raises LabError.
         """
         check_hosts(hosts)

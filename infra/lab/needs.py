@@ -21,9 +21,12 @@ _PROGRAMS = {
 }
 
 _STORE_PROGRAMS = {"bindfs": "bindfs"}
-_LOCK_PROGRAMS = {"virtlockd": "libvirt-daemon (of newer Debian libvirt-daemon-lock)"}
+_LOCK_PROGRAMS = {"virtlockd": "libvirt-daemon (of newer Debian libvirt-daemon-lock)", "sanlock": "sanlock"}
+_LOCK_DAEMONS = {"lockd": "virtlockd", "sanlock": "sanlock"}
+"""By what qemu.conf calls a lock manager."""
 
 _QEMU_DRIVER = "libvirt/connection-driver/libvirt_driver_qemu.so"
+_LOCK_DRIVERS = "libvirt/lock-driver"
 
 
 class MissingProgramError(RuntimeError):
@@ -42,6 +45,19 @@ def program(name: str) -> str:
     return found
 
 
+def lock_daemon(manager: str) -> str:
+    """Absolute path of the daemon of a lock manager, where libvirt's own part of it is here, too.
+
+    Raises MissingProgramError naming the package of what is not; KeyError for a lock manager that the lab does not know.
+    """
+    daemon = program(_LOCK_DAEMONS[manager])
+    own = os.environ.get("LIBVIRT_LOCK_MANAGER_PLUGIN_DIR")  # as libvirtd looks for it
+    folders = [Path(own)] if own else [folder / _LOCK_DRIVERS for folder in _library_folders()]
+    if not any((folder / f"{manager}.so").exists() for folder in folders):
+        raise MissingProgramError(f"libvirt's {manager}.so not found; install the package libvirt-{manager}")
+    return daemon
+
+
 def static_busybox() -> Path | None:
     """A busybox that runs without libraries (the guest has none), or None."""
     found = shutil.which("busybox", path=_SEARCH)
@@ -53,9 +69,12 @@ def static_busybox() -> Path | None:
     return None if b"/ld-linux" in head or b"/ld-musl" in head else Path(found)
 
 
+def _library_folders() -> list[Path]:
+    return [Path("/usr/lib64"), Path("/usr/lib"), *Path("/usr/lib").glob("*-linux-gnu")]
+
+
 def _has_qemu_driver() -> bool:
-    folders = [Path("/usr/lib64"), Path("/usr/lib"), *Path("/usr/lib").glob("*-linux-gnu")]
-    return any((folder / _QEMU_DRIVER).exists() for folder in folders)
+    return any((folder / _QEMU_DRIVER).exists() for folder in _library_folders())
 
 
 def missing_store_packages() -> list[str]:

@@ -72,6 +72,17 @@ class HostPaths:
         return self.run / "virtlockd-sock"
 
     @property
+    def sanlock_run(self) -> Path:
+        """Where the host's sanlock listens, and libvirtd looks for it."""
+        return self.run / "sanlock"
+
+    def lock_env(self, manager: str) -> dict[str, str]:
+        """What tells libvirtd and a lock manager's daemon of each other. Unprivileged, sanlock does without the limits
+        that not every root may raise (CAP_SYS_RESOURCE)."""
+        sanlock = {"SANLOCK_RUN_DIR": str(self.sanlock_run), "SANLOCK_PRIVILEGED": "0"}
+        return {**self.session_env(), **(sanlock if manager == "sanlock" else {})}
+
+    @property
     def uri(self) -> str:
         kind = "system" if self.privileged else "session"
         return f"qemu+unix:///{kind}?socket={self.socket}"
@@ -168,7 +179,7 @@ class LabPaths:
 
     @property
     def lockspace(self) -> Path:
-        """Where the hosts' virtlockd hold their locks, a file a disk. On the shared storage, as it must be."""
+        """Where the hosts' virtlockd or sanlock hold their locks, a file a disk. On the shared storage, as it must be."""
         return self.shared / ".locks"
 
     def store(self, name: str) -> Path:

@@ -94,7 +94,7 @@ class LabSpec:
     """Starts of VMs can be refused (root only); a hook costs every start some milliseconds."""
     datastores: tuple[LabStore, ...] = ()
     lock_manager: str = ""
-    """`lockd`: each host's libvirt has a virtlockd that guards the disks; "": none does."""
+    """`lockd` or `sanlock`: each host's libvirt has a virtlockd or a sanlock that guards the disks; "": none does."""
     created: str = ""
     env: dict[str, str] = field(default_factory=dict)
 

@@ -171,6 +171,8 @@ TABLE: tuple[Code, ...] = (
          "add memory or a host, or protect fewer VMs"),
         ("lock-managers-differ", W, "hosts do not guard the disks in the same way and place: a lock that is taken on one is not seen on another",
          "set the same `lock_manager` and the same directory of locks on each host"),
+        ("locks-local", W, "the directory of a lock manager's locks is not one that hosts share: a lock that is taken on one is not seen on another",
+         "set `file_lockspace_dir` in qemu-lockd.conf, or `disk_lease_dir` in qemu-sanlock.conf (by default `/var/lib/libvirt/sanlock`), to a directory on shared storage, name that under `datastores`, and restart libvirtd"),
         ("lock-manager-unknown", I, "cannot be told: libvirt does not say whether a lock manager guards the disks, and no agent has; the last line of defence against a double start is not proven",
          "run an agent there, which reads it (`qemu_conf` of the host); or see `lock_manager` in qemu.conf of each host: `lockd` (virtlockd) or `sanlock`"),
         ("versions-differ", I, "hosts have different versions of libvirt or QEMU: a VM may not start on an older one",

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from libs.doctor.made import Finding, version
 from libs.doctor.seen import HostSeen, Seen
-from libs.doctor.suits import Pool
+from libs.doctor.suits import Has, Pool
 from libs.doctor.vms import protected
+from libs.model import DiskLocks
 from libs.planning.plan import plan
 from libs.planning.snapshot import Snapshot, SnapshotHost, SnapshotHostState, SnapshotVm
 
@@ -17,7 +18,7 @@ def of_pool(pool: Pool) -> Iterator[Finding]:
     name, seen = pool.settings.pool, pool.seen
     yield from _room(pool)
     yield from _versions(name, seen.hosts)
-    yield from _locks(name, seen)
+    yield from _locks(pool)
     unread = [host.name for host in seen.hosts if seen.clock(host) is None]
     if len(seen.hosts) > 1 and unread:
         which = "" if len(unread) == len(seen.hosts) else f": {', '.join(unread)}"
@@ -28,7 +29,8 @@ def of_pool(pool: Pool) -> Iterator[Finding]:
         yield Finding("role-vacant", name, role)
 
 
-def _locks(name: str, seen: Seen) -> Iterator[Finding]:
+def _locks(pool: Pool) -> Iterator[Finding]:
+    name, seen = pool.settings.pool, pool.seen
     running = [(host, vm) for host in seen.hosts for vm in host.domains if protected(vm) and vm.state.active]
     unproven = sum(1 for host, vm in running if not vm.wants.leased and seen.locks(host) is None)
     if unproven:
@@ -42,6 +44,20 @@ def _locks(name: str, seen: Seen) -> Iterator[Finding]:
     if len({(one.manager, one.space) for one in known.values()}) > 1:
         told = (f"{host}: {one.manager}, {one.space or 'on the disks'}" for host, one in known.items())
         yield Finding("lock-managers-differ", name, "; ".join(told))
+    local = [said for host in seen.hosts if host.name in known and (said := _local(pool, host, known))]
+    if local:
+        yield Finding("locks-local", name, "; ".join(local))
+
+
+def _local(pool: Pool, host: HostSeen, known: dict[str, DiskLocks]) -> str:
+    """Why the directory of a host's locks is surely not that of another; "" where it may be."""
+    space = known[host.name].space
+    for other in pool.seen.hosts if space else ():
+        if other.name != host.name and other.name in known:
+            verdict = pool.shared(space, host, other)
+            if verdict.has is Has.NO:
+                return f"{host.name}: {space}: {other.name}: {verdict.why}"
+    return ""
 
 
 def _versions(name: str, hosts: tuple[HostSeen, ...]) -> Iterator[Finding]:

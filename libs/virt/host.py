@@ -78,6 +78,8 @@ MIGRATED = (
     (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY),
 )
 """States of a run that came, or comes, from another host; or is about to go to one, for as long as that takes."""
+STARTING = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+"""QEMU stands there, its processors not yet begun: a lock of its disks may end it still, and then it never ran."""
 # Something at the other end took the trouble to refuse us: the machine lives.
 LIVING_ERRORS = (
     libvirt.VIR_ERR_AUTH_FAILED,
@@ -290,6 +292,10 @@ class LibvirtHost:
             seen = (
                 VmState.PAUSED
             )  # it panicked, and on_crash=preserve keeps its QEMU, with all that it holds open
+        if (state, reason) == STARTING:
+            seen = (
+                VmState.UNKNOWN
+            )  # held to be active, a start that is refused would pass for one that came up
         stop = StopReason.NONE
         if seen is VmState.STOPPED:
             crashed = state == libvirt.VIR_DOMAIN_CRASHED

@@ -1,8 +1,8 @@
 """Who refused a start because somebody holds a disk: virtlockd, sanlock, or QEMU's own lock of its image.
 
 Neither names the holder. libvirt's codes are told from its own errors; what sanlock and QEMU say is read from their
-words, of which libvirt translates none. What was seen, with libvirt 9.0: virtlockd refuses when QEMU stands there
-already, its processors not yet begun; QEMU refuses while it opens the disk, and so before virtlockd is asked.
+words, of which libvirt translates none. What was seen, with libvirt 9.0: virtlockd and sanlock 3.8 refuse when QEMU
+stands there already, its processors not yet begun; QEMU refuses while it opens the disk, and so before they are asked.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import libvirt
 
 from libs.model import DiskLocks
 
-SANLOCK = re.compile(r"error -24[3457]\b|(held|owned) by (another|other) host", re.IGNORECASE)
-"""SANLK_ACQUIRE_IDLIVE, _OWNED, _OTHER and _OWNED_RETRY of sanlock's sanlock_rv.h, as numbers or in newer libvirt's words."""
+SANLOCK = re.compile(r"error -24[3-7]\b|(held|owned|acquired) by (another|other) host", re.IGNORECASE)
+"""SANLK_ACQUIRE_IDLIVE, _OWNED, _OTHER, _SHRETRY and _OWNED_RETRY of sanlock's sanlock_rv.h, as numbers or in the words of
+its own sanlock_strerror, which libvirt takes where sanlock has it (since 3.8): "acquired" are two that start at once. libvirt gives
+any other failure of a lease (no lockspace, an I/O time-out) the same code and domain."""
 QEMU = (
     'Failed to get "write" lock',
     'Failed to get shared "write" lock',
     "Is another process using the image",
 )
-LOCKD = "lockd"
+LOCKD, SANLOCK_SPACE = "lockd", "/var/lib/libvirt/sanlock"
+"""What qemu.conf calls virtlockd, and where sanlock's automatic leases lie unless its file says otherwise."""
 SETTING = re.compile(r"""^\s*(\w+)\s*=\s*(?:"([^"]*)"|(\d+))\s*(?:#.*)?$""")
 
 
@@ -50,7 +53,10 @@ def configured(qemu_conf: Path) -> DiskLocks | None:
         return None
     # libvirt's own defaults: virtlockd takes a lease for each disk, sanlock only those that a definition names
     automatic = bool(found.get("auto_disk_leases", manager == LOCKD))
-    space = found.get("file_lockspace_dir") or found.get("disk_lease_dir") or ""
+    if manager == LOCKD:
+        space = found.get("file_lockspace_dir", "")
+    else:
+        space = found.get("disk_lease_dir", SANLOCK_SPACE) if automatic else ""
     return DiskLocks(manager=manager, automatic=automatic, space=str(space))
 
 

@@ -189,7 +189,7 @@ class Hands:
             with contextlib.suppress(UnavailableError):
                 living = await self.hypervisors.at(boot, SUCCESSOR_S)
                 report = await living.report(start.vm)
-                if report is not None and report.state.active:
+                if report is not None and report.state is not VmState.STOPPED:
                     return f"{boot} says that it is {report.state.value} there"
         return ""
 

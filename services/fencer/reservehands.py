@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from libs.core.decider import Outcome
 from libs.core.ports import FenceError, FencePaths, Hypervisors, Power, UnavailableError
 from libs.liveshot import exported
-from libs.model import HostState, Incarnation, PowerState
+from libs.model import HostState, Incarnation, PowerState, VmState
 from libs.operator import Operator, RefusedError
 from libs.planning.admit import Answer, admit_without
 from libs.planning.snapshot import Snapshot
@@ -146,7 +146,8 @@ class ReserveHands:
         """What its libvirt says itself."""
         try:
             hypervisor = await self.hypervisors.at(at, HYPERVISOR_S)
-            active = sorted(vm.name for vm in await hypervisor.reports() if vm.state.active)
+            reports = await hypervisor.reports()
+            active = sorted(vm.name for vm in reports if vm.state is not VmState.STOPPED)
         except UnavailableError as error:
             return f"its libvirt cannot be asked: {error}"
         return f"VMs run there: {', '.join(active)}" if active else ""

@@ -79,6 +79,8 @@ GRACE_S = 10.0
 """For a guest to shut down by itself when its isolated host is told to stop it."""
 GUEST_S = 2.0
 GUESTS_AT_ONCE = 4
+STARTS_UP_LOOKS, STARTS_UP_LOOK_S = 20, 0.05
+"""For how long a VM of unknown state is looked at: a start takes less than a second to be one way or the other."""
 """Fewer than libvirt takes from one client at a time."""
 STOP_S = 35.0
 """More than libvirt takes to give up killing a process that does not die."""
@@ -257,9 +259,7 @@ class Hands:
         """Stop those whose lease is elsewhere; side by side, since one that hangs must not keep the others. Raises
         UnavailableError where it cannot be told what runs or may run."""
         forbidden = []
-        for report in reports:
-            if report.state is VmState.UNKNOWN:  # it may run: the gate stays shut until libvirt can tell
-                raise UnavailableError(f"{at} cannot tell the state of {report.name}")
+        for report in await asyncio.gather(*(self._told(at, report) for report in reports)):
             if not report.state.active or report.migrated:
                 # who migrates a VM here has it from a living host, whose lease follows: a second copy it is not
                 continue
@@ -273,6 +273,21 @@ class Hands:
             if reason
         ]
         return [one for one, reason in zip(forbidden, reasons, strict=True) if not reason], condemned
+
+    async def _told(self, at: Incarnation, report: VmReport) -> VmReport:
+        """What starts up is unknown for a moment. What is for longer may run: the gate stays shut until libvirt can tell.
+        Raises UnavailableError."""
+        latest: VmReport | None = report
+        for _ in range(STARTS_UP_LOOKS):
+            if latest is None or latest.state is not VmState.UNKNOWN:
+                break
+            await asyncio.sleep(STARTS_UP_LOOK_S)
+            latest = await self.hypervisor.report(report.uuid)
+        if latest is None:
+            return report.model_copy(update={"state": VmState.STOPPED})
+        if latest.state is VmState.UNKNOWN:
+            raise UnavailableError(f"{at} cannot tell the state of {report.name}")
+        return latest
 
     async def _stop_stray(self, request: StopStray) -> StrayTried:
         """On the lease's own word that condemns this very run, which is true however old the reading is."""

@@ -582,6 +582,20 @@ async def test_the_gate_is_not_passed_while_libvirt_cannot_tell_whether_a_vm_run
     assert libvirt.destroyed == ["theirs"]
 
 
+async def test_what_starts_up_as_the_gate_looks_is_stopped_at_once_when_it_runs() -> None:
+    """As autostart has it: libvirt cannot tell for a moment whether it will run."""
+    libvirt = Libvirt(vm("theirs", VmState.UNKNOWN), vm("refused", VmState.UNKNOWN))
+    hand, world = hands(libvirt)
+    for uuid in ("theirs", "refused"):
+        world.rows[uuid] = (lease(uuid, H2).model_dump_json().encode(), 1)
+    passing = asyncio.create_task(hand.perform(PassGate(key="gate/0", deadline_s=1.0, at=H1)))
+    await asyncio.sleep(0.1)
+    libvirt.vms = [vm("theirs"), vm("refused", VmState.STOPPED)]
+    done = await passing
+    assert isinstance(done, GatePassed)
+    assert libvirt.destroyed == ["theirs"]
+
+
 async def test_an_agent_that_restarts_on_the_same_boot_stops_nothing_and_remembers_the_runs() -> None:
     libvirt = Libvirt(vm("a"))
     hand, world = hands(libvirt)

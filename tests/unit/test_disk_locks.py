@@ -39,7 +39,16 @@ class Refusal(Exception):
         (87, 51, "resource busy: Lockspace resource 'e1515f6b' is locked", "virtlockd"),
         (87, 51, "Ressource belegt", "virtlockd"),
         (1, 10, QEMU, "QEMU's lock of the image"),
+        # as the lab's libvirt 9.0 says it, with sanlock 3.8.5
+        (87, 42, "resource busy: Failed to acquire lock: Lease is held by another host", "sanlock"),
+        (87, 42, "Ressource belegt: Failed to acquire lock: Lease is owned by another host", "sanlock"),
+        (87, 42, "Failed to acquire lock: Lease was acquired by another host in other ballot", "sanlock"),
+        (87, 42, "Failed to acquire lock: Lease was acquired by another host in local commit", "sanlock"),
+        (87, 42, "Failed to acquire lock: Lease is held by another host for shared acquire", "sanlock"),
+        (87, 42, "resource busy: Failed to acquire lock: IO timeout", ""),
+        (87, 42, "resource busy: Failed to acquire lock: Lease lockspace is not found", ""),
         (1, 42, "internal error: Failed to acquire lock: error -243", "sanlock"),
+        (1, 42, "internal error: Failed to acquire lock: error -246", "sanlock"),
         (1, 42, "Failed to acquire lock: Lease is held by another host", "sanlock"),
         (1, 42, "internal error: Failed to acquire lock: error -202", ""),
         (1, 10, "internal error: process exited while connecting to monitor: error -243", ""),
@@ -70,6 +79,11 @@ def test_the_numbers_are_those_of_libvirt() -> None:
         ),
         ('lock_manager = "lockd"\n', "auto_disk_leases = 0\n", DiskLocks(manager="lockd")),
         ('lock_manager = "sanlock"\n', None, DiskLocks(manager="sanlock")),
+        (
+            'lock_manager = "sanlock"\n',
+            "auto_disk_leases = 1\nhost_id = 1\n",
+            DiskLocks(manager="sanlock", automatic=True, space="/var/lib/libvirt/sanlock"),
+        ),
         (
             'lock_manager = "sanlock"\n',
             'auto_disk_leases = 1\ndisk_lease_dir = "/nfs/leases"\n',

@@ -155,6 +155,7 @@ CASES: dict[str, Callable[[], Pool]] = {
     "lock-managers-differ": lambda: locked(healthy()).with_host(
         "h3", but(locks=LOCKD.model_copy(update={"space": "/elsewhere"}))
     ),
+    "locks-local": lambda: locked(healthy(), LOCKD.model_copy(update={"space": "/var/lib/libvirt/sanlock"})),
     "lock-manager-unknown": lambda: healthy().with_wants(leased=False),
     "versions-differ": lambda: healthy().with_host("h2", but(hypervisor=8_000_000)),
     "clock-unknown": healthy,

@@ -20,8 +20,10 @@ from libs.events.signals import LeaseWritten
 from libs.events.vms import Stage
 from libs.model import (
     Answer,
+    FenceProof,
     Incarnation,
     LeaseState,
+    ProofMethod,
     RunLease,
     StopReason,
     VmDefinition,
@@ -576,6 +578,20 @@ async def test_a_refusal_is_a_refusal_only_where_it_is_seen_not_to_run() -> None
     with pytest.raises(UnavailableError):
         await lab.start(order("a"))
     assert lab.lease().state is L.STARTING, "nothing is known: the lease stays taken"
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED, VmState.UNKNOWN])
+async def test_what_the_next_boot_of_its_host_runs_or_is_about_to_run_is_started_nowhere_else(
+    state: VmState,
+) -> None:
+    later = boot("h1", 2)
+    lab = Lab(H2, later, held=lease("a", H1))
+    lab.hosts[later].vms["a"] = state
+    ended = FenceProof(of=H1, method=ProofMethod.NEW_BOOT, detail="", successor=later.boot)
+    done = await lab.start(order("a").model_copy(update={"proofs": (ended,)}))
+    assert done.result is Result.NOT_STARTED
+    assert f"says that it is {state.value} there" in done.reason
+    assert lab.hosts[H2].starts == []
 
 
 async def test_what_the_lock_of_its_disks_refuses_is_told_from_any_other_refusal() -> None:

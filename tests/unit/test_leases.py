@@ -239,3 +239,12 @@ def test_only_the_holder_may_run_it_and_anybody_may_where_there_is_none() -> Non
 def test_where_boots_are_only_guessed_a_lease_of_the_same_host_does_not_speak_against_a_vm() -> None:
     assert may_run(lease("a", boot("h1", 2)), H1, boots_known=False)
     assert not may_run(lease("a", H2), H1, boots_known=False)
+
+
+def test_what_its_holder_cannot_tell_has_not_left_it() -> None:
+    held = lease("a", H1, L.RUNNING)
+    stopped, unknown = vm("a", VmState.STOPPED), vm("a", VmState.UNKNOWN)
+    assert adopted(held, H2, vm("a"), unknown, holder_known=True) is None, "its QEMU may be about to begin"
+    found = adopted(held, H2, vm("a"), stopped, holder_known=True)
+    assert found is not None
+    assert found.holder == H2

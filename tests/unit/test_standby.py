@@ -17,7 +17,7 @@ from libs.events.capacity import CapacityOvercommitted, CapacityRestored
 from libs.events.failovers import CapacityExhausted, CapacityRelieved, WaitingVm
 from libs.events.hosts import HostJoined
 from libs.events.words import HostRemoved
-from libs.model import HostState, Incarnation, Inventory, PowerState
+from libs.model import HostState, Incarnation, Inventory, PowerState, VmState
 from libs.operator import Operator
 from libs.planning.admit import Answer, admit_without
 from libs.planning.snapshot import Snapshot
@@ -316,14 +316,14 @@ class Devices:
 
 
 class Libvirt:
-    def __init__(self, *vms: str) -> None:
-        self.vms = vms
+    def __init__(self, *vms: str, state: VmState = VmState.RUNNING) -> None:
+        self.vms, self.state = vms, state
 
     async def at(self, incarnation: Incarnation, timeout_s: float) -> Libvirt:
         return self
 
     async def reports(self) -> list[Any]:
-        return [vm(name) for name in self.vms]
+        return [vm(name, self.state) for name in self.vms]
 
 
 class Buckets:
@@ -436,7 +436,8 @@ async def test_a_host_that_a_person_closed_stays_on_and_closed() -> None:
 async def test_a_host_on_which_something_runs_by_any_account_is_never_switched_off() -> None:
     told = await Ground().stands("a")
     shown = await Ground(libvirt=Libvirt("b")).stands()
-    for ground in (told, shown):
+    begun = await Ground(libvirt=Libvirt("b", state=VmState.UNKNOWN)).stands()
+    for ground in (told, shown, begun):
         looked = await ground.hands.perform(LOOK)
         assert isinstance(looked, LookedIdle)
         assert "VMs run there" in looked.refused
