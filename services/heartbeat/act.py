@@ -79,9 +79,9 @@ GRACE_S = 10.0
 """For a guest to shut down by itself when its isolated host is told to stop it."""
 GUEST_S = 2.0
 GUESTS_AT_ONCE = 4
+"""Fewer than libvirt takes from one client at a time."""
 STARTS_UP_LOOKS, STARTS_UP_LOOK_S = 20, 0.05
 """For how long a VM of unknown state is looked at: a start takes less than a second to be one way or the other."""
-"""Fewer than libvirt takes from one client at a time."""
 STOP_S = 35.0
 """More than libvirt takes to give up killing a process that does not die."""
 

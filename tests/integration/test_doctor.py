@@ -123,6 +123,7 @@ class Driver:
 
 def failing(code: int, text: str = "no") -> libvirt.libvirtError:
     error = libvirt.libvirtError(text)
+    error.args = (text,)  # of its own accord it says what libvirt told this thread last
     error.err = (code, 10, text, 2, "", None, None, 0, 0)
     return error
 

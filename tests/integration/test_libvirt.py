@@ -662,6 +662,7 @@ def test_only_an_agent_that_was_asked_can_be_silent(
         if code is None:
             return '{"return":{}}'
         error = libvirt.libvirtError(text)
+        error.args = (text,)  # of its own accord it says what libvirt told this thread last
         error.err = (code, 10, text, 1, "", None, None, 0, 0)
         raise error
 
