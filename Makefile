@@ -5,7 +5,7 @@ SHELL := /bin/bash
 # a second of CPU a process.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test bmcs sanlock contract-tools compose-test check rules bench detection packing schemas format lock clean bootstrap
+.PHONY: help demo test bmcs sanlock contract-tools compose-test systemd-test check rules bench detection packing schemas format lock clean bootstrap
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ contract-tools: bootstrap ## the AsyncAPI document and Alertmanager's payloads, 
 
 compose-test: bootstrap ## docker-compose.yml run by a real Docker Engine, without a registry (as root; minutes)
 	@infra/compose.sh
+
+systemd-test: bootstrap ## the host agent on hosts that a real systemd boots, with a real libvirtd (as root; minutes)
+	@infra/systemd.sh
 
 check: bootstrap ## format, lint, types, import contracts, fast tests (about a minute)
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .

@@ -87,8 +87,10 @@ packages() {
 		dnf -q -y install python3 python3-libvirt acl >&2
 		python=/usr/bin/python3
 		suits || {
-			# the binding of the distribution is for its own Python: it is built for this one (libvirt-devel is in CRB)
-			dnf -q -y --enablerepo='*crb*' install python3.11 python3.11-devel gcc pkgconf-pkg-config libvirt-devel >&2 ||
+			# the binding of the distribution is for its own Python: it is built for this one. libvirt-devel is in CRB, whose
+			# name differs (crb, codeready-builder-for-rhel-9-…); to enable one that is not there is an error
+			crb=$(dnf -q repolist --all | awk '$1 ~ /^crb$|codeready.builder/ && $1 !~ /debug|source/ { print $1; exit }')
+			dnf -q -y ${crb:+"--enablerepo=$crb"} install python3.11 python3.11-devel gcc pkgconf-pkg-config libvirt-devel >&2 ||
 				fail 1 "Python 3.11 or newer is needed, and this system has none"
 			python=/usr/bin/python3.11
 		}

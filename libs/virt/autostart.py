@@ -62,24 +62,26 @@ class Autostart:
 
     def hold(self, vm: HeldVm) -> None:
         """Keep it from whoever would start it. Nothing changes where it is kept already."""
-        if not self._notes.exists():
-            self._notes.mkdir(parents=True)
-            for made in (
-                self._notes,
-                self._notes.parent,
-            ):  # the agent, whose data these are, takes the notes away
-                owner = made.parent.stat()
-                os.chown(made, owner.st_uid, owner.st_gid)
+        self._notes.mkdir(parents=True, exist_ok=True)
+        self._hand_over()
         _write(self._notes / f"{vm.uuid}.json", vm.model_dump_json() + "\n")
         (self._links / f"{vm.name}.xml").unlink(missing_ok=True)
         self._strike(vm.uuid)
 
     def let(self, vm: HeldVm) -> None:
         """It may start: a link that an earlier gate took away is there again. Its note is left to the agent."""
+        if self._notes.exists():
+            self._hand_over()
         link = self._links / f"{vm.name}.xml"
         if vm.link and not link.is_symlink():
             self._links.mkdir(exist_ok=True)
             link.symlink_to(vm.link)
+
+    def _hand_over(self) -> None:
+        """The agent, whose data these are, takes the notes away. The outer directory first: the inner one goes to its owner."""
+        for made in (self._notes.parent, self._notes):
+            owner = made.parent.stat()
+            os.chown(made, owner.st_uid, owner.st_gid)
 
     def held(self) -> list[HeldVm]:
         """What is noted."""

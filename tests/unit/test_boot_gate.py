@@ -115,6 +115,24 @@ def test_a_link_is_noted_and_taken_away_and_put_back(etc: Etc) -> None:
     assert etc.files.held() == []
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root, as whom the gate runs, gives files away")
+@pytest.mark.parametrize(
+    "held_by", ["this gate", "a gate killed as it gave them away, or of an earlier version"]
+)
+def test_the_notes_of_a_gate_that_is_root_are_the_agents_to_take_away(etc: Etc, held_by: str) -> None:
+    agent = 7400
+    os.chown(etc.notes.parents[1], agent, agent)
+    if held_by != "this gate":
+        etc.notes.mkdir(parents=True)
+    etc.define("1")
+    etc.hold_all()
+    owners = {place: (place.stat().st_uid, place.stat().st_gid) for place in (etc.notes, etc.notes.parent)}
+    assert owners == dict.fromkeys(owners, (agent, agent))
+    os.chown(etc.notes, 0, 0)
+    etc.files.let(etc.files.held()[0])
+    assert etc.notes.stat().st_uid == agent, "its note is left to the agent"
+
+
 def test_the_policy_is_the_vms_own_over_the_pools(etc: Etc) -> None:
     etc.define("1")
     etc.define("2", "none")
