@@ -325,12 +325,21 @@ def adopted(
     return turned(lease, LeaseState.STOPPED) if meant else None
 
 
-def may_run(lease: RunLease | None, at: Incarnation, *, boots_known: bool) -> bool:
+def may_run(lease: RunLease | None, at: Incarnation, policy: VmPolicy, *, boots_known: bool) -> bool:
     """The boot gate's question: may this VM run on this incarnation, by the lease? Where boots are not known
     for certain (an agentless host), only a lease on another host speaks against it. The same boot under another
-    name is the same machine, whatever it calls itself."""
-    same = lease is None or lease.holder == at or (boots_known and lease.holder.boot == at.boot)
-    return same or (not boots_known and lease is not None and lease.holder.host == at.host)
+    name is the same machine, whatever it calls itself. What nobody restarts is that host's own affair, boot after boot."""
+    if lease is None or lease.holder == at:
+        return True
+    if lease.holder.host == at.host and (not boots_known or _left_to_its_host(lease, policy)):
+        return True
+    return boots_known and lease.holder.boot == at.boot
+
+
+def _left_to_its_host(lease: RunLease, policy: VmPolicy) -> bool:
+    """It is not protected, neither by its definition there nor as it ran last, and nobody was taking it anywhere."""
+    free = policy.protection is Protection.NONE and lease.policy.protection is Protection.NONE
+    return free and not lease.arriving and lease.moving_to is None and not lease.strays
 
 
 def held_back(lease: RunLease | None, at: Incarnation, policy: VmPolicy, *, answered: bool, led: bool) -> str:
@@ -344,6 +353,6 @@ def held_back(lease: RunLease | None, at: Incarnation, policy: VmPolicy, *, answ
         )
     if lease is None and led and policy.protection is not Protection.NONE:
         return "it is protected, and no lease of it is known: the store may be an old copy"
-    if lease is None or may_run(lease, at, boots_known=True):
+    if lease is None or may_run(lease, at, policy, boots_known=True):
         return ""
     return f"its lease, token {lease.token}, is held by {lease.holder}"

@@ -36,7 +36,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An open verdict, and which VMs its host ran when it was last heard."""
+    """An open verdict, and which protected VMs its host ran when it was last heard: those start elsewhere."""
 
     at: Incarnation
     incident: str
@@ -75,7 +75,8 @@ class Operator:
             )
         at = Incarnation.model_validate(record["at"])
         inventory = await self._inventory(at)
-        vms = tuple(vm.name for vm in inventory.vms if vm.state.active) if inventory is not None else ()
+        ran = inventory.vms if inventory is not None else ()
+        vms = tuple(vm.name for vm in ran if vm.state.active and _protected(vm.policy.protection))
         return Verdict(at, record["incident"], record["epoch"], vms)
 
     async def confirm_failed(self, verdict: Verdict) -> None:

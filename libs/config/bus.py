@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from libs.config.entries import Section
 
@@ -40,6 +40,13 @@ class BusSettings(Section):
         description="the embedded server encrypts unless it listens on loopback; false: only to upgrade its agents",
     )
     replicas: Literal[1, 3, 5] = 1
+
+    @field_validator("listen")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        if not value or ":" in value or "/" in value:
+            raise ValueError(f"{value!r} is no IPv4 address or name of this machine; its port is bus.port")
+        return value
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

@@ -73,9 +73,12 @@ def binary() -> str:
 
 
 def free_port(listen: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on at this moment."""
+    """A TCP port that nobody listens on at this moment. Raises UnavailableError where this is no address of ours."""
     with socket.socket() as probe:
-        probe.bind((listen, 0))
+        try:
+            probe.bind((listen, 0))
+        except OSError as error:
+            raise UnavailableError(f"bus.listen: {listen}: {error.strerror}") from error
         return int(probe.getsockname()[1])
 
 

@@ -264,7 +264,7 @@ class Hands:
                 # who migrates a VM here has it from a living host, whose lease follows: a second copy it is not
                 continue
             lease = await self._lease_of(report.uuid)
-            if lease is not None and not may_run(lease, at, boots_known=self.boots_known):
+            if lease is not None and not may_run(lease, at, report.policy, boots_known=self.boots_known):
                 forbidden.append(Stopped(report=report, lease=lease))
         reasons = await asyncio.gather(*(self._destroy(one) for one in forbidden))
         condemned = [

@@ -225,8 +225,10 @@ def test_only_who_is_in_libvirts_group_reaches_libvirt_and_the_agents_socket_is_
 
 
 def test_a_host_whose_power_was_cut_does_not_start_again_what_runs_elsewhere_by_now(pair: Pair) -> None:
-    host, other, after = pair["k1"], pair["k2"], pair.pool.last()
-    begun = {name: began(host, name) for name in ("vm1", "free")}
+    host, other = pair["k1"], pair["k2"]
+    host.do("virsh", "start", "free")
+    until(lambda: pair.pool.vm("free")["lease"] == "running on k1", HEARD_S, "free is leased to this boot")
+    begun, after = {name: began(host, name) for name in ("vm1", "free")}, pair.pool.last()
     host.cut()
     pair.told("host.failed", "k1", after)
     pair.pool.do("confirm-failed", "k1", "--yes-i-checked", "k1")

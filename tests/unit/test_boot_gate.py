@@ -42,6 +42,9 @@ SET = "<metadata><r:policy xmlns:r='{ns}' protection='{protection}'/></metadata>
         (lease("a", ELSEWHERE), FREE, True, True),
         (lease("a", BEFORE), PROTECTED, True, True),  # it may be planned anywhere by now
         (lease("a", BEFORE, state=LeaseState.STOPPED), PROTECTED, True, True),  # shut down on purpose: it stays down
+        (lease("a", BEFORE, policy=FREE), FREE, True, False),  # nobody restarts it: libvirt does
+        (lease("a", BEFORE, policy=FREE), PROTECTED, True, True),
+        (lease("a", BEFORE), FREE, True, True),  # it was protected when it ran last: it may be planned anywhere
         (None, PROTECTED, False, True),
         (None, FREE, False, False),  # the management plane may be such a VM
     ],

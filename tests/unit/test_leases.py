@@ -7,12 +7,13 @@ from itertools import pairwise
 import pytest
 
 from libs.events.failovers import PlannedStart
-from libs.leases import Grant, adopted, may_run, put_down_by_us, rule, taken, turned
+from libs.leases import Grant, adopted, may_run, moving, put_down_by_us, rule, taken, turned
 from libs.model import (
     FenceProof,
     Incarnation,
     LeaseState,
     ProofMethod,
+    Protection,
     RunLease,
     StopReason,
     VmPolicy,
@@ -42,6 +43,7 @@ def start(
 
 
 FENCED = (proof(H1),)
+PLAIN, FREE = VmPolicy(), VmPolicy(protection=Protection.NONE)
 
 
 @pytest.mark.parametrize(
@@ -230,15 +232,25 @@ def test_what_is_found_is_put_into_the_lease(
 
 
 def test_only_the_holder_may_run_it_and_anybody_may_where_there_is_none() -> None:
-    assert may_run(None, H1, boots_known=True)
-    assert may_run(lease("a", H1), H1, boots_known=True)
-    assert not may_run(lease("a", H2), H1, boots_known=True)
-    assert not may_run(lease("a", boot("h1", 2)), H1, boots_known=True)
+    assert may_run(None, H1, PLAIN, boots_known=True)
+    assert may_run(lease("a", H1), H1, PLAIN, boots_known=True)
+    assert not may_run(lease("a", H2), H1, PLAIN, boots_known=True)
+    assert not may_run(lease("a", boot("h1", 2)), H1, PLAIN, boots_known=True)
 
 
 def test_where_boots_are_only_guessed_a_lease_of_the_same_host_does_not_speak_against_a_vm() -> None:
-    assert may_run(lease("a", boot("h1", 2)), H1, boots_known=False)
-    assert not may_run(lease("a", H2), H1, boots_known=False)
+    assert may_run(lease("a", boot("h1", 2)), H1, PLAIN, boots_known=False)
+    assert not may_run(lease("a", H2), H1, PLAIN, boots_known=False)
+
+
+def test_what_nobody_restarts_runs_on_its_own_host_boot_after_boot() -> None:
+    """Held back, it stayed down until a person came, as it would not without us."""
+    before = lease("a", boot("h1", 2), policy=FREE)
+    assert may_run(before, H1, FREE, boots_known=True)
+    assert not may_run(before, H1, PLAIN, boots_known=True), "it was protected since"
+    assert not may_run(lease("a", boot("h1", 2)), H1, FREE, boots_known=True), "its restart may be under way"
+    assert not may_run(lease("a", H2, policy=FREE), H1, FREE, boots_known=True)
+    assert not may_run(moving(before, H2), H1, FREE, boots_known=True)
 
 
 def test_what_its_holder_cannot_tell_has_not_left_it() -> None:

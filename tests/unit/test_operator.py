@@ -135,7 +135,8 @@ def known(state: str, **more: Any) -> HostRecord:
 def failed() -> Pool:
     """h1 is held failed; the fencer takes a word up at once."""
     pool = Pool(records={"h1": known("failed", incident="h1-1")})
-    pool.inventories["h1"] = inventory(H1, vm("a"), vm("b", VmState.STOPPED))
+    free = vm("free", policy=policy(protection=Protection.NONE))
+    pool.inventories["h1"] = inventory(H1, vm("a"), vm("b", VmState.STOPPED), free)
 
     def hears(fact: Any) -> None:
         pool.records["h1"] = known("fenced", incident="h1-1")
@@ -146,7 +147,7 @@ def failed() -> Pool:
 
 async def test_a_word_names_the_boot_the_incident_and_who_said_it(failed: Pool) -> None:
     verdict = await at_work(failed).verdict("h1")
-    assert verdict == Verdict(H1, "h1-1", 1, ("A",)), "what ran there, by name"
+    assert verdict == Verdict(H1, "h1-1", 1, ("A",)), "what ran there and is started elsewhere, by name"
     await at_work(failed).confirm_failed(verdict)
     (fact,) = failed.told
     assert isinstance(fact, HostConfirmedFailed)

@@ -113,6 +113,7 @@ def test_a_good_file_is_read(pool: Path) -> None:
             "longer than retry_max_s",
         ),
         ("pool: rack-a", "bus: {url: 'nats://a:1', url_file: /a}", 1, "bus", "either url or url_file"),
+        ("pool: rack-a", "bus: {listen: '10.0.0.1:4222'}", 1, "bus.listen", "its port is bus.port"),
         ("pool: rack-a", "bus: {replicas: 3}", 1, "bus", "the embedded server is one"),
         ("agent: fence_ipmilan", "agnt: fence_ipmilan", 7, "hosts.0.fencing.0.agnt", "did you mean agent?"),
         ("lanplus: true", "action: reboot", None, "hosts.0.fencing.0", "the action is ours to choose"),

@@ -88,7 +88,7 @@ def test_an_echo_of_the_boot_before_is_no_twin() -> None:
 
 
 async def test_s17_an_agent_under_a_new_name_stops_nothing_of_its_own_boot() -> None:
-    assert may_run(lease("a", H1), RENAMED, boots_known=True)
+    assert may_run(lease("a", H1), RENAMED, VmPolicy(), boots_known=True)
     libvirt = Libvirt(vm("a"))
     mine, world = hands(libvirt)
     world.revision += 1

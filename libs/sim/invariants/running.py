@@ -6,6 +6,7 @@ from libs.model import LeaseState, Protection
 from libs.sim.hosts import Domain, SimHost, Spell
 from libs.sim.invariants.arrivals import Arrivals
 from libs.sim.invariants.book import Book
+from libs.sim.invariants.boots import leased_elsewhere
 from libs.sim.truth import Truth
 from libs.sim.world import World
 
@@ -64,7 +65,7 @@ class Running:
             return
         lease = known[-1][1]
         waits = domain.spec.policy.protection is not Protection.NONE or not host.unasked
-        if waits and lease.holder != host.at:
+        if waits and leased_elsewhere(host, domain, lease):
             self._book.broken(
                 "5", f"{host.at} starts {domain.spec.name} by itself, whose lease {lease.holder} has"
             )
@@ -128,6 +129,6 @@ class Running:
             known = self._book.leases.get(vm, [])
             if host.agentless and known and known[-1][1].holder.host == host.name:
                 continue  # whether that was another boot is not known: what runs here runs nowhere else
-            if known and known[-1][1].holder != host.at and now - known[-1][0] > LEASE_OLD_S:
+            if known and leased_elsewhere(host, domain, known[-1][1]) and now - known[-1][0] > LEASE_OLD_S:
                 holder = known[-1][1].holder
                 self._book.broken("5", f"{host.at} is announced with VM {name}, whose lease {holder} has")

@@ -8,6 +8,7 @@ from libs.model import Incarnation, Isolation
 from libs.sim.broker import Stored
 from libs.sim.hosts import SimHost
 from libs.sim.invariants.book import Book
+from libs.sim.invariants.boots import leased_elsewhere
 from libs.sim.invariants.guests import may_be_stopped
 from libs.sim.invariants.stores import stranded
 from libs.sim.truth import Truth
@@ -34,7 +35,7 @@ class Stops:
         if any(one is not None and one.boot == host.at.boot and vm in one.vms for one in orders):
             self._ordered(host, vm)
             return
-        if known and known[-1][1].holder != host.at:
+        if known and leased_elsewhere(host, domain, known[-1][1]):
             # its lease is elsewhere: rule 5 wants it stopped, unless a person has just brought it here
             if domain.migrated and len(self._world.machines.running(vm)) == 1:
                 said = (
