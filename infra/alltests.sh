@@ -23,6 +23,7 @@ trap end EXIT
 trap 'exit 130' INT TERM
 
 infra/compiled.sh
+.venv/bin/python -m infra.lab.prepare || exit 1
 workers=${REKINDLE_WORKERS:-$(.venv/bin/python -m infra.workers)} || exit 1
 "$pytest" tests --ignore tests/simulation --ignore tests/golden --deselect "$soak" -q \
 	-n "$workers" --dist loadgroup --no-loadscope-reorder
