@@ -22,7 +22,7 @@ end() {
 trap end EXIT
 trap 'exit 130' INT TERM
 
-infra/compiled.sh
+infra/compiled.sh lab
 .venv/bin/python -m infra.lab.prepare || exit 1
 workers=${REKINDLE_WORKERS:-$(.venv/bin/python -m infra.workers)} || exit 1
 "$pytest" tests --ignore tests/simulation --ignore tests/golden --deselect "$soak" -q \

@@ -10,7 +10,7 @@ imports=$!
 trap 'kill "$types" "$imports" 2>/dev/null; rm -rf "$told"' EXIT
 trap 'exit 130' INT TERM
 
-infra/compiled.sh
+infra/compiled.sh unit -m 'fast and not long'
 .venv/bin/pytest tests -q -m 'fast and not long' -n 3 --dist worksteal
 failed=$?
 wait "$types" || failed=1

@@ -29,14 +29,14 @@ from infra.lab.interrupt import interruptible
 from infra.lab.lab import LabError
 from infra.lab.run import LabRun, RunFailedError
 from libs.config.settings import Logging
-from libs.events.facts import AnyFact
+from libs.events.base import Fact
 from libs.events.failovers import FailoverCompleted
 from libs.events.hosts import HostFailed, HostFenced, HostJoined, HostSuspected
 from libs.events.vms import VmRestarted
 from libs.logs import configure
 from libs.scenario.model import Scenario
 
-F = TypeVar("F", bound="AnyFact")
+F = TypeVar("F", bound="Fact")
 WITHIN_S = 60.0
 """For each fact that is awaited: far beyond every bar, so that a late one is measured and not lost."""
 SPREAD_S = 1.0
@@ -145,8 +145,9 @@ class Bench:
         until = loop.time() + WITHIN_S
         while loop.time() < until:
             for envelope in self.run.envelopes[seen:]:
-                if isinstance(envelope.data, wanted) and is_it(envelope.data):
-                    return envelope.time, envelope.data
+                fact: Fact = envelope.data
+                if isinstance(fact, wanted) and is_it(fact):
+                    return envelope.time, fact
             await asyncio.sleep(0.02)
         heard = ", ".join(f"{one.data.kind} {one.subject}" for one in self.run.envelopes[seen:])
         raise TimeoutError(f"no {wanted.__name__} within {WITHIN_S:g} s; heard were: {heard or 'none'}")

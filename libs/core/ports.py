@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from libs.events.base import Fact
 from libs.events.envelope import Envelope
 from libs.events.facts import AnyFact
 from libs.events.hosts import LevelTested
@@ -40,7 +41,7 @@ class Clock(Protocol):
 class Delivery:
     """One delivery of one fact, at least once. Not acknowledged in time, it comes again."""
 
-    fact: AnyFact
+    fact: Fact
     ack: Callable[[], Awaitable[None]]
     nak: Callable[[float], Awaitable[None]]
     """Ask for it again after so many seconds."""

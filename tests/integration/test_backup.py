@@ -138,7 +138,7 @@ async def same(was: NatsBus, now: NatsBus) -> None:
         return bool(again)
 
     await eventually(heard, "what was not acknowledged comes again")
-    assert [one.fact.number for one in again] == [7]  # type: ignore[union-attr]
+    assert [one.fact.number for one in again] == [7]  # type: ignore[attr-defined]
     await consumption.stop()
 
 

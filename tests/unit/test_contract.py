@@ -140,6 +140,7 @@ DRAIN_ENDED_BY_A_PERSON = "host.maintenance_exited/h1/1"
 """In grey_host_drained: the word for the end of a maintenance ends a drain, too, which no word had begun."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STORIES)
 def test_what_is_told_in_a_story_fits_its_schema_and_ends_name_the_incident_they_end(
     name: str, monkeypatch: pytest.MonkeyPatch

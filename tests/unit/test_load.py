@@ -92,6 +92,7 @@ def test_a_host_of_which_nothing_is_known_is_made_once_and_asked_for_by_no_tick(
     assert _blank.cache_info() == before
 
 
+@pytest.mark.long
 async def test_processor_time_is_that_of_the_process_alone() -> None:
     """By the kernel's count, beside another that burns as much as it gets."""
     work = "import time\nwhile time.process_time() < 0.5: pass\nprint(time.process_time(), flush=True)\ninput()\n"

@@ -115,6 +115,7 @@ async def test_a_very_slow_timer_puts_the_next_one_off_for_a_moment_only() -> No
     assert FAIR_MOST_S - 0.01 < statistics.median(gaps) < 3 * FAIR_MOST_S, "not as long as it took"
 
 
+@pytest.mark.long
 async def test_a_flood_of_what_is_heard_does_not_starve_a_deadline_and_what_had_come_counts_before_it() -> (
     None
 ):

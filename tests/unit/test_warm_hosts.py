@@ -98,6 +98,7 @@ async def test_hosts_that_never_answer_take_no_others_turn(monkeypatch: pytest.M
     assert all(asked.times[name] > 2 for name in asked.silent)
 
 
+@pytest.mark.long
 async def test_however_many_do_not_answer_no_more_threads_than_that_wait_for_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
