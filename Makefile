@@ -13,7 +13,7 @@ help: ## this list
 demo: bootstrap ## three hosts, six VMs, one host's power cut: what happens, and how fast
 	@$(BIN)/rekindle demo
 
-test: bootstrap ## every test: deciders, real NATS, real libvirt, real guests, ten minutes of soak (25 minutes on two cores)
+test: bootstrap ## every test: deciders, real NATS, real libvirt, real guests, ten minutes of soak (half an hour on two cores)
 	@infra/alltests.sh
 
 bmcs: bootstrap ## real fence agents against BMC emulators, which are installed first (as root; two minutes)

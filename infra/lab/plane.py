@@ -25,6 +25,8 @@ from libs.scenario.pool import ScenarioHost, ScenarioVm
 from libs.virt.definition import POLICY_NS
 
 STOP_S = 20.0
+SAID_S = 45.0
+"""A person's command may wait for 20 s until its word is stored, and then for 10 s until it is taken up, before it says what is wrong."""
 POOL = "lab"
 PRELOAD = "infra.lab.preloaded"
 
@@ -229,7 +231,7 @@ class Plane:
         command = [sys.executable, "-m", "services.cli", *words, "--config", str(self.config)]
         with (self.lab.root / "operator.log").open("ab") as log:
             return (
-                subprocess.run(command, stdout=log, stderr=log, check=False, timeout=STOP_S).returncode == 0
+                subprocess.run(command, stdout=log, stderr=log, check=False, timeout=SAID_S).returncode == 0
             )
 
     def say_meanwhile(self, *words: str) -> None:

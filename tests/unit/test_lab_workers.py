@@ -10,7 +10,8 @@ pytestmark = pytest.mark.fast
 
 
 @pytest.mark.parametrize(
-    ("took_s", "number"), [(0.4, 5), (0.45, 4), (0.55, 4), (0.65, 3), (0.7, 3), (0.9, 2), (60.0, 2)]
+    ("took_s", "number"),
+    [(0.25, 5), (0.4, 4), (0.45, 4), (0.55, 3), (0.65, 3), (0.7, 3), (0.9, 2), (60.0, 2)],
 )
 def test_the_slower_the_machine_the_fewer_share_it(took_s: float, number: int) -> None:
     assert workers(took_s) == number
