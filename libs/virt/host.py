@@ -293,9 +293,7 @@ class LibvirtHost:
                 VmState.PAUSED
             )  # it panicked, and on_crash=preserve keeps its QEMU, with all that it holds open
         if (state, reason) == STARTING:
-            seen = (
-                VmState.UNKNOWN
-            )  # held to be active, a start that is refused would pass for one that came up
+            seen = VmState.UNKNOWN  # as active, a start that is refused would pass for one that came up
         stop = StopReason.NONE
         if seen is VmState.STOPPED:
             crashed = state == libvirt.VIR_DOMAIN_CRASHED

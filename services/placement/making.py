@@ -230,11 +230,13 @@ def gave_its_room(state: State, vm: str) -> State | None:
 
 
 def left(state: State) -> list[tuple[Incident, Item]]:
-    """The net under orders that failed: a stop of ours that came through only after it had been given up. The lease still
-    says whose doing that was, and no order is under way that would start the VM again."""
+    """The net under orders that nobody keeps: a stop of ours that came through only after it had been given up, or whose plan
+    was told and whose order was not stored, since we died between both. The lease still says whose doing that was, and no
+    order is under way that would start the VM again."""
     found, open_ = [], state.open_vms()
     for lease in sorted(state.leases.values(), key=lambda one: one.vm):
-        if lease.state is not LeaseState.EVICTING or lease.vm in open_ or state.room_of(lease.vm) is not None:
+        ours = lease.run and lease.state in (LeaseState.EVICTING, LeaseState.FAILED)
+        if not ours or lease.vm in open_ or state.room_of(lease.vm) is not None:
             continue
         heard = state.heard.get(lease.holder.host)
         report = heard.vm(lease.vm) if heard is not None and heard.at == lease.holder else None
@@ -243,7 +245,7 @@ def left(state: State) -> list[tuple[Incident, Item]]:
         if report.run == lease.run and report.policy.protection is not Protection.NONE:
             item = incidents.item_of(report, lease.holder)
             item = item.model_copy(update={"run": max(1, report.run), "evict": True, "preempted": True})
-            cause = "a stop of ours that had been given up came through"
+            cause = "a stop of ours that no order tells of"
             which = f"stopped-{lease.vm}-{lease.holder.boot[:8]}-{report.run}-{lease.token}"
             found.append((Incident(id=which, cause=cause), item))
     return found

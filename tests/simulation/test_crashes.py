@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.scenario.model import Scenario, StepEntry
+from libs.scenario.model import Expectation, Scenario, StepEntry
 from libs.sim.loop import Process
 from libs.sim.run import run
 from services.cli.simplane import PLANE
@@ -18,6 +18,8 @@ from services.cli.simulate import load
 
 FAILOVER = Path(__file__).parents[1] / "scenarios" / "power_loss.yaml"
 SERVICES = ("detector", "fencer", "placement", "executor", "alerting")
+CALLS = 79
+"""Of each of both, more than it makes until room is made."""
 ARMED_AT_S = 0.9
 """A moment before the host loses its power."""
 
@@ -58,3 +60,25 @@ def test_s05_killed_at_any_call_of_a_failover_it_comes_out_the_same(
         assert len(struck) <= call
     assert call > 3, "it was killed hardly ever"
     assert {name.split("/")[0] for name in struck} == {service}
+
+
+ROOM = FAILOVER.with_name("room_is_made.yaml")
+
+
+@pytest.mark.parametrize("service", ["placement", "executor"])
+def test_killed_at_any_call_while_room_is_made_everybody_runs_in_the_end(service: str) -> None:
+    """Killed once a plan was told and before its orders were stored, placement knew nothing of what was stopped for others,
+    and that stayed down for good. What is moved, and who waits, may differ: it is planned anew."""
+    story = load(ROOM)
+    expect = tuple(Expectation(vm=vm.name, state="running") for vm in story.vms)
+    back = StepEntry.model_validate({"at_s": 30, "do": "power_on", "host": "h1"})
+    settings = {**story.settings, "detection": {"quiet_after_start_s": 5}}
+    for call in range(1, CALLS + 1):
+        kill = StepEntry.model_validate(
+            {"at_s": 1.5, "do": "kill_service", "service": service, "count": call}
+        )
+        update = {"steps": (kill, story.steps[0], back), "expect": expect, "settings": settings}
+        result = run(story.model_copy(update={**update, "duration_s": 120.0}), 0, PLANE, stop_at_first=False)
+        told = "\n".join(result.log)
+        assert not result.violations, f"killed at call {call}: {result.violations}\n{told}"
+        assert result.outcome.passed, f"killed at call {call}: {result.outcome.violations}\n{told}"

@@ -552,6 +552,17 @@ def test_one_that_fails_as_it_gives_its_room_is_one_failovers_and_keeps_that_roo
     assert {start.vm for one in desk.plans() for start in one.starts} == {"db"}
 
 
+def test_what_was_stopped_for_others_by_an_order_that_nobody_keeps_starts_again() -> None:
+    """We told the plan and died before the order was stored: that it was stopped is no news to us."""
+    desk = Desk(preemption=True, hosts=2)
+    desk.leased("batch", H2, LeaseState.FAILED, seq=2, run=1, memory_mib=500, policy=LOW)
+    by_us = {"stop_reason": StopReason.ON_PURPOSE, "destroyed": True, "memory_mib": 500, "policy": LOW}
+    desk.show("h2", vm("batch", VmState.STOPPED, **by_us))
+    desk.hear(TableRead(table="leases", rows=()))
+    desk.after(1.0)
+    assert "batch" in {start.vm for one in desk.plans() for start in one.starts}
+
+
 @pytest.mark.parametrize("more", [{"run": 2}, {"destroyed": False}])
 def test_what_a_person_ended_after_a_stop_was_given_up_stays_down(more: dict[str, Any]) -> None:
     desk = given_up()
